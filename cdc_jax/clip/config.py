@@ -1,0 +1,139 @@
+"""Sizes and settings of a CLIP, read from Hugging Face's `config.json`."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+_ACTIVATIONS = ("quick_gelu", "gelu")
+
+# transformers' own defaults: what a key that config.json leaves out means.
+_TEXT_DEFAULTS = {
+    "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+    "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5, "eos_token_id": 49407,
+}  # fmt: skip
+_VISION_DEFAULTS = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformer:
+    """Sizes of a stack of pre-norm blocks."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"unknown activation {self.activation!r}: CLIP uses {' or '.join(_ACTIVATIONS)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """Everything that fixes the shapes and the arithmetic of a CLIP."""
+
+    vision: Transformer
+    text: Transformer
+    embed_width: int  # D, the width of the joint embedding
+    image_size: int  # side in pixels
+    patch_size: int
+    vocab_size: int
+    context_length: int
+    eot_id: int  # 2 is the legacy value that means: the largest id of the sequence
+
+    def __post_init__(self):
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image size {self.image_size} must be a multiple of patch size {self.patch_size}"
+            )
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "ClipConfig":
+        """Reads the contents of a CLIP repository's `config.json`.
+
+        Raises:
+          ValueError: not a CLIP configuration, or one whose settings CLIP does not have.
+        """
+        if config.get("model_type") != "clip":
+            raise ValueError(f"config.json is of model_type {config.get('model_type')!r}, not 'clip'")
+        text = _TEXT_DEFAULTS | _section(config, "text_config")
+        vision = _VISION_DEFAULTS | _section(config, "vision_config")
+        return cls(
+            vision=_transformer(vision),
+            text=_transformer(text),
+            embed_width=config.get("projection_dim", 512),
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            vocab_size=text["vocab_size"],
+            context_length=text["max_position_embeddings"],
+            eot_id=text["eos_token_id"],
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The contents of a `config.json` that transformers' CLIPModel reads."""
+        text = _hf_section(self.text) | {
+            "model_type": "clip_text_model",
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.context_length,
+            "projection_dim": self.embed_width,
+            "bos_token_id": 0 if self.eot_id == 2 else self.vocab_size - 2,
+            "eos_token_id": self.eot_id,
+            "pad_token_id": 1 if self.eot_id == 2 else self.eot_id,
+        }
+        vision = _hf_section(self.vision) | {
+            "model_type": "clip_vision_model",
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "projection_dim": self.embed_width,
+        }
+        return {
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": self.embed_width,
+            "text_config": text,
+            "vision_config": vision,
+        }
+
+
+def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # Repositories converted from old releases carry the settings in `<name>_dict` as well.
+    section = config.get(name) or config.get(f"{name}_dict") or {}
+    return {key: value for key, value in section.items() if value is not None}
+
+
+def _transformer(section: Mapping[str, Any]) -> Transformer:
+    return Transformer(
+        width=section["hidden_size"],
+        depth=section["num_hidden_layers"],
+        heads=section["num_attention_heads"],
+        mlp_width=section["intermediate_size"],
+        activation=section["hidden_act"],
+        epsilon=section["layer_norm_eps"],
+    )
+
+
+def _hf_section(sizes: Transformer) -> dict[str, Any]:
+    return {
+        "hidden_size": sizes.width,
+        "num_hidden_layers": sizes.depth,
+        "num_attention_heads": sizes.heads,
+        "intermediate_size": sizes.mlp_width,
+        "hidden_act": sizes.activation,
+        "layer_norm_eps": sizes.epsilon,
+    }

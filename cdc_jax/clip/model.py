@@ -1,0 +1,388 @@
+"""CLIP's two towers, with the slots that prompts need (Radford et al. 2021; deep and visual
+prompts as in MaPLe, Khattak et al. 2023).
+
+Prompts enter both towers as an array of shape (layers, prompt, width): row 0 is part of the
+input of the first layer, row j replaces the previous layer's output at the same positions before
+layer j, and after the last row the tokens run on. One row is a shallow prompt, as in CoOp.
+
+The text tower is causal and pooled at the end-of-text token, which allows two exact savings. The
+sequence may stop at the longest class name's end-of-text. And the tokens before the name, which
+all classes of a template share, run once (`TextTower.prefix`): the names then attend to the
+prefix's keys and values (`TextTower.names`).
+
+float32 weights compute in float32 on every device. bfloat16 weights make matrix products of
+bfloat16 inputs with float32 sums; the residual stream, layer norms and softmax stay in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cdc_jax.clip.config import ClipConfig, Transformer
+
+KeysValues = tuple[Float[Array, "*b heads tokens head"], Float[Array, "*b heads tokens head"]]
+
+
+def _dot(pattern: str, a: Array, b: Array) -> Array:
+    """An einsum with float32 sums; float32 inputs are not rounded to fewer bits on the way."""
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jnp.einsum(pattern, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _project(x: Array, kernel: Array) -> Array:
+    """x @ kernel, the inputs in the kernel's dtype."""
+    if kernel.dtype == jnp.float32:
+        return _dot("...i,io->...o", x, kernel)
+    return _rounded_project(x, kernel)
+
+
+@jax.custom_vjp
+def _rounded_project(x, kernel):
+    return _dot("...i,io->...o", x.astype(kernel.dtype), kernel)
+
+
+def _rounded_project_forward(x, kernel):
+    return _rounded_project(x, kernel), (x, kernel)
+
+
+def _rounded_project_backward(residuals, cotangent):
+    # Autodiff would multiply the float32 cotangent in float32.
+    x, kernel = residuals
+    cotangent = cotangent.astype(kernel.dtype)
+    dx = _dot("...o,io->...i", cotangent, kernel)
+    dkernel = _dot("...i,...o->io", x.astype(kernel.dtype), cotangent)
+    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
+
+
+_rounded_project.defvjp(_rounded_project_forward, _rounded_project_backward)
+
+
+class Dense(nnx.Module):
+    """An affine map on the last axis."""
+
+    def __init__(self, inputs: int, outputs: int, std: float, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b outputs"]:
+        return _project(x, self.kernel[...]) + self.bias[...].astype(jnp.float32)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation in float32."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*b width"]) -> Float[Array, "*b width"]:
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return x * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, sizes: Transformer, rngs: nnx.Rngs):
+        width, depth = sizes.width, sizes.depth
+        self.heads, self.activation = sizes.heads, sizes.activation
+        residual_std = (2 * depth * width) ** -0.5
+        self.attention_norm = LayerNorm(width, sizes.epsilon)
+        self.qkv = Dense(width, 3 * width, width**-0.5, rngs)
+        self.attention_out = Dense(width, width, residual_std, rngs)
+        self.mlp_norm = LayerNorm(width, sizes.epsilon)
+        self.mlp_in = Dense(width, sizes.mlp_width, (2 * width) ** -0.5, rngs)
+        self.mlp_out = Dense(sizes.mlp_width, width, residual_std, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "*b tokens width"],
+        mask: Float[Array, "tokens tokens"] | None = None,
+        prefix: KeysValues | None = None,
+    ) -> tuple[Float[Array, "*b tokens width"], KeysValues]:
+        """Runs the block.
+
+        Args:
+          x: tokens.
+          mask: added to the attention scores among `x`, 0 or -inf; None lets all attend to all.
+          prefix: keys and values of earlier tokens that all of `x` attends to as well; their
+            leading axes may be fewer than those of `x`.
+
+        Returns:
+          The tokens after the block, and their keys and values in its attention.
+        """
+        q, k, v = self._split(self.qkv(self.attention_norm(x)))
+        scores = _dot("...qd,...kd->...qk", q, k)
+        if mask is not None:
+            scores += mask
+        if prefix is not None:
+            before = _dot("...qd,...kd->...qk", q, prefix[0])
+            scores = jnp.concatenate([before, scores], -1)
+        weights = jax.nn.softmax(scores, -1).astype(v.dtype)
+        if prefix is None:
+            mixed = _dot("...qk,...kd->...qd", weights, v)
+        else:
+            before, weights = jnp.split(weights, [prefix[0].shape[-2]], -1)
+            mixed = _dot("...qk,...kd->...qd", before, prefix[1])
+            mixed += _dot("...qk,...kd->...qd", weights, v)
+        x = x + self.attention_out(jnp.swapaxes(mixed, -3, -2).reshape(x.shape))
+        hidden = self.mlp_in(self.mlp_norm(x))
+        if self.activation == "quick_gelu":
+            hidden = hidden * jax.nn.sigmoid(1.702 * hidden)
+        else:
+            hidden = jax.nn.gelu(hidden, approximate=False)
+        return x + self.mlp_out(hidden), (k, v)
+
+    def _split(self, qkv: Array) -> tuple[Array, Array, Array]:
+        """(..., tokens, 3 * width) to scaled queries, keys and values by head."""
+        qkv = qkv.reshape(*qkv.shape[:-1], 3, self.heads, -1)
+        q, k, v = (jnp.swapaxes(qkv[..., i, :, :], -3, -2) for i in range(3))
+        dtype = self.qkv.kernel.dtype
+        return (q * q.shape[-1] ** -0.5).astype(dtype), k.astype(dtype), v.astype(dtype)
+
+
+def _stack(sizes: Transformer, rngs: nnx.Rngs) -> Block:
+    """All blocks of a tower as one whose parameters have a leading axis over depth."""
+
+    @nnx.split_rngs(splits=sizes.depth)
+    @nnx.vmap
+    def blocks(rngs):
+        return Block(sizes, rngs)
+
+    return blocks(rngs)
+
+
+def _scan(blocks: Block, x: Array, prompts: Array, start: int, mask=None, prefix=None):
+    """Runs all blocks, replacing the tokens from `start` by the prompts of layers 1, 2, ...
+
+    Returns the tokens, and every layer's keys and values, stacked.
+    """
+    depth, layers = blocks.qkv.kernel.shape[0], prompts.shape[0]
+    if layers > depth:
+        raise ValueError(f"prompts of {layers} layers need as many blocks, the tower has {depth}")
+    padded = jnp.concatenate([prompts, jnp.zeros((depth - layers, *prompts.shape[1:]))])
+    replaced = (np.arange(depth) > 0) & (np.arange(depth) < layers)
+
+    def layer(x, inputs):
+        block, prompt, replace, prefix = inputs
+        stop = start + prompt.shape[0]
+        x = jnp.where(replace, x.at[..., start:stop, :].set(prompt), x)
+        return block(x, mask, prefix)
+
+    # Products with weights are kept for the derivative, the cheap rest is computed again.
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+    return jax.lax.scan(layer, x, (blocks, padded, replaced, prefix))
+
+
+def normalize(features: Float[Array, "*b width"]) -> Float[Array, "*b width"]:
+    """Divides by the Euclidean norm, in float32."""
+    features = features.astype(jnp.float32)
+    return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+
+class VisionTower(nnx.Module):
+    """The image encoder: a vision transformer pooled at its class token."""
+
+    def __init__(self, config: ClipConfig, rngs: nnx.Rngs):
+        width = config.vision.width
+        self.patch_size, self.image_size = config.patch_size, config.image_size
+        pixels = 3 * config.patch_size**2
+        normal = lambda shape, std: nnx.Param(std * jax.random.normal(rngs.params(), shape))  # noqa: E731
+        self.patch_embedding = normal((pixels, width), pixels**-0.5)
+        self.class_embedding = normal((width,), width**-0.5)
+        self.position_embedding = normal((config.patches + 1, width), width**-0.5)
+        self.pre_norm = LayerNorm(width, config.vision.epsilon)
+        self.blocks = _stack(config.vision, rngs)
+        self.post_norm = LayerNorm(width, config.vision.epsilon)
+        self.projection = normal((width, config.embed_width), width**-0.5)
+
+    def tokens(
+        self,
+        pixels: Float[Array, "batch height width 3"],
+        prompts: Float[Array, "layers prompt width"] | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        """The last block's output: class token, patches (row by row), prompts.
+
+        Args:
+          pixels: images normalised by the model's mean and standard deviation.
+          prompts: visual prompts, which stand after the patches and have no position; those of
+            the first layer join before the pre-layer-norm.
+
+        Raises:
+          ValueError: images of another size than the model's.
+        """
+        size, patch = self.image_size, self.patch_size
+        if pixels.shape[1:] != (size, size, 3):
+            raise ValueError(f"expected images of shape ({size}, {size}, 3), got {pixels.shape[1:]}")
+        batch, grid, width = len(pixels), size // patch, self.class_embedding.shape[0]
+        if prompts is None:
+            prompts = jnp.zeros((1, 0, width))
+        patches = pixels.reshape(batch, grid, patch, grid, patch, 3).swapaxes(2, 3)
+        x = _project(patches.reshape(batch, grid**2, -1), self.patch_embedding[...])
+        first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (batch, 1, width))
+        x = jnp.concatenate([first, x], 1) + self.position_embedding[...].astype(x.dtype)
+        prompt = jnp.broadcast_to(prompts[0], (batch, *prompts.shape[1:]))
+        x = self.pre_norm(jnp.concatenate([x, prompt], 1))
+        return _scan(self.blocks, x, prompts, start=1 + grid**2)[0]
+
+    def __call__(
+        self,
+        pixels: Float[Array, "batch height width 3"],
+        prompts: Float[Array, "layers prompt width"] | None = None,
+    ) -> Float[Array, "batch embed"]:
+        """Image features before normalisation; arguments as `tokens`."""
+        pooled = self.post_norm(self.tokens(pixels, prompts)[:, 0])
+        return _project(pooled, self.projection[...])
+
+
+class TextTower(nnx.Module):
+    """The text encoder: a causal transformer pooled at the end-of-text token."""
+
+    def __init__(self, config: ClipConfig, rngs: nnx.Rngs):
+        width = config.text.width
+        self.eot_id = config.eot_id
+        normal = lambda shape, std: nnx.Param(std * jax.random.normal(rngs.params(), shape))  # noqa: E731
+        self.token_embedding = normal((config.vocab_size, width), 0.02)
+        self.position_embedding = normal((config.context_length, width), 0.01)
+        self.blocks = _stack(config.text, rngs)
+        self.final_norm = LayerNorm(width, config.text.epsilon)
+        self.projection = normal((width, config.embed_width), width**-0.5)
+
+    def embed(self, token_ids: Int[Array, "*b tokens"]) -> Float[Array, "*b tokens width"]:
+        """Token embeddings, without positions, in float32."""
+        return self.token_embedding[...][token_ids].astype(jnp.float32)
+
+    def __call__(self, token_ids: Int[Array, "texts tokens"]) -> Float[Array, "texts embed"]:
+        """Text features before normalisation, by the plain full-length forward pass.
+
+        Args:
+          token_ids: start-of-text, words, end-of-text, padding; at most the context length.
+        """
+        no_prompt = jnp.zeros((1, 0, self.token_embedding.shape[1]))
+        x = self._placed(self.embed(token_ids), 0)
+        x, _ = _scan(self.blocks, x, no_prompt, 0, mask=_causal(x.shape[-2]))
+        return self._pool(x, token_ids)
+
+    def prefix(
+        self,
+        start_id: int,
+        prompts: Float[Array, "layers prompt width"],
+        words: Float[Array, "words width"],
+    ) -> KeysValues:
+        """What every class name of one template attends to: start-of-text, prompt, fixed words.
+
+        Args:
+          start_id: id of the start-of-text token.
+          prompts: the template's learned vectors.
+          words: embeddings of the fixed words between the prompt and the name; may be empty.
+
+        Returns:
+          Keys and values of every layer, (depth, heads, tokens, head width).
+        """
+        start = self.embed(jnp.array([start_id]))
+        x = self._placed(jnp.concatenate([start, prompts[0], words]), 0)
+        return _scan(self.blocks, x, prompts, start=1, mask=_causal(len(x)))[1]
+
+    def names(
+        self,
+        prefix: KeysValues,
+        token_ids: Int[Array, "classes tokens"],
+        chunk: int | None = None,
+    ) -> Float[Array, "classes embed"]:
+        """Text features, before normalisation, of one template's prefix and every class name.
+
+        Equal to the plain forward pass over prefix + name.
+
+        Args:
+          prefix: of `prefix`.
+          token_ids: names up to their end-of-text token, padded to the longest.
+          chunk: so many classes at a time, recomputed in the derivative: bounds the memory of
+            long class lists. None takes all at once.
+        """
+
+        def encode(token_ids):
+            before = prefix[0].shape[-2]
+            x = self._placed(self.embed(token_ids), before)
+            no_prompt = jnp.zeros((1, 0, x.shape[-1]))
+            mask = _causal(x.shape[-2])
+            x, _ = _scan(self.blocks, x, no_prompt, 0, mask=mask, prefix=prefix)
+            return self._pool(x, token_ids)
+
+        if chunk is None or chunk >= len(token_ids):
+            return encode(token_ids)
+        one = jax.checkpoint(lambda ids: encode(ids[None])[0])
+        return jax.lax.map(one, token_ids, batch_size=chunk)
+
+    def _placed(self, x: Array, first: int) -> Array:
+        """Adds the embeddings of the positions from `first` on."""
+        tokens, limit = x.shape[-2], self.position_embedding.shape[0]
+        if first + tokens > limit:
+            raise ValueError(
+                f"a text of {first + tokens} tokens exceeds the context length {limit}: "
+                "shorten the class name or the prompt"
+            )
+        return x + self.position_embedding[...][first : first + tokens].astype(x.dtype)
+
+    def _pool(self, x: Array, token_ids: Array) -> Array:
+        end = eot_positions(token_ids, self.eot_id)
+        pooled = jnp.take_along_axis(x, end[..., None, None], -2)[..., 0, :]
+        return _project(self.final_norm(pooled), self.projection[...])
+
+
+def eot_positions(token_ids: Int[Array, "*b tokens"], eot_id: int) -> Int[Array, "*b"]:
+    """Where each text ends: the first `eot_id`, or the largest id if that is the legacy 2.
+
+    Configurations written by old releases of transformers say `eos_token_id` 2 whatever the
+    vocabulary; there the end-of-text token is the one with the largest id.
+    """
+    if eot_id == 2:
+        return jnp.argmax(token_ids, -1)
+    return jnp.argmax(token_ids == eot_id, -1)
+
+
+def _causal(tokens: int) -> np.ndarray:
+    return np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
+
+
+class Clip(nnx.Module):
+    """Both towers and the logit scale."""
+
+    def __init__(self, config: ClipConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.vision = VisionTower(config, rngs)
+        self.text = TextTower(config, rngs)
+        self.log_logit_scale = nnx.Param(jnp.log(1 / 0.07))
+
+    @property
+    def logit_scale(self) -> Float[Array, ""]:
+        """The factor 1/temperature between cosine similarities and logits (OpenAI's: 100)."""
+        return jnp.exp(self.log_logit_scale[...].astype(jnp.float32))
+
+    def encode_image(
+        self, pixels: Float[Array, "batch height width 3"], normalize: bool = True
+    ) -> Float[Array, "batch embed"]:
+        """Image features of pixels normalised by the model's own mean and standard deviation.
+
+        Example:
+          >>> from cdc_jax import clip
+          >>> model, tokenizer = clip.load("world")
+          >>> model.encode_image(jnp.zeros((2, 32, 32, 3))).shape
+          (2, 128)
+        """
+        return _finish(self.vision(pixels), normalize)
+
+    def encode_text(
+        self, token_ids: Int[Array, "texts tokens"], normalize: bool = True
+    ) -> Float[Array, "texts embed"]:
+        """Text features of token ids, from `Tokenizer.__call__`."""
+        return _finish(self.text(jnp.asarray(token_ids)), normalize)
+
+
+def _finish(features: Array, normalized: bool) -> Array:
+    return normalize(features) if normalized else features
