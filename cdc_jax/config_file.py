@@ -1,0 +1,95 @@
+"""Configuration files on the command line: found from anywhere, overridden strictly.
+
+`--config=fewshot.py` names a file whose `get_config` returns an ml_collections ConfigDict,
+`--config=fewshot.py:shots=4,seed=2` passes it the part after the colon, `--config.shots=4` changes
+one key. An unknown key or a value of the wrong type is refused before any work.
+"""
+
+import ast
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import app
+from ml_collections import ConfigDict, config_flags
+
+
+def define(script: str, default: str) -> Any:
+    """Defines the flag `--config` of a script beside a folder `configs/`.
+
+    Args:
+      script: the script's `__file__`.
+      default: the configuration file that is used where none is given.
+
+    Returns:
+      A holder whose `value` is the locked configuration, once the flags are parsed.
+    """
+    path = str(Path(script).resolve().parent / "configs" / default)
+    return config_flags.DEFINE_config_file("config", path, "Configuration file[:key=value,…].")
+
+
+def run(main: Any, script: str) -> None:
+    """`absl.app.run`, with configuration files looked up in the script's `configs/` as well.
+
+    Bad values end the program with their one-line message instead of a traceback.
+    """
+    argv = [_resolved(argument, Path(script).resolve().parent / "configs") for argument in sys.argv]
+    app.run(main, argv=argv)
+
+
+def _resolved(argument: str, folder: Path) -> str:
+    flag, equals, value = argument.partition("=")
+    if flag not in ("--config", "-config") or not equals:
+        return argument
+    name, colon, rest = value.partition(":")
+    if Path(name).exists():
+        return argument
+    if not (folder / name).exists():
+        known = ", ".join(sorted(p.name for p in folder.glob("*.py")))
+        raise SystemExit(f"no configuration file {name!r} here or in {folder}: there are {known}")
+    return f"{flag}={folder / name}{colon}{rest}"
+
+
+def apply(config: ConfigDict, argument: str | None) -> ConfigDict:
+    """Applies `key=value,key=value` to a configuration and locks it.
+
+    Args:
+      config: the defaults; keys of nested parts are written with dots.
+      argument: the part after the colon of `--config=file.py:…`; None or empty changes nothing.
+
+    Raises:
+      ValueError: unknown key (the message names the nearest one), or a value of another type.
+    """
+    for assignment in (argument or "").split(",") if argument else []:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"expected key=value, got {assignment!r}")
+        part = config
+        *parents, last = key.split(".")
+        for name in parents:
+            part = part[_known(part, name)]
+        default = part[_known(part, last)]
+        part[last] = _parsed(key, text, default)
+    return config.lock()
+
+
+def _known(config: ConfigDict, key: str) -> str:
+    if key in config:
+        return key
+    near = difflib.get_close_matches(key, config.keys(), 1, 0) or ["nothing"]
+    raise ValueError(f"unknown key {key!r}: did you mean {near[0]!r}?")
+
+
+def _parsed(key: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if default is not None and type(value) is not type(default):
+        raise ValueError(f"{key} must be of type {type(default).__name__}, got {text!r}")
+    return value

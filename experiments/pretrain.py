@@ -1,0 +1,23 @@
+"""Pretrains a small CLIP on the embedded world: `python experiments/pretrain.py --config=pretrain.py`.
+
+A run that was stopped goes on where it was when it is started again with the same workdir.
+"""
+
+import json
+
+from absl import flags
+
+from cdc_jax import config_file, pretrain
+
+_CONFIG = config_file.define(__file__, default="pretrain.py")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/pretrain", "Where checkpoints and the CLIP go.")
+
+
+def main(_):
+    """Runs the recipe and prints what the CLIP knows."""
+    print(json.dumps(pretrain.pretrain(_CONFIG.value, _WORKDIR.value)))
+    print(f"CLIP in Hugging Face's format: {_WORKDIR.value}/clip")
+
+
+if __name__ == "__main__":
+    config_file.run(main, __file__)
