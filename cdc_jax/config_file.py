@@ -51,45 +51,54 @@ def _resolved(argument: str, folder: Path) -> str:
     return f"{flag}={folder / name}{colon}{rest}"
 
 
-def apply(config: ConfigDict, argument: str | None) -> ConfigDict:
+def apply(config: ConfigDict, argument: str) -> ConfigDict:
     """Applies `key=value,key=value` to a configuration and locks it.
 
     Args:
       config: the defaults; keys of nested parts are written with dots.
-      argument: the part after the colon of `--config=file.py:…`; None or empty changes nothing.
+      argument: the part after the colon of `--config=file.py:…`. What has no `=` goes on with the
+        value before it: `methods=coop,cdc,shots=4` sets two keys.
 
     Raises:
       ValueError: unknown key (the message names the nearest one), or a value of another type.
     """
-    for assignment in (argument or "").split(",") if argument else []:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"expected key=value, got {assignment!r}")
-        part = config
+    assignments: list[str] = []
+    for part in argument.split(",") if argument else []:
+        if "=" in part:
+            assignments.append(part)
+        elif assignments:
+            assignments[-1] += f",{part}"
+        else:
+            raise ValueError(f"expected key=value, got {part!r}")
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        owner = config
         *parents, last = key.split(".")
         for name in parents:
-            part = part[_known(part, name)]
-        default = part[_known(part, last)]
-        part[last] = _parsed(key, text, default)
+            owner = owner[_known(owner, name)]
+        owner[_known(owner, last)] = _parsed(key, text, owner.get_type(last))
     return config.lock()
 
 
 def _known(config: ConfigDict, key: str) -> str:
-    if key in config:
+    if isinstance(config, ConfigDict) and key in config:
         return key
-    near = difflib.get_close_matches(key, config.keys(), 1, 0) or ["nothing"]
-    raise ValueError(f"unknown key {key!r}: did you mean {near[0]!r}?")
+    keys = list(config.keys()) if isinstance(config, ConfigDict) else []
+    near = difflib.get_close_matches(key, keys, 1, 0)
+    raise ValueError(
+        f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else ", nothing is below")
+    )
 
 
-def _parsed(key: str, text: str, default: Any) -> Any:
-    if isinstance(default, str):
+def _parsed(key: str, text: str, kind: type) -> Any:
+    if kind is str:
         return text
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    if isinstance(default, float) and type(value) is int:
+    if kind is float and type(value) is int:
         value = float(value)
-    if default is not None and type(value) is not type(default):
-        raise ValueError(f"{key} must be of type {type(default).__name__}, got {text!r}")
+    if type(value) is not kind:
+        raise ValueError(f"{key} must be of type {kind.__name__}, got {text!r}")
     return value

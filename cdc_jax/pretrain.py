@@ -193,7 +193,7 @@ def _batch(config: ConfigDict, step: int, tokenizer: Tokenizer) -> dict[str, Any
     return {
         "images": images,
         "masks": masks,
-        "token_ids": tokenizer(captions.captions(scene, [*seed, 4]), length=24),
+        "token_ids": tokenizer(captions.captions(scene, [*seed, 4]), length=28),
         "factors": {name: scene[name] for name in _HEADS},
     }
 

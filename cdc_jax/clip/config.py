@@ -1,4 +1,4 @@
-"""Sizes and settings of a CLIP, read from Hugging Face's `config.json`."""
+"""Sizes and settings of a CLIP, read from Hugging Face's JSON files."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,16 +7,19 @@ from typing import Any
 _ACTIVATIONS = ("quick_gelu", "gelu")
 
 # transformers' own defaults: what a key that config.json leaves out means.
-_TEXT_DEFAULTS = {
+_TEXT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
     "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5, "eos_token_id": 49407,
 }  # fmt: skip
-_VISION_DEFAULTS = {
+_VISION_DEFAULTS: dict[str, Any] = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }  # fmt: skip
+_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of pixels in [0, 1]
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_BICUBIC = 3  # Pillow's number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,8 @@ class ClipConfig:
     vocab_size: int
     context_length: int
     eot_id: int  # 2 is the legacy value that means: the largest id of the sequence
+    mean: tuple[float, float, float] = _MEAN  # images are normalised by these
+    std: tuple[float, float, float] = _STD
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -64,16 +69,27 @@ class ClipConfig:
         return (self.image_size // self.patch_size) ** 2
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> "ClipConfig":
-        """Reads the contents of a CLIP repository's `config.json`.
+    def from_hf(
+        cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None
+    ) -> "ClipConfig":
+        """Reads the settings of a CLIP repository.
+
+        Args:
+          config: contents of `config.json`.
+          preprocessor: contents of `preprocessor_config.json`; None means CLIP's own settings.
 
         Raises:
           ValueError: not a CLIP configuration, or one whose settings CLIP does not have.
         """
         if config.get("model_type") != "clip":
-            raise ValueError(f"config.json is of model_type {config.get('model_type')!r}, not 'clip'")
+            raise ValueError(
+                f"config.json is of model_type {config.get('model_type')!r}, not 'clip'"
+            )
         text = _TEXT_DEFAULTS | _section(config, "text_config")
         vision = _VISION_DEFAULTS | _section(config, "vision_config")
+        mean, std = _MEAN, _STD
+        if preprocessor is not None:
+            mean, std = _normalisation(preprocessor, vision["image_size"])
         return cls(
             vision=_transformer(vision),
             text=_transformer(text),
@@ -83,6 +99,8 @@ class ClipConfig:
             vocab_size=text["vocab_size"],
             context_length=text["max_position_embeddings"],
             eot_id=text["eos_token_id"],
+            mean=mean,
+            std=std,
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -110,11 +128,61 @@ class ClipConfig:
             "vision_config": vision,
         }
 
+    def preprocessor_to_hf(self) -> dict[str, Any]:
+        """The contents of a `preprocessor_config.json` for transformers' CLIPImageProcessor."""
+        size = self.image_size
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": size},
+            "resample": _BICUBIC,
+            "do_center_crop": True,
+            "crop_size": {"height": size, "width": size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
 
 def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    # Repositories converted from old releases carry the settings in `<name>_dict` as well.
-    section = config.get(name) or config.get(f"{name}_dict") or {}
+    # Old releases wrote `<name>_dict` as well; where it stands, transformers lets it win.
+    section = config.get(f"{name}_dict")
+    if section is None:
+        section = config.get(name) or {}
     return {key: value for key, value in section.items() if value is not None}
+
+
+def _normalisation(settings: Mapping[str, Any], image_size: int) -> tuple[Any, Any]:
+    """Mean and standard deviation, after a check that all else is CLIP's usual treatment."""
+    size, crop = settings.get("size", 224), settings.get("crop_size", 224)
+    found = {
+        # Old releases wrote a number.
+        "size": {"shortest_edge": size} if isinstance(size, int) else dict(size),
+        "crop_size": {"height": crop, "width": crop} if isinstance(crop, int) else dict(crop),
+        "resample": settings.get("resample", _BICUBIC),
+        "rescale_factor": settings.get("rescale_factor", 1 / 255),
+    }
+    expected = {
+        "size": {"shortest_edge": image_size},
+        "crop_size": {"height": image_size, "width": image_size},
+        "resample": _BICUBIC,
+        "rescale_factor": 1 / 255,
+    }
+    for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        found[step], expected[step] = settings.get(step, True), True
+    if wrong := [key for key in expected if found[key] != expected[key]]:
+        raise ValueError(
+            "images are resized bicubically, cropped to the model's image_size and normalised, "
+            "but the preprocessor's settings differ: "
+            + ", ".join(f"{key} is {found[key]}, not {expected[key]}" for key in wrong)
+        )
+    mean, std = (tuple(settings.get(f"image_{k}", v)) for k, v in (("mean", _MEAN), ("std", _STD)))
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"image_mean {mean} and image_std {std} must be 3 numbers each, std > 0")
+    return mean, std
 
 
 def _transformer(section: Mapping[str, Any]) -> Transformer:

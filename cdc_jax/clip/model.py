@@ -67,6 +67,7 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b outputs"]:
+        """In the kernel's dtype, with float32 sums and a float32 result."""
         return _project(x, self.kernel[...]) + self.bias[...].astype(jnp.float32)
 
 
@@ -79,6 +80,7 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*b width"]) -> Float[Array, "*b width"]:
+        """To mean 0 and variance 1, then scale and bias."""
         x = x.astype(jnp.float32)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
@@ -219,7 +221,9 @@ class VisionTower(nnx.Module):
         """
         size, patch = self.image_size, self.patch_size
         if pixels.shape[1:] != (size, size, 3):
-            raise ValueError(f"expected images of shape ({size}, {size}, 3), got {pixels.shape[1:]}")
+            raise ValueError(
+                f"expected images of shape ({size}, {size}, 3), got {pixels.shape[1:]}"
+            )
         batch, grid, width = len(pixels), size // patch, self.class_embedding.shape[0]
         if prompts is None:
             prompts = jnp.zeros((1, 0, width))

@@ -25,7 +25,7 @@ def get_config(recipe: str = "full") -> ConfigDict:
             context_length=77,
         )
     )
-    config.steps = 16_000 if recipe == "full" else 1_500
+    config.steps = 13_000 if recipe == "full" else 1_500
     config.batch_size = 64
     config.learning_rate = 2e-3
     config.warmup_steps = 200

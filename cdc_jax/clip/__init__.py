@@ -1,0 +1,20 @@
+"""The frozen backbone: CLIP's two towers, with Hugging Face's weights, files and names.
+
+`load` gives a model and its tokenizer; `model.vision` and `model.text` take prompts.
+"""
+
+from cdc_jax.clip.config import ClipConfig, Transformer
+from cdc_jax.clip.model import Clip, normalize
+from cdc_jax.clip.tokenizer import Tokenizer
+from cdc_jax.clip.weights import load, save_pretrained, weights_hash
+
+__all__ = [
+    "Clip",
+    "ClipConfig",
+    "Tokenizer",
+    "Transformer",
+    "load",
+    "normalize",
+    "save_pretrained",
+    "weights_hash",
+]

@@ -1,0 +1,86 @@
+"""Losses that shape the semantic templates: L_de keeps them apart, L_con near the hand-crafted one.
+
+The paper names both and defines neither in what is published of it; the forms are this project's
+reading (L_con: KgCoOp, Yao et al. 2023). Features are L2-normalised throughout.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+def pairwise(
+    text: Float[Array, "templates classes embed"], margin: float = 0.0
+) -> Float[Array, ""]:
+    """L_de on class features: how alike the templates are.
+
+    sum_m mean_{k, n != m} max(0, cos(g(t^m_k), g(t^n_k)) - margin); 0 for one template.
+
+    Args:
+      text: text features of every template and class.
+      margin: similarity that costs nothing, in [-1, 1).
+    """
+    count, classes = text.shape[:2]
+    if count == 1:
+        return jnp.zeros(())
+    similarity = jnp.einsum("mkd,nkd->mnk", text, text)
+    excess = jax.nn.relu(similarity - margin) * (1 - jnp.eye(count))[..., None]
+    return excess.sum() / ((count - 1) * classes)
+
+
+def match(
+    image: Float[Array, "templates batch embed"],
+    text: Float[Array, "templates classes embed"],
+    labels: Int[Array, "batch"],
+    logit_scale: Float[Array, ""] | float,
+) -> Float[Array, ""]:
+    """L_de on image-conditioned features: view m is to be told by template m of its own class.
+
+    sum_m mean_x −log softmax_m'( cos(f^m(a^m(x)), g(t^m'_y)) / tau ) at m' = m.
+
+    Args:
+      image: image features of every template's own view.
+      text: text features of every template and class.
+      labels: classes of the images.
+      logit_scale: 1/tau.
+
+    Raises:
+      ValueError: image and text features of different numbers of templates.
+    """
+    if image.shape[0] != text.shape[0]:
+        raise ValueError(
+            f"`match` needs image features of each of the {text.shape[0]} templates, got "
+            f"{image.shape[0]}: give every template its own view or visual prompts"
+        )
+    logits = logit_scale * jnp.einsum("mbd,nbd->mbn", image, text[:, labels])
+    own = jnp.broadcast_to(jnp.arange(len(text))[:, None], logits.shape[:2])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
+
+
+def cosine_consistency(
+    text: Float[Array, "templates classes embed"],
+    anchors: Float[Array, "#templates classes embed"],
+) -> Float[Array, ""]:
+    """L_con: sum_m mean_k (1 − cos(g(t^m_k), g(t^0_k))).
+
+    Args:
+      text: text features of every template and class.
+      anchors: features of the hand-crafted template, one for all templates or one each.
+    """
+    return (1 - jnp.einsum("mkd,mkd->mk", text, jnp.broadcast_to(anchors, text.shape))).mean(1).sum()
+
+
+def softmax_consistency(
+    text: Float[Array, "templates classes embed"],
+    anchors: Float[Array, "#templates classes embed"],
+    logit_scale: Float[Array, ""] | float,
+) -> Float[Array, ""]:
+    """L_con as classification: pick the class's own anchor among all classes'.
+
+    sum_m mean_k −log softmax_k'( cos(g(t^m_k), g(t^0_k')) / tau ) at k' = k; arguments as
+    `cosine_consistency`.
+    """
+    logits = logit_scale * jnp.einsum("mkd,mld->mkl", text, jnp.broadcast_to(anchors, text.shape))
+    own = jnp.broadcast_to(jnp.arange(text.shape[1]), logits.shape[:2])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()

@@ -1,0 +1,178 @@
+"""Semantic templates: M learnable prompts, shallow or deep, of text or of text and image.
+
+Template m reads [start] v^m_1..v^m_d (its other words) name . [end]. Its learned vectors are a
+plain pytree outside the frozen CLIP, so that neither optimiser nor checkpoint ever sees a frozen
+weight:
+
+  context   (templates, layers, d, text width): row 0 enters the first layer, row j replaces the
+            same positions before layer j (CoOp: one row; MaPLe: several)
+  coupling  present in multimodal prompts: kernel (templates, layers, text width, vision width) and
+            bias (templates, layers, vision width), one linear map a layer from the text prompts to
+            the visual ones (MaPLe)
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cdc_jax.clip.model import Clip, normalize
+from cdc_jax.clip.tokenizer import Tokenizer
+
+Parameters = dict[str, Any]
+MODALITIES = ("text", "multimodal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Templates:
+    """What is fixed about M semantic templates.
+
+    Attributes:
+      phrases: initial words of each template, M of them and equally many tokens long.
+      context: d, learned vectors of a template; they start as the first d words of its phrase,
+        the phrase's other words stay fixed. With 0, nothing is learned: hand-crafted templates.
+      suffix: what follows the class name.
+      layers: J, prompted layers.
+      modality: `"text"`, or `"multimodal"` for visual prompts as well.
+      noise: standard deviation of what is added to the words of all templates but the first, and
+        of deep prompts.
+    """
+
+    phrases: tuple[str, ...]
+    context: int
+    suffix: str = "."
+    layers: int = 1
+    modality: str = "text"
+    noise: float = 0.02
+
+    def __post_init__(self):
+        if not self.phrases:
+            raise ValueError("at least one template is needed, got no phrases")
+        if self.modality not in MODALITIES:
+            raise ValueError(f"modality must be one of {MODALITIES}, got {self.modality!r}")
+        if self.context < 0 or self.layers < 1:
+            raise ValueError(
+                f"context must be at least 0 and layers at least 1, got {self.context} and "
+                f"{self.layers}"
+            )
+
+    def words(self, tokenizer: Tokenizer) -> Int[np.ndarray, "templates words"]:
+        """Token ids of the phrases.
+
+        Raises:
+          ValueError: phrases of different lengths, or shorter than the context.
+        """
+        ids = [tokenizer.words(phrase) for phrase in self.phrases]
+        lengths = {phrase: len(i) for phrase, i in zip(self.phrases, ids, strict=True)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"all phrases must have equally many tokens, got {lengths}")
+        if len(ids[0]) < self.context:
+            raise ValueError(
+                f"phrase {self.phrases[0]!r} has {len(ids[0])} tokens, context asks for "
+                f"{self.context}: choose a longer phrase or fewer context tokens"
+            )
+        return np.array(ids, np.int32)
+
+
+def cycle(phrases: Sequence[str], templates: int) -> tuple[str, ...]:
+    """The phrases in turn, one for each of so many templates."""
+    return tuple(phrases[m % len(phrases)] for m in range(templates))
+
+
+def initialize(
+    key: jax.Array, templates: Templates, clip: Clip, tokenizer: Tokenizer
+) -> Parameters:
+    """Initial learned vectors (this project's choice, after CoOp and MaPLe).
+
+    The first row of template m's context is the embeddings of its first d words, plus N(0, noise²)
+    for m > 1; deeper rows are N(0, noise²). Coupling maps start as PyTorch's Linear does, uniform
+    in ±1/sqrt(text width), the deep layers' as copies of one draw.
+
+    Args:
+      key: random key.
+      templates: the templates.
+      clip: the frozen model.
+      tokenizer: its tokenizer.
+
+    Raises:
+      ValueError: more prompted layers than a tower has, or phrases that don't fit.
+    """
+    config, layers, count = clip.config, templates.layers, len(templates.phrases)
+    depth = config.text.depth
+    if templates.modality == "multimodal":
+        depth = min(depth, config.vision.depth)
+    if layers > depth:
+        raise ValueError(f"{layers} prompted layers asked for, this CLIP has {depth}")
+    ids = templates.words(tokenizer)[:, : templates.context]
+    noise_key, coupling_key = jax.random.split(key)
+    shape = (count, layers, templates.context, config.text.width)
+    noise = templates.noise * jax.random.normal(noise_key, shape)
+    context = noise.at[0, 0].set(0).at[:, 0].add(clip.text.embed(jnp.asarray(ids)))
+    parameters = {"context": context}
+    if templates.modality == "multimodal":
+        inputs, outputs = config.text.width, config.vision.width
+        bound, draws = inputs**-0.5, jnp.minimum(jnp.arange(layers), 1)
+        drawn = jax.random.uniform(
+            coupling_key, (count, 2, inputs + 1, outputs), minval=-bound, maxval=bound
+        )[:, draws]
+        parameters["coupling"] = {"kernel": drawn[:, :, :-1], "bias": drawn[:, :, -1]}
+    return parameters
+
+
+def text_features(
+    clip: Clip,
+    parameters: Parameters,
+    start_id: int,
+    fixed_words: Int[Array, "templates words"],
+    names: Int[Array, "classes tokens"],
+    chunk: int | None = None,
+) -> Float[Array, "templates classes embed"]:
+    """Normalised text features of every class under every template.
+
+    Args:
+      clip: the frozen model.
+      parameters: learned vectors.
+      start_id: id of the start-of-text token.
+      fixed_words: token ids between each template's learned vectors and the name; may be empty.
+      names: class names up to their end-of-text token, of `Tokenizer.names`.
+      chunk: classes at a time, see `TextTower.names`.
+    """
+
+    def encode(context, words):
+        prefix = clip.text.prefix(start_id, context, clip.text.embed(words))
+        return normalize(clip.text.names(prefix, names, chunk))
+
+    return jax.vmap(encode)(parameters["context"], fixed_words)
+
+
+def visual_prompts(parameters: Parameters) -> Float[Array, "templates layers d width"] | None:
+    """The visual prompts that the coupling maps make of the text prompts; None without maps."""
+    if "coupling" not in parameters:
+        return None
+    coupling = parameters["coupling"]
+    prompts = jnp.einsum("mjdt,mjtv->mjdv", parameters["context"], coupling["kernel"])
+    return prompts + coupling["bias"][:, :, None]
+
+
+def image_features(
+    clip: Clip, parameters: Parameters, views: Float[Array, "views batch height width 3"]
+) -> Float[Array, "templates_or_1 batch embed"]:
+    """Normalised image features under every template.
+
+    Args:
+      clip: the frozen model.
+      parameters: learned vectors.
+      views: one view for each template, or one that all share.
+
+    Returns:
+      Features of each template's own view; one row where neither view nor prompts differ.
+    """
+    prompts = visual_prompts(parameters)
+    if prompts is None:
+        return jax.vmap(clip.encode_image)(views)
+    views = jnp.broadcast_to(views, (len(prompts), *views.shape[1:]))
+    return normalize(jax.vmap(clip.vision)(views, prompts))

@@ -1,0 +1,46 @@
+"""Tables of what runs wrote."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import rich.console
+import rich.table
+
+from cdc_jax import methods
+
+COLUMNS = {
+    "base_iid": "base iid",
+    "base_int": "base int",
+    "base_rev": "base rev",
+    "base_style": "base style",
+    "new_iid": "new iid",
+    "new_int": "new int",
+    "H_iid": "H",
+    "H_int": "H_int",
+    "ece": "ECE",
+    "auroc_error": "AUROC",
+}
+"""Columns of the table of one run: keys of `results["summary"]` -> titles."""
+
+
+def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints a row a method; everything is in percent.
+
+    Args:
+      results: method -> its results.json.
+    """
+    table = rich.table.Table(title="accuracy, harmonic means and calibration, percent")
+    table.add_column("method")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+    for method, result in results.items():
+        cells = (f"{result['summary'][key]:.1f}" for key in COLUMNS)
+        table.add_row(methods.TITLES[method], *cells)
+    console = rich.console.Console()
+    console.print(table)
+    console.print(
+        "iid: the training correlation; int: do(task-irrelevant factors); rev: correlation "
+        "permuted; style: unseen styles.\nH: harmonic mean of base and new, iid; H_int: the same "
+        "under do(). ECE and AUROC of the uncertainty for errors: on int, base and new.",
+        highlight=False,
+    )

@@ -1,0 +1,171 @@
+"""The named augmentations: their options, how parameters are drawn, what they change in an image.
+
+Names, options and defaults are torchvision's where it has them; `affine`'s zoom is its `scale`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import random
+from jaxtyping import Array, Bool, Key
+
+from cdc_jax.views import pixels
+from cdc_jax.views.pixels import Box, Scalar
+
+PRNGKey = Key[Array, ""]
+Pair = tuple[float, float]
+
+
+class Augmentation(NamedTuple):
+    """One augmentation: apply(image, *draw(key, height, width, **options)).
+
+    Attributes:
+        draw: from a key, the image's height and width and the options to a tuple of parameters.
+        apply: from an image and the parameters to an image.
+        options: default values; `p`, the probability of applying it at all, is not for `draw`.
+        changes: the aspects of an image that it may change (this project's choice): it doesn't
+            preserve a label that is about one of them.
+        needs: what else `apply` takes: the view's "size", or "fill", the colour of empty places.
+    """
+
+    draw: Callable[..., tuple[Any, ...]]
+    apply: Callable[..., pixels.Image]
+    options: Mapping[str, float | Pair]
+    changes: frozenset[str]
+    needs: tuple[str, ...] = ()
+
+
+def draw_nothing(key: PRNGKey, height: int, width: int) -> tuple[()]:
+    """Draws no parameters."""
+    return ()
+
+
+def draw_crop(key: PRNGKey, height: int, width: int, *, scale: Pair, ratio: Pair) -> tuple[Box]:
+    """Draws the box of torchvision's RandomResizedCrop.
+
+    Args:
+        key: random key.
+        height: of the image.
+        width: of the image.
+        scale: range of the box's area as a part of the image's; uniform.
+        ratio: range of the box's width/height; its logarithm is uniform.
+
+    Returns:
+        The first of ten boxes that fits, else the largest centred one whose ratio is in range.
+    """
+    box, found = _draw_box(key, height, width, scale, ratio)
+    largest_height = min(height, round(width / ratio[0]))
+    largest_width = min(width, round(height * ratio[1]))
+    top, left = (height - largest_height) // 2, (width - largest_width) // 2
+    return (jnp.where(found, box, jnp.array([top, left, largest_height, largest_width])),)
+
+
+def draw_affine(
+    key: PRNGKey, height: int, width: int, *, degrees: float, translate: float, zoom: Pair
+) -> tuple[Scalar, ...]:
+    """Draws an angle, two shifts (`translate` is a part of each side) and a zoom, all uniform."""
+    reach = jnp.array([degrees, translate * height, translate * width])
+    low, high = jnp.append(-reach, zoom[0]), jnp.append(reach, zoom[1])
+    return tuple(random.uniform(key, (4,), minval=low, maxval=high))
+
+
+def draw_jitter(
+    key: PRNGKey,
+    height: int,
+    width: int,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+) -> tuple[Scalar, ...]:
+    """Draws three factors around 1 and a shift of hue around 0, uniform within the reach given."""
+    reach = jnp.array([brightness, contrast, saturation, hue])
+    centre = jnp.array([1, 1, 1, 0])
+    return tuple(random.uniform(key, (4,), minval=centre - reach, maxval=centre + reach))
+
+
+def draw_blur(key: PRNGKey, height: int, width: int, *, sigma: Pair) -> tuple[Scalar]:
+    """Draws sigma uniformly; its range is for a side of 224 pixels and scales with its root.
+
+    On photographs the largest sigma then changes values by 5 to 6 of 255 levels at 224 and at 32
+    pixels alike; a sigma in proportion to the side (0.29 at 32) would do nothing to small images.
+    """
+    root = math.sqrt(min(height, width) / 224)
+    return (random.uniform(key, minval=sigma[0] * root, maxval=sigma[1] * root),)
+
+
+def draw_erase(key: PRNGKey, height: int, width: int, *, scale: Pair, ratio: Pair) -> tuple[Box]:
+    """Draws the box of torchvision's RandomErasing, empty if none of ten fits.
+
+    As `draw_crop`, but `ratio` is height/width.
+    """
+    box, found = _draw_box(key, height, width, scale, (1 / ratio[1], 1 / ratio[0]))
+    return (jnp.where(found, box, 0),)
+
+
+def _draw_box(
+    key: PRNGKey, height: int, width: int, scale: Pair, ratio: Pair
+) -> tuple[Box, Bool[Array, ""]]:
+    # Drawn flat: XLA's CPU compiler takes seconds for a random array of two axes.
+    area, shape, down, right = random.uniform(key, (40,)).reshape(4, 10)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+    box_ratio = ratio[0] * jnp.exp(math.log(ratio[1] / ratio[0]) * shape)
+    box_height = jnp.round(jnp.sqrt(area / box_ratio))
+    box_width = jnp.round(jnp.sqrt(area * box_ratio))
+    top = jnp.floor(down * (height - box_height + 1))
+    left = jnp.floor(right * (width - box_width + 1))
+    fits = (1 <= box_height) & (box_height <= height) & (1 <= box_width) & (box_width <= width)
+    boxes = jnp.stack([top, left, box_height, box_width]).astype(jnp.int32)
+    return boxes[:, jnp.argmax(fits)], fits.any()
+
+
+AUGMENTATIONS = {
+    "crop": Augmentation(
+        draw_crop,
+        pixels.resized_crop,
+        options={"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)},
+        changes=frozenset({"position", "size", "marks", "distractor"}),
+        needs=("size",),
+    ),
+    "flip": Augmentation(
+        draw_nothing,
+        pixels.flip,
+        options={"p": 0.5},
+        changes=frozenset({"position", "rotation"}),
+    ),
+    "affine": Augmentation(
+        draw_affine,
+        pixels.affine,
+        options={"degrees": 15.0, "translate": 0.1, "zoom": (0.9, 1.1), "p": 1.0},
+        changes=frozenset({"position", "size", "rotation", "marks"}),
+        needs=("fill",),
+    ),
+    "jitter": Augmentation(
+        draw_jitter,
+        pixels.jitter,
+        options={"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 1.0},
+        changes=frozenset({"colour", "background", "style"}),
+    ),
+    "grayscale": Augmentation(
+        draw_nothing,
+        pixels.grayscale,
+        options={"p": 1.0},
+        changes=frozenset({"colour", "background", "style"}),
+    ),
+    "blur": Augmentation(
+        draw_blur,
+        pixels.blur,
+        options={"sigma": (0.1, 2.0), "p": 1.0},
+        changes=frozenset({"fill", "pattern", "texture", "style"}),
+    ),
+    "erase": Augmentation(
+        draw_erase,
+        pixels.erase,
+        options={"scale": (0.02, 0.33), "ratio": (0.3, 3.3), "p": 0.5},
+        changes=frozenset({"marks", "distractor"}),
+        needs=("fill",),
+    ),
+}

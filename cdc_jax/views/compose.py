@@ -1,0 +1,249 @@
+"""Views as compositions of augmentations, written as text, and the function that makes them.
+
+A view is a chain, `"crop | jitter(hue=0.05) | grayscale(p=0.2)"`; `;` separates the views of a set.
+One string says it all: it fits a locked config, a command line and a results file alike.
+"""
+
+import ast
+import difflib
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, UInt8
+
+from cdc_jax.views import pixels
+from cdc_jax.views.augmentations import AUGMENTATIONS, PRNGKey
+
+Images = UInt8[Array | np.ndarray, "batch height width 3"]
+ViewFunction = Callable[
+    [ArrayLike, ArrayLike, Int[Array | np.ndarray, "batch"], Images],
+    Float[Array, "views batch size size 3"],
+]
+Step = tuple[str, dict[str, Any]]  # the augmentation's name and all its options
+View = tuple[Step, ...]  # none at all: the clean view
+
+SETS = {
+    "clean": "clean",
+    "shared": "crop | flip",
+    "crop_flip": "crop | flip; crop | flip",
+    "set1": "flip; jitter; grayscale | blur; affine",
+    "set2": "crop | flip; crop | jitter; crop | grayscale | blur; crop | affine",
+    # What the label isn't about changes freely (every hue), the object stays in view (milder crop).
+    "composed": "crop(scale=(0.4, 1)) | flip | affine(p=0.5)"
+    " | jitter(hue=0.5) | grayscale(p=0.2) | blur(p=0.5)",
+}
+"""The named sets, this project's reading of the paper's. A set of one view is drawn once and shared
+by all templates; of several, the templates take them in turn, each with its own draw."""
+
+ASPECTS = frozenset({"category", "shape"}).union(*(a.changes for a in AUGMENTATIONS.values()))
+"""What a label can be about."""
+
+_LIMITS = {  # of the options' values
+    "p": (0, 1),
+    "scale": (0, 1),
+    "ratio": (0.01, 100),
+    "degrees": (0, 180),
+    "translate": (0, 1),
+    "zoom": (0.1, 10),
+    "brightness": (0, 1),
+    "contrast": (0, 1),
+    "saturation": (0, 1),
+    "hue": (0, 0.5),
+    "sigma": (0.01, 20),
+}
+
+
+def build(
+    spec: str,
+    *,
+    templates: int,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    about: Collection[str] = (),
+) -> ViewFunction:
+    """Makes the jitted function that turns a batch into views.
+
+    Args:
+        spec: a name of `SETS`, or a text of that form.
+        templates: number M of semantic templates.
+        size: side of the views, the encoder's input size.
+        mean: the encoder's mean colour, for values in [0, 1]; places left empty get it, too.
+        std: its standard deviation.
+        about: what the label is about, some of `ASPECTS`; needed by "composed", which leaves out
+            the augmentations that would change it.
+
+    Returns:
+        `make(seed, step, indices, images)`, with the images' own numbers as indices (batch,) and
+        uint8 images (batch, height, width, 3), returns float32 (M, batch, size, size, 3). Where all
+        templates share one view the first axis is 1: broadcast after the image encoder, not before.
+        A view without a crop starts from the largest centred square. Pixels depend on the seed, the
+        step, the image with its index and the view's number, on nothing else: not on the rest of
+        the batch, the devices or JAX's default generator. Seed and step may be traced.
+
+    Raises:
+        ValueError: a spec that can't be read, an unknown name, a value out of range, a crop that
+            isn't first, more views than templates; from `make`, a batch of another form.
+
+    >>> make = build("crop | flip", templates=4, size=2, mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> make(0, 7, jnp.arange(5), jnp.full((5, 8, 8, 3), 255, jnp.uint8)).shape
+    (1, 5, 2, 2, 3)
+    """
+    chosen = compositions(spec, templates=templates, about=about)
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    fill, scale = _normaliser(mean, std)
+
+    @jax.jit
+    def make(seed, step, indices, images):
+        _check_images(images)
+        if indices.shape != images.shape[:1]:
+            raise ValueError(f"got indices of shape {indices.shape} for {len(images)} images")
+        # With some other generators the bits drawn under vmap depend on the whole batch.
+        key = random.fold_in(random.key(seed, impl="threefry2x32"), step)
+        keys = jax.vmap(partial(random.fold_in, key))(indices)
+
+        def make_one(number, view):
+            def one(key, image):
+                return _apply(view, random.fold_in(key, number), image, size=size, fill=fill)
+
+            return jax.vmap(one)(keys, images)
+
+        made = jnp.stack([make_one(number, view) for number, view in enumerate(chosen)])
+        return (made - fill) / scale
+
+    return make
+
+
+def clean_view(
+    images: Images, mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "batch height width 3"]:
+    """Normalises images that the host has resized and cropped: the one view of a test image."""
+    _check_images(images)
+    offset, scale = _normaliser(mean, std)
+    return (jnp.asarray(images, jnp.float32) / 255 - offset) / scale
+
+
+def compositions(spec: str, *, templates: int, about: Collection[str] = ()) -> tuple[View, ...]:
+    """Lists the views that `build`, with the same arguments, makes: one shared by all, or M.
+
+    >>> compositions("blur(p=0.5) | grayscale", templates=4)
+    ((('blur', {'sigma': (0.1, 2.0), 'p': 0.5}), ('grayscale', {'p': 1.0})),)
+    """
+    if templates < 1:
+        raise ValueError(f"templates must be at least 1, got {templates}")
+    for aspect in about:
+        if aspect not in ASPECTS:
+            raise ValueError(_unknown("aspect of a label", aspect, ASPECTS))
+    views = [_parse(text) for text in SETS.get(spec, spec).split(";")]
+    if spec == "composed":
+        if not about:
+            raise ValueError(f"'composed' needs to know what the label is about: {sorted(ASPECTS)}")
+        views = [
+            tuple(step for step in view if AUGMENTATIONS[step[0]].changes.isdisjoint(about))
+            for view in views
+        ]
+    if spec not in SETS and len(views) > templates:
+        raise ValueError(f"got {len(views)} views for {templates} templates: {spec!r}")
+    if len(views) == 1:
+        return tuple(views)
+    return tuple(views[m % len(views)] for m in range(templates))
+
+
+def _apply(
+    view: View,
+    key: PRNGKey,
+    image: UInt8[Array, "height width 3"],
+    *,
+    size: int,
+    fill: pixels.Colour,
+) -> Float[Array, "{size} {size} 3"]:
+    made = image.astype(jnp.float32) / 255
+    if not view or view[0][0] != "crop":
+        made = pixels.centre_crop(made, size)
+    for number, (name, options) in enumerate(view):
+        augmentation = AUGMENTATIONS[name]
+        draw_key, chance_key = random.split(random.fold_in(key, number))
+        drawn = {option: value for option, value in options.items() if option != "p"}
+        parameters = augmentation.draw(draw_key, *made.shape[:2], **drawn)
+        given = {"size": size, "fill": fill}
+        needed = {need: given[need] for need in augmentation.needs}
+        changed = augmentation.apply(made, *parameters, **needed)
+        if "p" in options:
+            changed = jnp.where(random.bernoulli(chance_key, options["p"]), changed, made)
+        made = changed
+    return made
+
+
+def _parse(text: str) -> View:
+    """Reads one view: a Python expression of names and calls with keywords, joined by `|`."""
+    text = text.strip()
+    try:
+        node, terms = ast.parse(text, mode="eval").body, []
+        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            terms.append(node.right)
+            node = node.left
+        steps = [_parse_step(term) for term in reversed([*terms, node])]
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"can't read the view {text!r}; write it like 'crop | jitter(hue=0.05) | flip'"
+        ) from error
+    if steps == [("clean", {})]:
+        return ()
+    for number, (name, _) in enumerate(steps):
+        if name in SETS:
+            raise ValueError(f"the set {name!r} can't be part of a chain: {text!r}")
+        if name not in AUGMENTATIONS:
+            raise ValueError(_unknown("view or augmentation", name, {*SETS, *AUGMENTATIONS}))
+        if name == "crop" and number:
+            raise ValueError(f"crop sets the view's size, so it must come first: {text!r}")
+    return tuple((name, _complete(name, options)) for name, options in steps)
+
+
+def _parse_step(node: ast.expr) -> Step:
+    if isinstance(node, ast.Name):
+        return node.id, {}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+    raise ValueError("neither a name nor a call with keywords")
+
+
+def _complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Adds the defaults; checks that values have their form, number or rising pair, and range."""
+    options: dict[str, Any] = dict(AUGMENTATIONS[name].options)
+    for option, value in given.items():
+        if option not in options:
+            raise ValueError(_unknown(f"option of {name}", option, options))
+        low, high = _LIMITS[option]
+        pair = isinstance(options[option], tuple)
+        values = value if pair and isinstance(value, tuple) else (value,)
+        valid = all(type(v) in (int, float) and low <= v <= high for v in values)
+        if len(values) != 1 + pair or not valid or values[0] > values[-1]:
+            form = "a rising pair" if pair else "a number"
+            raise ValueError(f"{name}({option}={value!r}): must be {form} from {low} to {high}")
+        options[option] = tuple(map(float, values)) if pair else float(value)
+    return options
+
+
+def _check_images(images: Array | np.ndarray) -> None:
+    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(
+            f"expected uint8 images (batch, height, width, 3), got {images.dtype} {images.shape}"
+        )
+
+
+def _normaliser(mean: Sequence[float], std: Sequence[float]) -> tuple[pixels.Colour, pixels.Colour]:
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"expected 3 means and 3 positive deviations, got mean={mean}, std={std}")
+    return jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
+
+
+def _unknown(what: str, name: str, known: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
+    return f"unknown {what} {name!r}, did you mean {nearest!r}? known: {', '.join(sorted(known))}"
