@@ -54,7 +54,10 @@ METHODS: dict[str, dict] = {
 }  # fmt: skip
 """Method -> what it changes. `coop_con` is CoOp + L_con: KgCoOp's loss with CoOp's training."""
 
+# At 32 pixels the usual crops, down to 8 % of the area, leave nothing to see.
+_CROP = "crop(scale=(0.5, 1))"
 _SMALL = {
+    "views": f"{_CROP} | flip",
     "optimizer.name": "adam", "optimizer.learning_rate": 0.003, "optimizer.batch_size": 32,
     "optimizer.epochs": 40, "optimizer.weight_decay": 0.0,
 }  # fmt: skip
@@ -62,7 +65,11 @@ SMALL: dict[str, dict] = {
     "zero_shot": {},
     "coop": _SMALL,
     "coop_con": _SMALL,
-    "cdc": {**_SMALL, "prompts.layers": 3},
+    "cdc": {
+        **_SMALL,
+        "prompts.layers": 3,
+        "views": f"{_CROP} | flip; {_CROP} | jitter; {_CROP} | grayscale | blur; {_CROP} | affine",
+    },
 }
 """What the embedded CLIP's rows change on top."""
 

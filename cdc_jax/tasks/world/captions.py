@@ -21,7 +21,7 @@ _OPENING = ("this is", "there is")
 # How often a caption mentions a factor; chosen so that captions have about ten words.
 _MENTION = {
     "picture": 0.6, "style": 0.5, "clean": 0.125, "size": 0.25, "rotation": 0.2, "colour": 0.55,
-    "fill": 0.42, "shape": 0.88, "position": 0.25, "background": 0.45, "pattern": 0.5,
+    "fill": 0.42, "shape": 0.88, "position": 0.4, "background": 0.45, "pattern": 0.5,
     "distractor": 0.5, "marks": 0.3, "stop": 0.5,
 }  # fmt: skip
 

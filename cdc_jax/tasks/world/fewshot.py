@@ -122,6 +122,12 @@ def correlated_values(classes: int, seed: int) -> factors.Factors:
     return own
 
 
+def permuted_classes(chosen: np.ndarray, classes: int) -> np.ndarray:
+    """sigma: a cyclic shift by half within base and within new, so that base values stay in base."""
+    half = classes // 2
+    return chosen // half * half + (chosen % half + half // 2) % half
+
+
 def _scenes(
     classes: list[WorldClass],
     chosen: np.ndarray,
@@ -138,9 +144,7 @@ def _scenes(
     cut: dict[str, Any] = {name: factors.uniform(name) for name in IRRELEVANT}
     cut["style"] = {name: 1 / len(styles) for name in styles}
     scenes = factors.do(scenes, [*seed, 2], **cut)
-    # The permutation is a cyclic shift within each half: it keeps base values in base.
-    half = len(classes) // 2
-    giver = chosen // half * half + (chosen % half + half // 2) % half if permuted else chosen
+    giver = permuted_classes(chosen, len(classes)) if permuted else chosen
     correlated = np.random.default_rng([*seed, 3]).random(count) < rho
     tied = {name: np.where(correlated, own[name][giver], scenes[name]) for name in IRRELEVANT}
     relevant = {f: np.array([c.factors[f] for c in classes])[chosen] for f in classes[0].factors}
