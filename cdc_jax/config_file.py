@@ -8,10 +8,11 @@ one key. An unknown key or a value of the wrong type is refused before any work.
 import ast
 import difflib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import app
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 
@@ -29,13 +30,29 @@ def define(script: str, default: str) -> Any:
     return config_flags.DEFINE_config_file("config", path, "Configuration file[:key=value,…].")
 
 
-def run(main: Any, script: str) -> None:
+def run(main: Callable[[Any], None], script: str) -> None:
     """`absl.app.run`, with configuration files looked up in the script's `configs/` as well.
 
-    Bad values end the program with their one-line message instead of a traceback.
+    What a user can mend ends the program with its one-line message; the rest is a traceback.
     """
+
+    def guarded(argv: Any) -> None:
+        try:
+            main(argv)
+        except (ValueError, AttributeError, OSError) as error:
+            raise SystemExit(f"{type(error).__name__}: {error}") from None
+
     argv = [_resolved(argument, Path(script).resolve().parent / "configs") for argument in sys.argv]
-    app.run(main, argv=argv)
+    app.run(guarded, argv=argv, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError) as error:
+        # ml_collections hands on the text of a whole traceback; its last line is the message.
+        message = str(error).replace("\\n", "\n").strip().splitlines()[-1]
+        raise SystemExit(f"{argv[0]}: {message}") from None
 
 
 def _resolved(argument: str, folder: Path) -> str:
@@ -76,7 +93,8 @@ def apply(config: ConfigDict, argument: str) -> ConfigDict:
         *parents, last = key.split(".")
         for name in parents:
             owner = owner[_known(owner, name)]
-        owner[_known(owner, last)] = _parsed(key, text, owner.get_type(last))
+        kind = owner.get_type(_known(owner, last))
+        owner[last] = _parsed(key, text, kind)
     return config.lock()
 
 

@@ -90,33 +90,41 @@ class Evaluator:
 
 
 def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:
-    """The figures of a method on every split, and the ones that tables show; all in percent.
+    """The figures of a method: on every split, and those that tables show.
 
     Args:
-      scores: split name -> scores. Splits are `base_*` and `new_*`.
+      scores: split name -> scores; the names are `base_*` and `new_*`.
 
     Returns:
-      `splits`: for each split the number of images, accuracy, accuracy of each template alone,
-      expected calibration error, negative log-likelihood (nats), Brier score, AUROC of the
-      uncertainty for errors, area under the risk-coverage curve. `summary`: the harmonic means
-      H = 2 base new / (base + new) on iid and on int splits, and calibration on the int splits of
-      base and new together.
+      `splits`: for each split the number of images; in percent the accuracy, each template's
+      accuracy alone, the expected calibration error (`ece`), the AUROC of the head's uncertainty
+      for errors (`auroc`) and the area under the risk-coverage curve (`aurc`); the negative
+      log-likelihood in nats (`nll`) and the Brier score (`brier`). `summary`, in percent: the
+      accuracy of every split, the harmonic mean `H_x` of base_x and new_x, and `ece` and `auroc`
+      under do(), averaged over base and new.
     """
     splits = {name: _figures(one) for name, one in scores.items()}
-    accuracy = {name: figures["accuracy"] for name, figures in splits.items()}
-    summary = dict(accuracy)
-    for suffix in sorted({name.partition("_")[2] for name in splits}):
-        summary[f"H_{suffix}"] = metrics.harmonic_mean(
-            accuracy[f"base_{suffix}"], accuracy[f"new_{suffix}"]
-        )
+    summary = {name: figures["accuracy"] for name, figures in splits.items()}
+    for kind in [name.removeprefix("base_") for name in scores if name.startswith("base_")]:
+        base, new = summary[f"base_{kind}"], summary[f"new_{kind}"]
+        summary[f"H_{kind}"] = float(metrics.harmonic_mean(base, new))
+    for key in ("ece", "auroc"):
+        summary[key] = float(np.mean([splits[f"{half}_int"][key] for half in ("base", "new")]))
     return {"splits": splits, "summary": summary}
 
 
 def _figures(scores: Scores) -> dict[str, Any]:
-    correct = scores.probability.argmax(-1) == scores.labels
-    own = scores.template_predicted == scores.labels[:, None]
+    probability, labels, uncertainty = scores.probability, scores.labels, scores.uncertainty
+    predicted = probability.argmax(-1)
+    correct = predicted == labels
+    own = (scores.template_predicted == labels[:, None]).mean(0)
     return {
-        "images": len(correct),
-        "accuracy": 100 * float(correct.mean()),
-        "template_accuracy": [100 * float(a) for a in own.mean(0)],
+        "images": len(labels),
+        "accuracy": 100 * metrics.accuracy(predicted, labels),
+        "template_accuracy": [100 * float(a) for a in own],
+        "ece": 100 * metrics.expected_calibration_error(probability.max(-1), correct),
+        "nll": metrics.negative_log_likelihood(probability, labels),
+        "brier": metrics.brier_score(probability, labels),
+        "auroc": 100 * metrics.error_auroc(uncertainty, correct),
+        "aurc": 100 * metrics.area_under_risk_coverage(uncertainty, correct),
     }

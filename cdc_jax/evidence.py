@@ -348,7 +348,7 @@ def discount(log_evidence: PerClass, reliability: ArrayLike) -> PerClass:
             f"expected reliability in [0, 1], got {found[0]}..{found[1]}: if it is learned, pass "
             "it through a sigmoid"
         )
-    r = _promote(reliability)[..., None]
+    r = jnp.asarray(reliability, log_evidence.dtype)[..., None]
     log_ratio = _logsumexp(log_evidence)[..., None] - jnp.log(log_evidence.shape[-1])
     inside = jnp.where((r == 0) | (r == 1), 0.5, r)  # keeps log 0 out of the gradient
     partial = log_evidence + jnp.log(inside) - jax.nn.softplus(jnp.log1p(-inside) + log_ratio)

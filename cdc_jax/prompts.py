@@ -13,6 +13,7 @@ weight:
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -123,6 +124,7 @@ def initialize(
     return parameters
 
 
+@partial(jax.jit, static_argnames=("start_id", "chunk"))
 def text_features(
     clip: Clip,
     parameters: Parameters,
@@ -158,6 +160,7 @@ def visual_prompts(parameters: Parameters) -> Float[Array, "templates layers d w
     return prompts + coupling["bias"][:, :, None]
 
 
+@jax.jit
 def image_features(
     clip: Clip, parameters: Parameters, views: Float[Array, "views batch height width 3"]
 ) -> Float[Array, "templates_or_1 batch embed"]:

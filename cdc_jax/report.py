@@ -41,6 +41,6 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     console.print(
         "iid: the training correlation; int: do(task-irrelevant factors); rev: correlation "
         "permuted; style: unseen styles.\nH: harmonic mean of base and new, iid; H_int: the same "
-        "under do(). ECE and AUROC of the uncertainty for errors: on int, base and new.",
+        "under do(). ECE, and AUROC of the uncertainty for errors: int, mean of base and new.",
         highlight=False,
     )

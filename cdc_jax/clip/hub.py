@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+_WORLD = Path(__file__).parent / "world"
 _SETTINGS = (
     "config.json",
     "preprocessor_config.json",
@@ -34,13 +35,12 @@ def find(name_or_path: str | Path) -> Path:
       ConnectionError: the hub can't be reached and its cache does not hold the model.
     """
     if str(name_or_path) == "world":
-        folder = Path(__file__).parent / "world"
-        if not folder.is_dir():
+        if not _WORLD.is_dir():
             raise FileNotFoundError(
-                f"the embedded model 'world' is missing from this installation ({folder}): "
+                f"the embedded model 'world' is missing from this installation ({_WORLD}): "
                 "reinstall the package, or train the model by experiments/pretrain.py"
             )
-        return folder
+        return _WORLD
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         folder = _download(str(name_or_path))

@@ -14,6 +14,8 @@ float32 weights compute in float32 on every device. bfloat16 weights make matrix
 bfloat16 inputs with float32 sums; the residual stream, layer norms and softmax stay in float32.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -368,6 +370,7 @@ class Clip(nnx.Module):
         """The factor 1/temperature between cosine similarities and logits (OpenAI's: 100)."""
         return jnp.exp(self.log_logit_scale[...].astype(jnp.float32))
 
+    @partial(jax.jit, static_argnames="normalize")
     def encode_image(
         self, pixels: Float[Array, "batch height width 3"], normalize: bool = True
     ) -> Float[Array, "batch embed"]:
@@ -381,6 +384,7 @@ class Clip(nnx.Module):
         """
         return _finish(self.vision(pixels), normalize)
 
+    @partial(jax.jit, static_argnames="normalize")
     def encode_text(
         self, token_ids: Int[Array, "texts tokens"], normalize: bool = True
     ) -> Float[Array, "texts embed"]:

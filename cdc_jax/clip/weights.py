@@ -226,7 +226,8 @@ def save_pretrained(clip: Clip, tokenizer: Tokenizer, path: str | Path, dtype: A
     }.items():
         (folder / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
     tensors = {name: np.asarray(x, order="C") for name, x in to_hf(parameters).items()}
-    safetensors.numpy.save_file(tensors, folder / _FILE, metadata={"format": "pt"})
+    # save_file would make a file that only its owner may read.
+    (folder / _FILE).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def weights_hash(clip: Clip) -> str:

@@ -1,0 +1,163 @@
+"""config.json and preprocessor_config.json, against transformers' own reading of them."""
+
+import dataclasses
+
+import pytest
+import transformers
+from references import clip_reference as reference
+
+from cdc_jax.clip import ClipConfig, Transformer
+
+CONFIG = reference.CONFIGS["patch16"]
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# As published with openai/clip-vit-large-patch14-336 and laion/CLIP-ViT-H-14-laion2B-s32B-b79K,
+# cut to what matters: partial sections, and sections that stand there twice.
+LARGE_336 = {
+    "model_type": "clip",
+    "projection_dim": 768,
+    "text_config": {"hidden_size": 768, "eos_token_id": 2, "vocab_size": 49408},
+    "text_config_dict": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "projection_dim": 768,
+    },
+    "vision_config": {"hidden_size": 1024, "image_size": 224},
+    "vision_config_dict": {
+        "hidden_size": 1024,
+        "image_size": 336,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+}
+HUGE = {
+    "model_type": "clip",
+    "projection_dim": 1024,
+    "text_config_dict": None,
+    "text_config": {
+        "hidden_act": "gelu",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "eos_token_id": 2,
+    },
+    "vision_config_dict": None,
+    "vision_config": {
+        "hidden_act": "gelu",
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 32,
+        "patch_size": 14,
+    },
+}
+
+
+def as_transformers_reads(config):
+    config = transformers.CLIPConfig(**config)
+
+    def sizes(section):
+        return Transformer(
+            section.hidden_size,
+            section.num_hidden_layers,
+            section.num_attention_heads,
+            section.intermediate_size,
+            section.hidden_act,
+            section.layer_norm_eps,
+        )
+
+    text, vision = config.text_config, config.vision_config
+    return ClipConfig(
+        vision=sizes(vision),
+        text=sizes(text),
+        embed_width=config.projection_dim,
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        vocab_size=text.vocab_size,
+        context_length=text.max_position_embeddings,
+        eot_id=text.eos_token_id,
+        mean=OPENAI_MEAN,
+        std=OPENAI_STD,
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LARGE_336, HUGE, {"model_type": "clip"}, *reference.CONFIGS.values()],
+    ids=["large_336", "huge", "defaults", *reference.CONFIGS],
+)
+def test_reads_as_transformers_does_and_writes_the_same(config):
+    found = ClipConfig.from_hf(config)
+    assert found == as_transformers_reads(config)
+    assert ClipConfig.from_hf(found.to_hf(), found.preprocessor_to_hf()) == found
+    assert as_transformers_reads(found.to_hf()) == found
+
+
+def test_sizes_of_published_models():
+    large = ClipConfig.from_hf(LARGE_336)
+    assert large.vision == Transformer(1024, 24, 16, 4096, "quick_gelu")
+    assert (large.image_size, large.patches, large.embed_width) == (336, 24**2, 768)
+    huge = ClipConfig.from_hf(HUGE)
+    assert huge.text == Transformer(1024, 24, 16, 4096, "gelu")
+    assert (huge.eot_id, huge.vocab_size, huge.context_length) == (2, 49408, 77)
+
+
+@pytest.mark.parametrize("size, crop", [
+    (48, 48),  # as old releases wrote it
+    ({"shortest_edge": 48}, {"height": 48, "width": 48}),
+])  # fmt: skip
+def test_reads_preprocessors(size, crop):
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.2, 0.1]
+    settings = {"size": size, "crop_size": crop, "image_mean": mean, "image_std": std}
+    found = ClipConfig.from_hf(CONFIG, settings | {"resample": 3, "do_convert_rgb": True})
+    assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    assert ClipConfig.from_hf(found.to_hf(), found.preprocessor_to_hf()) == found
+    written = transformers.CLIPImageProcessorPil(**found.preprocessor_to_hf())
+    assert dict(written.size) == {"shortest_edge": 48} and list(written.image_std) == std
+    hash(found)  # it is a static attribute of the model
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"size": 224}, "size is {'shortest_edge': 224}, not {'shortest_edge': 48}"),
+        ({"size": {"height": 48, "width": 48}}, "size is {'height': 48, 'width': 48}, not "),
+        ({"crop_size": 40}, "crop_size is {'height': 40, 'width': 40}, not "),
+        ({"resample": 2}, "resample is 2, not 3"),
+        ({"do_center_crop": False}, "do_center_crop is False, not True"),
+        ({"do_normalize": False}, "do_normalize is False, not True"),
+        ({"rescale_factor": 1.0}, "rescale_factor is 1.0, not 0.0039"),
+        ({"image_std": [0.5, 0.5]}, "image_std (0.5, 0.5) must be 3 numbers each"),
+        ({"image_std": [0.5, 0.5, 0]}, "std > 0"),
+    ],
+)
+def test_refuses_other_preprocessors(settings, message):
+    with pytest.raises(ValueError) as caught:
+        ClipConfig.from_hf(CONFIG, {"size": 48, "crop_size": 48} | settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model_type": "siglip"}, "model_type 'siglip', not 'clip'"),
+        ({"text_config": {"hidden_act": "relu"}}, "unknown activation 'relu'"),
+        ({"text_config": {"hidden_size": 50}}, "width 50 must be a multiple of heads 8"),
+        ({"vision_config": {"image_size": 50}}, "image size 50 must be a multiple of patch size"),
+    ],
+)
+def test_refuses_what_is_not_a_clip(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ClipConfig.from_hf(CONFIG | changes)
+
+
+def test_configs_can_be_varied():
+    config = ClipConfig.from_hf(CONFIG)
+    assert dataclasses.replace(config, image_size=64).patches == 16

@@ -1,0 +1,150 @@
+"""Semantic templates: layout, initialisation and features, against the towers' plain paths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdc_jax import clip as clip_lib
+from cdc_jax import prompts
+
+
+@pytest.fixture(scope="module")
+def world():
+    return clip_lib.load("world")
+
+
+def initialize(world, seed=0, **settings):
+    templates = prompts.Templates(**settings)
+    return templates, prompts.initialize(jax.random.key(seed), templates, *world)
+
+
+def features(world, templates, parameters, names):
+    model, tokenizer = world
+    fixed = templates.words(tokenizer)[:, templates.context :]
+    ids = jnp.asarray(tokenizer.names(names, templates.suffix))
+    return prompts.text_features(model, parameters, tokenizer.start_id, fixed, ids)
+
+
+@pytest.mark.parametrize("context", [0, 2, 4])
+def test_initial_prompts_are_the_phrase_itself(world, context):
+    names = ["striped star", "sea_or_lake", "dot"]
+    templates, parameters = initialize(world, phrases=("a photo of a",), context=context)
+    assert parameters["context"].shape == (1, 1, context, 128)
+    model, tokenizer = world
+    plain = model.encode_text(
+        tokenizer([f"a photo of a {n.replace('_', ' ')}." for n in names], length=77)
+    )
+    np.testing.assert_allclose(features(world, templates, parameters, names)[0], plain, atol=2e-6)
+
+
+def test_the_templates_own_suffix(world):
+    templates, parameters = initialize(
+        world, phrases=("a photo of a",), context=0, suffix=", a type of pet."
+    )
+    model, tokenizer = world
+    plain = model.encode_text(tokenizer(["a photo of a cat, a type of pet."]))
+    np.testing.assert_allclose(features(world, templates, parameters, ["cat"])[0], plain, atol=2e-6)
+
+
+def test_templates_differ_by_noise_or_by_phrase(world):
+    _, same = initialize(world, phrases=("a photo of a",) * 3, context=2, noise=0.02)
+    spread = same["context"][1:, 0] - same["context"][:1, 0]
+    assert 0.015 < float(spread.std()) < 0.025
+    templates, other = initialize(
+        world, phrases=("a photo of a", "a shape with a"), context=2, noise=0.0
+    )
+    model, tokenizer = world
+    plain = model.encode_text(tokenizer(["a shape with a dot."]))
+    np.testing.assert_allclose(
+        features(world, templates, other, ["dot"])[1], plain, atol=2e-6
+    )
+
+
+def test_deep_and_visual_prompts_have_the_published_shapes_and_draws(world):
+    _, parameters = initialize(
+        world, phrases=("a photo of a",) * 2, context=2, layers=3, modality="multimodal"
+    )
+    assert parameters["context"].shape == (2, 3, 2, 128)
+    kernel, bias = parameters["coupling"]["kernel"], parameters["coupling"]["bias"]
+    assert kernel.shape == (2, 3, 128, 192)
+    assert bias.shape == (2, 3, 192)
+    assert float(abs(kernel).max()) <= 128**-0.5
+    assert abs(float(kernel.std()) - 128**-0.5 / np.sqrt(3)) < 1e-3
+    assert np.array_equal(kernel[:, 1], kernel[:, 2])  # copies of one draw
+    assert not np.array_equal(kernel[:, 0], kernel[:, 1])
+    assert not np.array_equal(kernel[0], kernel[1])
+    assert abs(float(parameters["context"][:, 1:].std()) - 0.02) < 2e-3
+
+
+def test_maple_in_vit_b16_has_the_published_number_of_parameters():
+    # J = 9, d = 2: 9 * 2 * 512 text, 9 * (512 * 768 + 768) coupling.
+    sizes = clip_lib.Transformer(512, 12, 8, 2048)
+    vision = clip_lib.Transformer(768, 12, 12, 3072)
+    config = clip_lib.ClipConfig(vision, sizes, 512, 224, 16, 49408, 77, 49407)
+
+    class Abstract:
+        text = type("Text", (), {"embed": staticmethod(lambda ids: jnp.zeros((*ids.shape, 512)))})
+
+    Abstract.config = config
+    tokenizer = type("Tokenizer", (), {"words": staticmethod(lambda text: [1, 2, 3, 4])})
+    templates = prompts.Templates(("a photo of a",), 2, layers=9, modality="multimodal")
+    shapes = jax.eval_shape(
+        lambda: prompts.initialize(jax.random.key(0), templates, Abstract, tokenizer)
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 3_555_072
+
+
+def test_visual_prompts_are_the_coupling_of_the_text_prompts(world):
+    _, parameters = initialize(
+        world, phrases=("a photo of a",) * 2, context=2, layers=3, modality="multimodal"
+    )
+    made = np.asarray(prompts.visual_prompts(parameters), np.float64)
+    context, kernel, bias = (
+        np.asarray(x, np.float64)
+        for x in (parameters["context"], *(parameters["coupling"][k] for k in ("kernel", "bias")))
+    )
+    for m in range(2):
+        for j in range(3):
+            np.testing.assert_allclose(
+                made[m, j], context[m, j] @ kernel[m, j] + bias[m, j], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_image_features_by_template(world):
+    model, _ = world
+    views = jax.random.normal(jax.random.key(1), (2, 3, 32, 32, 3))
+    _, text_only = initialize(world, phrases=("a photo of a",) * 2, context=2)
+    np.testing.assert_allclose(
+        prompts.image_features(model, text_only, views)[1], model.encode_image(views[1]), atol=1e-6
+    )
+    assert prompts.image_features(model, text_only, views[:1]).shape == (1, 3, 128)
+    _, both = initialize(
+        world, phrases=("a photo of a",) * 2, context=2, layers=2, modality="multimodal"
+    )
+    visual = prompts.visual_prompts(both)
+    shared = prompts.image_features(model, both, views[:1])
+    for m in range(2):
+        alone = clip_lib.normalize(model.vision(views[0], visual[m]))
+        np.testing.assert_allclose(shared[m], alone, atol=2e-6)
+    assert float(abs(shared[0] - shared[1]).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"phrases": (), "context": 2}, "at least one template"),
+        ({"phrases": ("a",), "context": 2}, "phrase 'a' has 1 tokens, context asks for 2"),
+        ({"phrases": ("a photo of a", "a dot"), "context": 2}, "equally many tokens, got"),
+        ({"phrases": ("a photo of a",), "context": 2, "layers": 5}, "this CLIP has 4"),
+        ({"phrases": ("a photo of a",), "context": 2, "modality": "image"}, "got 'image'"),
+        ({"phrases": ("a photo of a",), "context": -1}, "context must be at least 0"),
+    ],
+)
+def test_refusals(world, settings, message):
+    with pytest.raises(ValueError, match=message):
+        initialize(world, **settings)
+
+
+def test_cycle():
+    assert prompts.cycle(["a", "b"], 3) == ("a", "b", "a")
