@@ -40,6 +40,12 @@ class Checkpoints:
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
+    def restore_as_numpy(self, step: int) -> PyTree:
+        """The pytree saved at a step, whatever it is, as NumPy arrays."""
+        metadata = self._manager.item_metadata(step)
+        like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
     def close(self) -> None:
         """Waits for saves under way."""
         self._manager.wait_until_finished()

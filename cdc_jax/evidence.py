@@ -23,7 +23,8 @@ Sources: Dempster 1967; Shafer 1976, "A Mathematical Theory of Evidence"; Jøsan
 Logic"; Jøsang, Cho and Chen 2018, "Uncertainty characteristics of subjective opinions"; Sensoy,
 Kaplan and Kandemir 2018, "Evidential deep learning"; Malinin and Gales 2018, "Prior networks";
 Han et al. 2021, "Trusted multi-view classification"; Denoeux 2008, "Conjunctive and disjunctive
-combination"; Murphy 2000, "Combining belief functions when evidence conflicts".
+combination"; Murphy 2000, "Combining belief functions when evidence conflicts"; Hendrycks and
+Gimpel 2017, "A baseline for detecting misclassified examples".
 """
 
 from collections.abc import Callable
@@ -159,11 +160,11 @@ def from_logits(
     found = _range(scale)
     if found is not None and not found[0] > 0:
         raise ValueError(f"expected scale > 0, got {found[0]}: if it is learned, learn its log")
-    return _KINDS[kind](_promote(scale * _checked(logits) - shift))
+    return _KINDS[kind](jnp.asarray(scale) * _checked(logits) - jnp.asarray(shift))
 
 
 def calibrate_shift(
-    logits: PerExample, scale: ArrayLike = 1.0, multiple: float = 1.0
+    logits: Float[Array, "..."], scale: ArrayLike = 1.0, multiple: float = 1.0
 ) -> Float[Array, ""]:
     """The shift b = multiple * mean(a z) over classes, sources and training images.
 
@@ -545,11 +546,14 @@ def dirichlet_kl_to_uniform(log_evidence: PerClass) -> PerExample:
     return total - _kl_term(log_evidence, 1).sum(axis=-1)
 
 
-def _add_kl(loss: Array, log_evidence: Array, labels: Array, kl_weight: ArrayLike) -> Array:
+def _finish(loss: Array, log_evidence: Array, labels: Array, kl_weight: ArrayLike) -> Array:
+    """Adds the KL penalty; NaN for a label out of range, which no check sees while traced."""
+    classes = jnp.arange(log_evidence.shape[-1])
+    loss = jnp.where((labels >= 0) & (labels < classes.size), loss, jnp.nan)
     if isinstance(kl_weight, (int, float)) and kl_weight == 0:
         return loss
-    right = labels[..., None] == jnp.arange(log_evidence.shape[-1])
-    return loss + kl_weight * dirichlet_kl_to_uniform(jnp.where(right, -jnp.inf, log_evidence))
+    misleading = jnp.where(labels[..., None] == classes, -jnp.inf, log_evidence)
+    return loss + kl_weight * dirichlet_kl_to_uniform(misleading)
 
 
 def _pick(x: Array, labels: Array) -> Array:
@@ -590,7 +594,7 @@ def trusted_cross_entropy(
         + _digamma_gap(log_alpha_y) * jnp.exp(-log_alpha_y)
         - _digamma_gap(log_strength) * jnp.exp(-log_strength)
     )
-    return _add_kl(loss, log_evidence, labels, kl_weight)
+    return _finish(loss, log_evidence, labels, kl_weight)
 
 
 def type_two_likelihood(
@@ -606,7 +610,7 @@ def type_two_likelihood(
     log_evidence = _checked(log_evidence)
     labels = _checked_labels(labels, log_evidence)
     log_p = jax.nn.log_softmax(log_concentration(log_evidence), axis=-1)
-    return _add_kl(-_pick(log_p, labels), log_evidence, labels, kl_weight)
+    return _finish(-_pick(log_p, labels), log_evidence, labels, kl_weight)
 
 
 def expected_squared_error(
@@ -626,7 +630,7 @@ def expected_squared_error(
     y = labels[..., None] == jnp.arange(p.shape[-1])
     log_strength = jax.nn.logsumexp(log_alpha, axis=-1)
     variance = (p * (1 - p)).sum(axis=-1) * jnp.exp(-jax.nn.softplus(log_strength))
-    return _add_kl(((y - p) ** 2).sum(axis=-1) + variance, log_evidence, labels, kl_weight)
+    return _finish(((y - p) ** 2).sum(axis=-1) + variance, log_evidence, labels, kl_weight)
 
 
 def annealed_kl_weight(

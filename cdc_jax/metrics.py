@@ -6,12 +6,16 @@ an example; a statistic that doesn't exist is NaN. `uncertainty` is any score, l
 certain, and `correct` whether the prediction was right.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.stats
 import sklearn.metrics
-from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+else:  # checked at run time, as in the tests, NumPy's own refuses a list of floats
+    ArrayLike = Any
 
 
 class Interval(NamedTuple):

@@ -6,7 +6,6 @@ import json
 import threading
 
 import pytest
-import safetensors.numpy
 from huggingface_hub import constants
 from references import clip_reference as reference
 
@@ -78,7 +77,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", url)
         template = url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         yield server
         server.shutdown()
 
@@ -87,7 +86,7 @@ def hub(tmp_path, monkeypatch):
 def files(tmp_path):
     """What a full repository holds, useful or not."""
     folder = reference.write_folder(tmp_path / "source", CONFIG)
-    safetensors.numpy.save_file(reference.weights(CONFIG), folder / "model.safetensors")
+    reference.write_weights(folder, reference.weights(CONFIG))
     for name in ("flax_model.msgpack", "pytorch_model.bin", "tf_model.h5", "README.md"):
         (folder / name).write_bytes(name.encode())
     return {file.name: file.read_bytes() for file in folder.iterdir()}

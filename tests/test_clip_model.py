@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 from flax import nnx
 from references import clip_reference as reference
 
@@ -27,7 +26,7 @@ def load(tmp_path_factory):
     def load(name, dtype="float32"):
         config = reference.CONFIGS[name]
         folder = reference.write_folder(tmp_path_factory.mktemp(name) / "clip", config)
-        safetensors.numpy.save_file(reference.weights(config), folder / "model.safetensors")
+        reference.write_weights(folder, reference.weights(config))
         return clip_lib.load(folder, jnp.dtype(dtype))[0]
 
     return load
@@ -214,7 +213,7 @@ def value_and_gradient(function, weights, prompts):
 
 
 def random_prompts(layers, count, width):
-    return np.random.default_rng(3).normal(size=(layers, count, width)).astype(np.float32)
+    return jnp.array(np.random.default_rng(3).normal(size=(layers, count, width)), jnp.float32)
 
 
 def prompted_names(config, words, context):
@@ -226,7 +225,7 @@ def prompted_names(config, words, context):
     padded = np.array([[*name, *[end] * (longest - len(name))] for name in names], np.int32)
     texts = [[reference.START, *[0] * context, *words, *name, end] for name in names]
     texts = np.array([text + [0] * (length - len(text)) for text in texts], np.int32)
-    return padded, texts
+    return jnp.array(padded), texts
 
 
 @pytest.mark.parametrize(
@@ -257,6 +256,26 @@ def test_shared_prefix_equals_full_length_forward(load, name, layers, context, w
         if context:
             for layer in range(layers):
                 assert_close(found[1][layer], expected[1][layer])
+
+
+def test_bfloat16_gradients_point_the_same_way(load):
+    name, context = "patch8_mixed", 3
+    config = reference.CONFIGS[name]
+    names, _ = prompted_names(config, [], context)
+    prompts = random_prompts(1, context, config["text_config"]["hidden_size"])
+
+    def shared(clip, prompts):
+        prefix = clip.text.prefix(reference.START, prompts, jnp.zeros((0, prompts.shape[-1])))
+        return clip.text.names(prefix, names)
+
+    for a, b in zip(
+        value_and_gradient(shared, load(name, "bfloat16"), prompts),
+        value_and_gradient(shared, load(name), prompts),
+        strict=True,
+    ):
+        assert a.dtype == np.float32
+        assert (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b) > 0.9995
+        assert np.abs(a - b).max() > 1e-5 * np.abs(b).max()
 
 
 def test_words_in_place_of_prompts_give_the_plain_encoding(load):
@@ -290,7 +309,7 @@ def test_a_sequence_may_stop_at_the_longest_end_of_text(load):
 )
 def test_visual_prompts_equal_a_plain_loop(load, name, layers, count):
     config = reference.CONFIGS[name]
-    pixels = reference.inputs(config)[0][:2]
+    pixels = jnp.array(reference.inputs(config)[0][:2])
     prompts = random_prompts(layers, count, config["vision_config"]["hidden_size"])
 
     def plain(tensors, prompts):
@@ -307,15 +326,15 @@ def test_visual_prompts_equal_a_plain_loop(load, name, layers, count):
 
 
 def test_text_ends_at_the_first_end_or_at_the_largest_id():
-    ids = np.array([[1, 5, 9, 3, 9, 9], [1, 9, 20, 2, 2, 2]])
+    ids = jnp.array([[1, 5, 9, 3, 9, 9], [1, 9, 20, 2, 2, 2]])
     assert model_lib.eot_positions(ids, 9).tolist() == [2, 1]
     assert model_lib.eot_positions(ids, 2).tolist() == [2, 2]
 
 
 def test_errors_say_both_sizes(load):
     clip = load("patch8_mixed")
-    with pytest.raises(ValueError, match=r"shape \(32, 32, 3\), got \(3, 32, 32\)"):
-        clip.encode_image(jnp.zeros((1, 3, 32, 32)))
+    with pytest.raises(ValueError, match=r"shape \(32, 32, 3\), got \(48, 48, 3\)"):
+        clip.encode_image(jnp.zeros((1, 48, 48, 3)))
     with pytest.raises(ValueError, match="21 tokens exceeds the context length 20"):
         clip.encode_text(jnp.zeros((1, 21), int))
     with pytest.raises(ValueError, match="prompts of 3 layers .* tower has 2"):

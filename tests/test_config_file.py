@@ -1,6 +1,5 @@
 """Configuration on the command line: found from anywhere, refused strictly."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,14 +10,7 @@ from ml_collections import ConfigDict
 
 from cdc_jax import config_file, methods
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-
-
-def get_config(name, *argument):
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*argument)
+RUN = Path(__file__).parent.parent / "experiments" / "run.py"
 
 
 def config():
@@ -52,7 +44,7 @@ def test_apply_refuses(argument, message):
         config_file.apply(config(), argument)
 
 
-def test_fewshot_config():
+def test_fewshot_config(get_config):
     changed = get_config("fewshot", "shots=4,seed=2,methods=coop,cdc,cdc.prompts.templates=2")
     assert (changed.shots, changed.seed, changed.methods) == (4, 2, "coop,cdc")
     assert changed.is_locked
@@ -70,7 +62,7 @@ def test_unknown_method():
 def run(*arguments, cwd):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return subprocess.run(
-        [sys.executable, EXPERIMENTS / "run.py", *arguments],
+        [sys.executable, RUN, *arguments],
         capture_output=True, text=True, cwd=cwd, env=environment, check=False,
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ def test_harmonic_mean_of_the_published_tables():
     base, new, published = np.array(list(rows.values())).T
     np.testing.assert_allclose(metrics.harmonic_mean(base, new), published, atol=0.006)
     np.testing.assert_allclose(metrics.harmonic_mean(base, new), scipy.stats.hmean([base, new]))
-    assert metrics.harmonic_mean(0, 0) == metrics.harmonic_mean(0, 70) == 0
+    assert metrics.harmonic_mean(0.0, 0.0) == metrics.harmonic_mean(0.0, 70.0) == 0
 
 
 @FEW
@@ -159,7 +159,7 @@ def test_interval_of_one_value_is_unknown_and_of_equal_values_a_point():
         (lambda: metrics.auroc([0.1, np.inf], [0, 1]), "infinite.*logarithm"),
         (lambda: metrics.risk_coverage([np.nan, 0.1], [0, 1]), "1 examples is NaN"),
         (lambda: metrics.mean_interval([]), "no example: values"),
-        (lambda: metrics.mean_interval([1.0], 95), "between 0 and 1, got 95"),
+        (lambda: metrics.mean_interval([1.0], 95.0), "between 0 and 1, got 95"),
         (lambda: metrics.paired_difference([1.0, 2.0], [1.0]), r"\(2,\), 'b': \(1,\)"),
     ],
 )

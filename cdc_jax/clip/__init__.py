@@ -5,8 +5,8 @@
 
 from cdc_jax.clip.config import ClipConfig, Transformer
 from cdc_jax.clip.model import Clip, normalize
+from cdc_jax.clip.pretrained import load, save_pretrained, weights_hash
 from cdc_jax.clip.tokenizer import Tokenizer
-from cdc_jax.clip.weights import load, save_pretrained, weights_hash
 
 __all__ = [
     "Clip",

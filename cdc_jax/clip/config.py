@@ -179,7 +179,10 @@ def _normalisation(settings: Mapping[str, Any], image_size: int) -> tuple[Any, A
             "but the preprocessor's settings differ: "
             + ", ".join(f"{key} is {found[key]}, not {expected[key]}" for key in wrong)
         )
-    mean, std = (tuple(settings.get(f"image_{k}", v)) for k, v in (("mean", _MEAN), ("std", _STD)))
+    mean, std = (
+        tuple(float(x) for x in settings.get(key, default))
+        for key, default in (("image_mean", _MEAN), ("image_std", _STD))
+    )
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"image_mean {mean} and image_std {std} must be 3 numbers each, std > 0")
     return mean, std

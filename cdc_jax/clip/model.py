@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from cdc_jax.clip.config import ClipConfig, Transformer
 
 KeysValues = tuple[Float[Array, "*b heads tokens head"], Float[Array, "*b heads tokens head"]]
+Prefix = tuple[Float[Array, "*p heads before head"], Float[Array, "*p heads before head"]]
 
 
 def _dot(pattern: str, a: Array, b: Array) -> Array:
@@ -106,8 +107,8 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "*b tokens width"],
-        mask: Float[Array, "tokens tokens"] | None = None,
-        prefix: KeysValues | None = None,
+        mask: Float[Array | np.ndarray, "tokens tokens"] | None = None,
+        prefix: Prefix | None = None,
     ) -> tuple[Float[Array, "*b tokens width"], KeysValues]:
         """Runs the block.
 
@@ -208,7 +209,7 @@ class VisionTower(nnx.Module):
 
     def tokens(
         self,
-        pixels: Float[Array, "batch height width 3"],
+        pixels: Float[Array, "batch rows columns 3"],
         prompts: Float[Array, "layers prompt width"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
         """The last block's output: class token, patches (row by row), prompts.
@@ -239,7 +240,7 @@ class VisionTower(nnx.Module):
 
     def __call__(
         self,
-        pixels: Float[Array, "batch height width 3"],
+        pixels: Float[Array, "batch rows columns 3"],
         prompts: Float[Array, "layers prompt width"] | None = None,
     ) -> Float[Array, "batch embed"]:
         """Image features before normalisation; arguments as `tokens`."""
@@ -280,7 +281,7 @@ class TextTower(nnx.Module):
         start_id: int,
         prompts: Float[Array, "layers prompt width"],
         words: Float[Array, "words width"],
-    ) -> KeysValues:
+    ) -> Prefix:
         """What every class name of one template attends to: start-of-text, prompt, fixed words.
 
         Args:
@@ -297,7 +298,7 @@ class TextTower(nnx.Module):
 
     def names(
         self,
-        prefix: KeysValues,
+        prefix: Prefix,
         token_ids: Int[Array, "classes tokens"],
         chunk: int | None = None,
     ) -> Float[Array, "classes embed"]:

@@ -6,6 +6,7 @@ Names, shapes and layouts are those of `transformers`, written out here a second
 import json
 
 import numpy as np
+import safetensors.numpy
 
 
 def _config(vision, text, embed, **others):
@@ -174,4 +175,23 @@ def write_folder(folder, config, preprocessor=None):
     for name, contents in files.items():
         (folder / name).write_text(json.dumps(contents))
     (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+def write_weights(folder, tensors, name="model.safetensors"):
+    safetensors.numpy.save_file(tensors, folder / name)
+    return folder
+
+
+def write_shards(folder, tensors):
+    """Two files and their index, as transformers writes big models."""
+    names = sorted(tensors)
+    shards = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
+    for shard, part in shards.items():
+        write_weights(folder, {name: tensors[name] for name in part}, shard)
+    weight_map = {name: shard for shard, part in shards.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return folder

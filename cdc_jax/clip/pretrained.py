@@ -1,0 +1,135 @@
+"""Whole models: a folder in Hugging Face's format <-> a `Clip` and its `Tokenizer`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+
+from cdc_jax.clip import hub, weights
+from cdc_jax.clip.config import ClipConfig
+from cdc_jax.clip.model import Clip
+from cdc_jax.clip.tokenizer import Tokenizer
+
+_FILE = "model.safetensors"
+
+
+def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Tokenizer]:
+    """A pretrained CLIP and its tokenizer.
+
+    Args:
+      name_or_path: "world" (the small model of this package), a local folder in Hugging Face's
+        format, or a model id on the hub, such as "openai/clip-vit-base-patch16".
+      dtype: of the weights: float32, bfloat16 or float16.
+
+    Raises:
+      FileNotFoundError, PermissionError, ConnectionError: see `hub.find`; a file is missing.
+      ValueError: settings or weights that are not CLIP's, or do not fit each other.
+    """
+    folder = hub.find(name_or_path)
+    config = ClipConfig.from_hf(hub.read_json(folder / "config.json"), _preprocessor(folder))
+    tokenizer = Tokenizer.from_pretrained(folder, config.context_length)
+    _check_vocabulary(config, tokenizer)
+    graph, state = nnx.split(nnx.eval_shape(lambda: Clip(config, nnx.Rngs(0))))
+    shapes = {path: leaf.shape for path, leaf in _flat(state).items()}
+    tensors = weights.read(hub.weights_files(folder))
+    parameters = weights.from_hf(tensors, shapes, dtype)
+    arrays = {path: jnp.asarray(value) for path, value in parameters.items()}
+    nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
+    return nnx.merge(graph, state), tokenizer
+
+
+def save_pretrained(clip: Clip, tokenizer: Tokenizer, path: str | Path, dtype: Any = None) -> None:
+    """Writes a folder that `load` and `transformers.CLIPModel.from_pretrained` open.
+
+    Args:
+      clip: the model.
+      tokenizer: its tokenizer.
+      path: a folder, created if need be.
+      dtype: of the stored weights; None keeps the model's. The logit scale stays float32.
+
+    Raises:
+      FileExistsError: the folder holds something else than such a model: nothing is mixed.
+      ValueError: the tokenizer does not fit the model, or weights overflow `dtype`.
+    """
+    _check_vocabulary(clip.config, tokenizer)
+    folder = Path(path).expanduser()
+    dtype = jnp.dtype(clip.text.projection.dtype if dtype is None else dtype)
+    parameters = {
+        name: weights.cast(name, value, dtype) for name, value in _parameters(clip).items()
+    }
+    _make_room(folder)
+    tokenizer.save(folder)
+    for name, contents in {
+        "config.json": clip.config.to_hf() | {"dtype": dtype.name},
+        "preprocessor_config.json": clip.config.preprocessor_to_hf(),
+    }.items():
+        (folder / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    tensors = {name: np.asarray(x, order="C") for name, x in weights.to_hf(parameters).items()}
+    # save_file would make a file that only its owner may read.
+    (folder / _FILE).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+
+
+def weights_hash(clip: Clip) -> str:
+    """SHA-256 of a model's weights: their names, dtypes, shapes and bytes, in hexadecimal."""
+    return weights.digest(_parameters(clip))
+
+
+def _flat(state: Any) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(nnx.to_pure_dict(state), sep=".")
+
+
+def _parameters(clip: Clip) -> dict[str, np.ndarray]:
+    return jax.device_get(_flat(nnx.state(clip, nnx.Param)))
+
+
+def _preprocessor(folder: Path) -> dict[str, Any]:
+    """The image processor's settings; transformers 5 writes them into processor_config.json."""
+    if (folder / "preprocessor_config.json").is_file():
+        return hub.read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").is_file():
+        settings = hub.read_json(folder / "processor_config.json")
+        if "image_processor" in settings:
+            return settings["image_processor"]
+    raise FileNotFoundError(
+        f"preprocessor_config.json is missing from {folder}: it says how images are normalised; "
+        "copy it from where the model came"
+    )
+
+
+def _check_vocabulary(config: ClipConfig, tokenizer: Tokenizer) -> None:
+    """Raises ValueError unless the text tower pools at the tokenizer's end-of-text."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}"
+        )
+    end = tokenizer.vocab_size - 1 if config.eot_id == 2 else config.eot_id
+    if tokenizer.eot_id != end:
+        raise ValueError(
+            f"the model ends texts at token {end} (eos_token_id {config.eot_id} in config.json), "
+            f"the tokenizer at {tokenizer.eot_id}"
+        )
+    if tokenizer.context_length != config.context_length:
+        raise ValueError(
+            f"the tokenizer's context length is {tokenizer.context_length}, the model's "
+            f"{config.context_length}"
+        )
+
+
+def _make_room(folder: Path) -> None:
+    """Creates the folder, or makes sure that all in it is overwritten or harmless."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.iterdir()):
+        return
+    config = folder / "config.json"
+    if not config.is_file() or hub.read_json(config).get("model_type") != "clip":
+        raise FileExistsError(f"{folder} is not empty and holds no CLIP: choose another folder")
+    suffixes = (".safetensors", ".index.json", ".msgpack", ".bin", ".h5")
+    others = [f.name for f in folder.iterdir() if f.name.endswith(suffixes)]
+    if others := [name for name in others if name != _FILE]:
+        raise FileExistsError(f"{folder} holds other weights, {others}: choose another folder")

@@ -1,0 +1,30 @@
+"""Settings of all tests."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import pytest
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+@pytest.fixture(scope="session")
+def get_config():
+    """The `get_config` of a file in experiments/configs."""
+
+    def load(name, *argument):
+        path = EXPERIMENTS / "configs" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(*argument)
+
+    return load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Programs that several tests compile are compiled once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

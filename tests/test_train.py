@@ -1,0 +1,228 @@
+"""Training end to end: learning, determinism, resume, devices, and what is written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cdc_jax import checkpoint, train
+from cdc_jax.tasks import Examples
+from cdc_jax.tasks.batches import TrainingBatches
+
+SMALL = "shots=4,world.test_images=5,methods=cdc,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16"
+
+
+@pytest.fixture(scope="module")
+def small(get_config):
+    """A configuration of nine steps, with checkpoints in the middle."""
+    config = get_config("fewshot", SMALL)
+    config.log_every, config.checkpoint_every = 2, 4
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    """A whole run of it: its folder, and what was returned."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train.train_and_evaluate(small, workdir)
+
+
+def lines(workdir, method="cdc"):
+    text = (workdir / method / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_results_hold_every_figure(finished):
+    workdir, results = finished
+    assert json.loads((workdir / "cdc/results.json").read_text()) == results["cdc"]
+    result = results["cdc"]
+    for half in ("base", "new"):
+        for split in ("iid", "int", "rev", "style"):
+            figures = result["splits"][f"{half}_{split}"]
+            assert figures["images"] == 60
+            assert figures["accuracy"] == result["summary"][f"{half}_{split}"]
+            assert len(figures["template_accuracy"]) == 4
+    base, new = result["summary"]["base_int"], result["summary"]["new_int"]
+    assert result["summary"]["H_int"] == pytest.approx(2 * base * new / (base + new))
+    # 4 templates x 3 layers x (2 x 128 text + 128 x 192 + 192 coupling)
+    assert result["trainable_parameters"] == 4 * 3 * (2 * 128 + 128 * 192 + 192)
+    assert [line["step"] for line in lines(workdir)] == [2, 4, 6, 8, 9]
+
+
+def test_a_finished_run_is_not_run_again(small, finished):
+    workdir, results = finished
+    before = (workdir / "cdc/metrics.jsonl").stat().st_mtime_ns
+    assert train.train_and_evaluate(small, workdir) == results
+    assert (workdir / "cdc/metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_the_same_seed_gives_the_same_numbers_to_the_bit(small, finished, tmp_path):
+    workdir, results = finished
+    assert train.train_and_evaluate(small, tmp_path) == results
+    assert lines(tmp_path) == lines(workdir)
+
+
+def test_an_interrupted_run_ends_with_the_same_numbers(small, finished, tmp_path, monkeypatch):
+    workdir, results = finished
+    get, stop_at = TrainingBatches.__getitem__, 7  # after the checkpoint at 4 and a log at 6
+
+    def dying(self, step):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        return get(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBatches, "__getitem__", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(small, tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
+    assert not (tmp_path / "cdc/results.json").exists()
+    taken = []
+
+    def counting(self, step):
+        taken.append(step)
+        return get(self, step)
+
+    monkeypatch.setattr(TrainingBatches, "__getitem__", counting)
+    assert train.train_and_evaluate(small, tmp_path) == results
+    assert taken == [4, 5, 6, 7, 8]
+    assert lines(tmp_path) == lines(workdir)
+
+
+def test_checkpoints_hold_no_frozen_weight(finished):
+    workdir, results = finished
+    with checkpoint.Checkpoints(workdir / "cdc/checkpoints") as checkpoints:
+        saved = checkpoints.restore_as_numpy(checkpoints.latest_step())
+    sizes = [leaf.size for leaf in jax.tree.leaves(saved["parameters"])]
+    assert sum(sizes) == results["cdc"]["trainable_parameters"]
+    # Adam's two moments, two counts of steps, and the step.
+    total = sum(leaf.size for leaf in jax.tree.leaves(saved))
+    assert total <= 3 * sum(sizes) + 4
+
+
+def test_another_configuration_in_the_same_folder_is_refused(small, finished, get_config):
+    workdir, _ = finished
+    changed = get_config("fewshot", SMALL + ",shots=2")
+    changed.log_every, changed.checkpoint_every = 2, 4
+    with pytest.raises(ValueError, match=r"another configuration \(shots: 4 there, 2 now\)"):
+        train.train_and_evaluate(changed, workdir)
+
+
+def test_eight_devices_agree_with_one(small, finished, tmp_path):
+    script = f"""
+import json, sys, importlib.util
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("fewshot", {str(_CONFIG)!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+config = module.get_config({SMALL!r})
+config.log_every, config.checkpoint_every = 2, 4
+from cdc_jax import train
+print(json.dumps(train.train_and_evaluate(config, Path({str(tmp_path)!r}))))
+"""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results["cdc"]["device"].startswith("8 x")
+    workdir, alone = finished
+    for mine, theirs in zip(lines(tmp_path), lines(workdir), strict=True):
+        for key in mine:
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-5)
+    for split, figures in results["cdc"]["splits"].items():
+        assert figures["accuracy"] == pytest.approx(alone["cdc"]["splits"][split]["accuracy"])
+        assert figures["nll"] == pytest.approx(alone["cdc"]["splits"][split]["nll"], rel=1e-4)
+
+
+_CONFIG = Path(__file__).parent.parent / "experiments" / "configs" / "fewshot.py"
+
+
+def test_coop_learns_and_consistency_holds_it_back(get_config, tmp_path):
+    argument = "world.test_images=10,methods=coop,coop_con"
+    for name in ("coop", "coop_con"):
+        argument += f",{name}.optimizer.epochs=15,{name}.views=clean"
+    results = train.train_and_evaluate(get_config("fewshot", argument), tmp_path)
+    logs = {name: lines(tmp_path, name) for name in results}
+    for name in results:
+        assert logs[name][-1]["classification"] < 0.9 * logs[name][0]["classification"]
+    assert logs["coop_con"][-1]["consistency"] < logs["coop"][-1]["consistency"] / 2
+
+
+def test_schedule_and_sgd_by_hand(get_config):
+    config = get_config("fewshot").coop.optimizer
+    values = dict(
+        name="sgd", learning_rate=0.1, warmup_rate=1e-5, weight_decay=5e-4, epochs=3, batch_size=4
+    )
+    config.update(values)
+    optimizer = train.make_optimizer(config, steps_per_epoch=2)
+    w, momentum, rates = 2.0, 0.0, [1e-5, 1e-5, 0.1, 0.1, 0.075, 0.075]
+    parameters = {"w": jnp.array(2.0)}
+    state = optimizer.init(parameters)
+    for rate in rates:
+        momentum = 0.9 * momentum + (3.0 + 5e-4 * w)
+        w -= rate * momentum
+        updates, state = optimizer.update({"w": jnp.array(3.0)}, state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+        assert float(parameters["w"]) == pytest.approx(w, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "sdg"}, "unknown optimizer.name 'sdg': choose one of sgd, adam"),
+        ({"learning_rate": -1.0}, "optimizer.learning_rate must not be negative, got -1.0"),
+    ],
+)
+def test_a_bad_optimizer_is_refused(get_config, changes, message):
+    from cdc_jax import methods
+
+    config = methods.configure("coop").optimizer
+    with config.unlocked():
+        config.update(changes)
+    with pytest.raises(ValueError, match=message):
+        train.make_optimizer(config, 5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path):
+    config = get_config("fewshot", "shots=2,methods=coop,coop.optimizer.learning_rate=1e30")
+    with pytest.raises(FloatingPointError, match="the loss is nan by step"):
+        train.train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "coop/results.json").exists()
+
+
+def examples(count):
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    return Examples(images, np.arange(count) % 3, ("a", "b", "c"))
+
+
+def test_batches_cover_an_epoch_once_and_are_pure():
+    batches, again = (TrainingBatches(examples(10), 3, seed=1) for _ in range(2))
+    assert batches.per_epoch == 3  # the tenth is dropped
+    orders = []
+    for epoch in range(4):
+        drawn = [batches[3 * epoch + i] for i in range(3)]
+        indices = np.concatenate([b["indices"] for b in drawn])
+        assert len(set(indices)) == 9
+        orders.append(tuple(indices))
+        for batch in drawn:
+            assert np.array_equal(batch["labels"], batch["indices"] % 3)
+            assert np.array_equal(batch["images"][:, 0, 0, 0], batch["indices"])
+    assert len(set(orders)) == 4
+    assert np.array_equal(again[7]["indices"], batches[7]["indices"])
+    assert not np.array_equal(TrainingBatches(examples(10), 3, 2)[0]["indices"], orders[0][:3])
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch():
+    batches = TrainingBatches(examples(5), 8, seed=0)
+    assert batches.per_epoch == 1
+    assert sorted(batches[3]["indices"]) == list(range(5))
