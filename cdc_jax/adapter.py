@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from cdc_jax import decoupling, evidence, heads, prompts, views
+from cdc_jax import decoupling, heads, prompts
 from cdc_jax.clip.model import Clip
 from cdc_jax.clip.tokenizer import Tokenizer
 

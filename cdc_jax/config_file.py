@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 
@@ -37,6 +37,7 @@ def run(main: Callable[[Any], None], script: str) -> None:
     """
 
     def guarded(argv: Any) -> None:
+        logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
         except (ValueError, AttributeError, OSError) as error:

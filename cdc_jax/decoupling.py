@@ -68,7 +68,9 @@ def cosine_consistency(
       text: text features of every template and class.
       anchors: features of the hand-crafted template, one for all templates or one each.
     """
-    return (1 - jnp.einsum("mkd,mkd->mk", text, jnp.broadcast_to(anchors, text.shape))).mean(1).sum()
+    return (
+        (1 - jnp.einsum("mkd,mkd->mk", text, jnp.broadcast_to(anchors, text.shape))).mean(1).sum()
+    )
 
 
 def softmax_consistency(

@@ -85,8 +85,9 @@ class Evaluator:
             images = examples.images[first : first + size]
             batch = devices.shard(devices.pad(images, size), self._mesh)
             made = jax.device_get(function(clip, parameters, text, batch))
-            outputs.append(jax.tree.map(lambda a, n=len(images): a[:n], made))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+            outputs.append(made)
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+        return jax.tree.map(lambda array: array[: len(examples)], joined)
 
 
 def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:

@@ -88,7 +88,6 @@ def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
         if first:
             state = checkpoints.restore(first, state)
         start, before, losses = time.time(), float(state["seconds"]), []
-        line: dict[str, Any] = {}
         with Progress("pretraining", total=config.steps, done=first) as progress:
             for i in range(first, config.steps):
                 batch = _batch(config, i, tokenizer)
@@ -102,14 +101,14 @@ def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
                     state["seconds"] = np.float32(before + time.time() - start)
                     mean = {k: float(np.mean([x[k] for x in losses])) for k in new}
                     losses = []
-                    line = {"step": done, "images": done * config.batch_size}
-                    line |= {"seconds": round(float(state["seconds"]))} | mean
+                    line = {"step": done, "images": done * config.batch_size} | mean
+                    line["seconds"] = round(float(state["seconds"]))
                     line |= zero_shot(trained(), tokenizer, seed=config.seed)
                     _log(workdir, line)
                 if done % config.checkpoint_every == 0 or done == config.steps:
                     checkpoints.save(done, state)
     clip_lib.save_pretrained(trained(), tokenizer, workdir / "clip", dtype=jnp.float16)
-    return line
+    return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
 
 
 def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -> dict[str, float]:
@@ -148,7 +147,9 @@ def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -
         "position": "a photo of a thing at the {}.",
         "background": "a photo of a thing on a {} background.",
     }.items():
-        accuracy[factor] = correct(features, [prompt.format(v) for v in values[factor]], scene[factor])
+        accuracy[factor] = correct(
+            features, [prompt.format(v) for v in values[factor]], scene[factor]
+        )
     unseen = factors.held_out(scene)
     for first in ("fill", "colour"):
         prompts = [f"a photo of a {v} {s}." for v in values[first] for s in values["shape"]]
@@ -158,7 +159,9 @@ def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -
     task = []
     for s in range(5):
         classes = aligned_classes(s)
-        labels = np.random.default_rng([seed, _EVALUATION, s]).integers(len(classes), size=scenes // 5)
+        labels = np.random.default_rng([seed, _EVALUATION, s]).integers(
+            len(classes), size=scenes // 5
+        )
         chosen = {f: np.array([c.factors[f] for c in classes])[labels] for f in ("fill", "shape")}
         subset = {f: v[: len(labels)] for f, v in scene.items()} | chosen
         prompts = [f"a photo of a {c.name}." for c in classes]
@@ -172,7 +175,7 @@ _TRAINING, _EVALUATION = 0, 1  # streams of scenes
 
 def normalized(images: np.ndarray, config: ClipConfig) -> np.ndarray:
     """uint8 images to float32, by the model's mean and standard deviation."""
-    mean, std = np.float32(config.mean), np.float32(config.std)
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
     return (images.astype(np.float32) / 255 - mean) / std
 
 
@@ -216,7 +219,9 @@ def _loss(model: Pretraining, batch: Mapping[str, Any], config: ConfigDict):
     grid = clip.vision.image_size // patch
     masks = batch["masks"].reshape(-1, grid, patch, grid, patch).swapaxes(2, 3)
     masks = masks.reshape(-1, grid**2, patch**2).astype(jnp.float32)
-    losses["mask"] = optax.sigmoid_binary_cross_entropy(model.mask_head(tokens[:, 1:]), masks).mean()
+    losses["mask"] = optax.sigmoid_binary_cross_entropy(
+        model.mask_head(tokens[:, 1:]), masks
+    ).mean()
     factor_loss = sum(losses[name] for name in _HEADS)
     total = contrast + config.factor_weight * factor_loss + config.mask_weight * losses["mask"]
     return total, {k: losses[k] for k in ("contrast", "shape", "mask")}

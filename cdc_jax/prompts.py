@@ -113,7 +113,7 @@ def initialize(
     shape = (count, layers, templates.context, config.text.width)
     noise = templates.noise * jax.random.normal(noise_key, shape)
     context = noise.at[0, 0].set(0).at[:, 0].add(clip.text.embed(jnp.asarray(ids)))
-    parameters = {"context": context}
+    parameters: Parameters = {"context": context}
     if templates.modality == "multimodal":
         inputs, outputs = config.text.width, config.vision.width
         bound, draws = inputs**-0.5, jnp.minimum(jnp.arange(layers), 1)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import rich.box
 import rich.console
 import rich.table
 
@@ -18,7 +19,7 @@ COLUMNS = {
     "H_iid": "H",
     "H_int": "H_int",
     "ece": "ECE",
-    "auroc_error": "AUROC",
+    "auroc": "AUROC",
 }
 """Columns of the table of one run: keys of `results["summary"]` -> titles."""
 
@@ -29,8 +30,13 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     Args:
       results: method -> its results.json.
     """
-    table = rich.table.Table(title="accuracy, harmonic means and calibration, percent")
-    table.add_column("method")
+    table = rich.table.Table(
+        title="accuracy, harmonic means and calibration in percent",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+    )
+    table.add_column("method", no_wrap=True)
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
     for method, result in results.items():

@@ -11,9 +11,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cdc_jax import adapter as adapter_lib
 from cdc_jax import clip as clip_lib
 from cdc_jax import devices, methods, prompts, views
-from cdc_jax import adapter as adapter_lib
 from cdc_jax.adapter import Adapter, Classes
 from cdc_jax.checkpoint import Checkpoints
 from cdc_jax.clip.model import Clip
@@ -62,7 +62,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         for name in names
     }
     return {
-        name: _run(config, name, chosen[name], adapters[name], task, clip, mesh, Path(workdir) / name)
+        name: _run(
+            config, name, chosen[name], adapters[name], task, clip, mesh, Path(workdir) / name
+        )
         for name in names
     }
 
@@ -153,7 +155,9 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTr
             raise ValueError(f"optimizer.{key} must not be negative, got {config[key]}")
     known = {"sgd": lambda rate: optax.sgd(rate, momentum=0.9), "adam": optax.adam}
     if config.name not in known:
-        raise ValueError(f"unknown optimizer.name {config.name!r}: choose one of {', '.join(known)}")
+        raise ValueError(
+            f"unknown optimizer.name {config.name!r}: choose one of {', '.join(known)}"
+        )
 
     def rate(step):
         epoch = step // steps_per_epoch
@@ -239,7 +243,9 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 

@@ -1,4 +1,4 @@
-"""Pretrains a small CLIP on the embedded world: `python experiments/pretrain.py --config=pretrain.py`.
+"""Pretrains a small CLIP: `python experiments/pretrain.py --config=pretrain.py`.
 
 A run that was stopped goes on where it was when it is started again with the same workdir.
 """

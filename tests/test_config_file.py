@@ -14,7 +14,9 @@ RUN = Path(__file__).parent.parent / "experiments" / "run.py"
 
 
 def config():
-    return ConfigDict({"shots": 16, "rate": 0.1, "name": "a", "part": {"on": True, "inner": {"x": 1}}})
+    return ConfigDict(
+        {"shots": 16, "rate": 0.1, "name": "a", "part": {"on": True, "inner": {"x": 1}}}
+    )
 
 
 def test_apply():

@@ -23,13 +23,12 @@ def test_pairwise(margin):
     expected = 0.0
     for m in range(M):
         pairs = [
-            max(0.0, TEXT[m, k] @ TEXT[n, k] - margin)
-            for k in range(K)
-            for n in range(M)
-            if n != m
+            max(0.0, TEXT[m, k] @ TEXT[n, k] - margin) for k in range(K) for n in range(M) if n != m
         ]
         expected += np.mean(pairs)
-    assert float(decoupling.pairwise(jnp.asarray(TEXT), margin)) == pytest.approx(expected, rel=1e-5)
+    assert float(decoupling.pairwise(jnp.asarray(TEXT), margin)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_pairwise_extremes():

@@ -56,9 +56,7 @@ def test_templates_differ_by_noise_or_by_phrase(world):
     )
     model, tokenizer = world
     plain = model.encode_text(tokenizer(["a shape with a dot."]))
-    np.testing.assert_allclose(
-        features(world, templates, other, ["dot"])[1], plain, atol=2e-6
-    )
+    np.testing.assert_allclose(features(world, templates, other, ["dot"])[1], plain, atol=2e-6)
 
 
 def test_deep_and_visual_prompts_have_the_published_shapes_and_draws(world):

@@ -23,7 +23,9 @@ class Examples:
     def __post_init__(self):
         if len(self.images) != len(self.labels):
             raise ValueError(f"got {len(self.images)} images and {len(self.labels)} labels")
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(
+            self.class_names
+        ):
             raise ValueError(
                 f"labels {self.labels.min()}..{self.labels.max()} need as many class names, "
                 f"got {len(self.class_names)}"

@@ -1,8 +1,8 @@
 """Few-shot adaptation by every method, on the embedded world unless told otherwise.
 
-    python experiments/run.py --config=fewshot.py
-    python experiments/run.py --config=fewshot.py:shots=4,seed=2
-    python experiments/run.py --config=fewshot.py --config.methods=coop,cdc --config.cdc.views=set1
+python experiments/run.py --config=fewshot.py
+python experiments/run.py --config=fewshot.py:shots=4,seed=2
+python experiments/run.py --config=fewshot.py --config.methods=coop,cdc --config.cdc.views=set1
 """
 
 from ml_collections import ConfigDict

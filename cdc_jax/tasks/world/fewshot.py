@@ -126,7 +126,7 @@ def correlated_values(classes: int, seed: int) -> factors.Factors:
 
 
 def permuted_classes(chosen: np.ndarray, classes: int) -> np.ndarray:
-    """sigma: a cyclic shift by half within base and within new, so that base values stay in base."""
+    """sigma: a cyclic shift within base and within new, so that base values stay in base."""
     half = classes // 2
     return chosen // half * half + (chosen % half + half // 2) % half
 
@@ -151,4 +151,4 @@ def _scenes(
     correlated = np.random.default_rng([*seed, 3]).random(count) < rho
     tied = {name: np.where(correlated, own[name][giver], scenes[name]) for name in IRRELEVANT}
     relevant = {f: np.array([c.factors[f] for c in classes])[chosen] for f in classes[0].factors}
-    return factors.do(scenes, **tied, **relevant)
+    return scenes | tied | relevant

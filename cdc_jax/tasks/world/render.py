@@ -156,7 +156,7 @@ def _add_distractor(image: np.ndarray, scene: Factors, rng: np.random.Generator)
         "stick": lambda x, y: (abs(x) < 0.08) & (abs(y) < 0.28),
     }.items():
         chosen = scene["distractor"] == index("distractor", name)
-        corner = rng.choice(np.float32([-0.68, 0.68]), (int(chosen.sum()), 2))
+        corner = rng.choice(np.array([-0.68, 0.68], np.float32), (int(chosen.sum()), 2))
         covered = inside(column - _each(corner[:, 0]), row - _each(corner[:, 1]))[..., None]
         colour = _jittered(_COLOURS[scene["distractor_colour"][chosen]], rng)[:, None, None]
         image[chosen] = np.where(covered, colour, image[chosen])
@@ -209,7 +209,9 @@ def _atlas(side: int = 96) -> np.ndarray:
         edge = ImageFilter.GaussianBlur(1.2 * fine / side)
         eroded = image.filter(ImageFilter.GaussianBlur(fine / 21))
         eroded = eroded.point([255 if v > 215 else 0 for v in range(256)])
-        masks = [im.filter(edge).resize((side, side), Image.Resampling.BOX) for im in (image, eroded)]
+        masks = [
+            im.filter(edge).resize((side, side), Image.Resampling.BOX) for im in (image, eroded)
+        ]
         pairs.append(np.stack([np.asarray(m, np.float32) / 255 for m in masks], -1))
     atlas = np.stack(pairs)
     # Look-ups outside the shape's square are clamped to its border, which must be empty.

@@ -21,7 +21,7 @@ def merges(words: Sequence[str]) -> list[tuple[str, str]]:
     pair is merged, the alphabetically first among equals, until no word has two pieces.
     """
     pieces = [[*word[:-1], word[-1] + "</w>"] for word in words]
-    found = []
+    found: list[tuple[str, str]] = []
     while True:
         counts = collections.Counter(
             pair for word in pieces for pair in zip(word, word[1:], strict=False)
