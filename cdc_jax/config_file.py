@@ -94,8 +94,8 @@ def apply(config: ConfigDict, argument: str) -> ConfigDict:
         *parents, last = key.split(".")
         for name in parents:
             owner = owner[_known(owner, name)]
-        kind = owner.get_type(_known(owner, last))
-        owner[last] = _parsed(key, text, kind)
+        last = _known(owner, last)
+        owner[last] = _parsed(key, text, owner.get_type(last))
     return config.lock()
 
 
