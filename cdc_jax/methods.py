@@ -63,9 +63,10 @@ SMALL: dict[str, dict] = {
     "zero_shot": {},
     "coop": _SMALL,
     "coop_con": _SMALL,
+    # Visual prompts drift on so small a tower: with them, new classes lost 1.7 to 4 points more.
     "cdc": {
-        **_SMALL, "views": "set1", "prompts.layers": 3, "optimizer.learning_rate": 0.003,
-        "optimizer.batch_size": 16, "optimizer.epochs": 20,
+        **_SMALL, "views": "set1", "prompts.modality": "text", "prompts.layers": 1,
+        "prompts.context": 4, "optimizer.batch_size": 32,
     },
 }  # fmt: skip
 """What the embedded CLIP's rows change on top."""

@@ -62,7 +62,9 @@ def test_objective_of_coop_with_consistency(world):
 
 def test_objective_of_cdc_is_the_sum_of_its_parts(world):
     model, _ = world
-    config = methods.configure("cdc", small=True)
+    config = methods.configure("cdc")
+    with config.unlocked():
+        config.prompts.layers = 3
     made, parameters = create(world, config)
     classes = made.classes(model, NAMES)
     views = jax.random.normal(jax.random.key(1), (4, 2, 32, 32, 3))

@@ -16,7 +16,10 @@ from cdc_jax import checkpoint, train
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 
-SMALL = "shots=4,world.test_images=5,methods=cdc,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16"
+SMALL = (
+    "shots=4,world.test_images=5,methods=cdc,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16,"
+    "cdc.prompts.modality=multimodal,cdc.prompts.layers=3,cdc.prompts.context=2"
+)
 
 
 @pytest.fixture(scope="module")
