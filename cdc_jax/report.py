@@ -33,10 +33,9 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     table = rich.table.Table(
         title="accuracy, harmonic means and calibration in percent",
         box=rich.box.SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
-        pad_edge=False,
+        padding=0,
     )
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", no_wrap=True, min_width=14)
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
     for method, result in results.items():
