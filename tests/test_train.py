@@ -18,7 +18,8 @@ from cdc_jax.tasks.batches import TrainingBatches
 
 SMALL = (
     "shots=4,world.test_images=5,methods=cdc,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16,"
-    "cdc.prompts.modality=multimodal,cdc.prompts.layers=3,cdc.prompts.context=2"
+    "cdc.prompts.modality=multimodal,cdc.prompts.layers=3,cdc.prompts.context=2,"
+    "cdc.optimizer.name=sgd,cdc.optimizer.learning_rate=0.0035"
 )
 
 
@@ -105,9 +106,9 @@ def test_checkpoints_hold_no_frozen_weight(finished):
         saved = checkpoints.restore_as_numpy(checkpoints.latest_step())
     sizes = [leaf.size for leaf in jax.tree.leaves(saved["parameters"])]
     assert sum(sizes) == results["cdc"]["trainable_parameters"]
-    # Adam's two moments, two counts of steps, and the step.
+    # The momentum, the schedule's count of steps, and the step.
     total = sum(leaf.size for leaf in jax.tree.leaves(saved))
-    assert total <= 3 * sum(sizes) + 4
+    assert total == 2 * sum(sizes) + 2
 
 
 def test_another_configuration_in_the_same_folder_is_refused(small, finished, get_config):
@@ -211,8 +212,8 @@ def test_a_bad_optimizer_is_refused(get_config, changes, message):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path):
-    config = get_config("fewshot", "shots=2,methods=coop,coop.optimizer.learning_rate=1e30")
-    with pytest.raises(FloatingPointError, match="the loss is nan by step"):
+    config = get_config("fewshot", "shots=2,methods=coop,coop.head.fused_weight=1e999")
+    with pytest.raises(FloatingPointError, match="the loss is (nan|inf) by step 10"):
         train.train_and_evaluate(config, tmp_path)
     assert not (tmp_path / "coop/results.json").exists()
 
