@@ -25,6 +25,10 @@ def get_config():
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Programs that several tests compile are compiled once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    """Programs that several tests compile are compiled once.
+
+    JAX_COMPILATION_CACHE_DIR keeps them for the next run of the tests as well.
+    """
+    folder = jax.config.jax_compilation_cache_dir or str(tmp_path_factory.mktemp("programs"))
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
