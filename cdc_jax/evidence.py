@@ -255,17 +255,40 @@ def combine(log_evidence: PerSource, axis: int = -2) -> PerClass:
 
     Dempster 1967; Shafer 1976, chapter 3; closed form: see the module's docstring.
     """
+    return _product(_sources_first(log_evidence, axis), 1.0)
+
+
+def pool(log_evidence: PerSource, axis: int = -2) -> PerClass:
+    """Dempster's rule for sources that are one and the same: the geometric mean of plausibilities.
+
+    e_k = K (prod_m (1 + e^m_k / K)^(1/M) - 1): since 1 + e_k / K = (b_k + u) / u, each source
+    enters with 1/M of its weight of evidence. M equal sources give back the one, where `combine`
+    would count it M times. Arguments and errors as `combine`.
+
+    >>> jnp.array_str(jnp.exp(pool(jnp.log(jnp.array([[6.0, 0.0], [6.0, 0.0]])))), precision=3)
+    '[6. 0.]'
+
+    This project's choice; Shafer 1976, chapter 5, for weights of evidence, which Dempster's rule
+    adds.
+    """
     sources = _sources_first(log_evidence, axis)
+    return _product(sources, 1 / len(sources))
+
+
+def _product(sources: Array, power: float) -> Array:
+    """log of K (prod_m (1 + e^m / K)^power - 1), the sources on the first axis."""
     log_classes = jnp.log(sources.shape[-1])
     ratio = sources - log_classes  # log(e / K)
-    total = jax.nn.softplus(ratio).sum(axis=0)
+    total = power * jax.nn.softplus(ratio).sum(axis=0)
     # log(expm1(r)) = r + log(-expm1(-r)) is exact until r underflows; well before, below epsilon, r
-    # is sum_m e^m / K to rounding, and the log of that sum can't underflow. `where` on the input as
-    # well: the branch not taken gets a harmless value, for 0 * inf in its gradient would be NaN.
+    # is power sum_m e^m / K to rounding, and the log of that sum can't underflow. `where` on the
+    # input as well: the branch not taken gets a harmless value, for 0 * inf in its gradient would
+    # be NaN.
     tiny = total < jnp.finfo(total.dtype).eps
     safe = jnp.where(tiny, 1.0, total)
     exact = safe + jnp.log(-jnp.expm1(-safe))
-    return log_classes + jnp.where(tiny, _logsumexp(ratio, axis=0), exact)
+    small = _logsumexp(ratio, axis=0) + jnp.log(power)
+    return log_classes + jnp.where(tiny, small, exact)
 
 
 def average(log_evidence: PerSource, axis: int = -2) -> PerClass:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cdc_jax import evidence as ev
 
-FUSIONS = (ev.combine, ev.average, ev.cumulate, ev.cautious, ev.most_certain)
+FUSIONS = (ev.combine, ev.average, ev.cumulate, ev.cautious, ev.most_certain, ev.pool)
 LOSSES = (ev.trusted_cross_entropy, ev.type_two_likelihood, ev.expected_squared_error)
 MEASURES = (
     ev.log_vacuity,
@@ -173,6 +173,23 @@ def test_average_is_the_mean_of_the_masses(log_evidence):
     mean = [np.mean([m[focal] for m in masses]) for focal in masses[0]]
     belief, uncertainty, _ = float64(ev.opinion, float64(ev.average, log_evidence))
     np.testing.assert_allclose([*belief, uncertainty], mean, atol=1e-12)
+
+
+@FEW
+@given(opinions(sources=(3,)))
+def test_pool_is_the_geometric_mean_of_plausibilities(log_evidence):
+    masses = [mass_function(e) for e in np.exp(log_evidence)]
+    frame = frozenset(range(log_evidence.shape[1]))
+    singletons = [frozenset([k]) for k in sorted(frame)]
+    plausibility = np.array([[(m[f] + m[frame]) / m[frame] for f in singletons] for m in masses])
+    belief = scipy.stats.gmean(plausibility, axis=0) - 1
+    expected = np.array([*belief, 1]) / (belief.sum() + 1)
+    got = float64(ev.opinion, float64(ev.pool, log_evidence))
+    np.testing.assert_allclose([*got.belief, got.uncertainty], expected, atol=1e-9)
+    same = float64(ev.pool, np.repeat(log_evidence[:1], 4, axis=0))
+    np.testing.assert_allclose(np.exp(same), np.exp(log_evidence[0]), rtol=1e-9)
+    whole = float64(ev.combine, np.repeat(float64(ev.pool, log_evidence)[None], 3, axis=0))
+    np.testing.assert_allclose(whole, float64(ev.combine, log_evidence), atol=1e-9)
 
 
 def canonical_weights(masses, frame):
