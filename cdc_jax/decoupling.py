@@ -58,6 +58,23 @@ def match(
     return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
 
 
+def negative_correlation(
+    logits: Float[Array, "batch templates classes"],
+) -> Float[Array, ""]:
+    """L_de on predictions: each template's is to differ from their mean.
+
+    sum_m mean_x (p^m − p̄) · sum_{n != m} (p^n − p̄) = −sum_m mean_x |p^m − p̄|², with
+    p^m = softmax(z^m); 0 for one template, never positive. Liu and Yao 1999, "Ensemble learning
+    via negative correlation".
+
+    Args:
+      logits: of every template.
+    """
+    probability = jax.nn.softmax(logits, -1)
+    deviation = probability - probability.mean(-2, keepdims=True)
+    return -jnp.square(deviation).sum((-2, -1)).mean()
+
+
 def cosine_consistency(
     text: Float[Array, "templates classes embed"],
     anchors: Float[Array, "#templates classes embed"],
