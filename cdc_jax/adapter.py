@@ -5,17 +5,18 @@ every template -> fused prediction and loss. What the parts are is the method's 
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from cdc_jax import decoupling, heads, prompts
-from cdc_jax.clip.model import Clip
+from cdc_jax.clip.model import Clip, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
 
 Logits = Float[Array, "batch templates classes"]
@@ -27,11 +28,23 @@ class Classes:
 
     Attributes:
       names: token ids of the names up to their end of text, (classes, tokens).
-      anchors: features of the hand-crafted template, one for all templates: (1, classes, embed).
+      anchors: features of the hand-crafted templates, one for all learned ones or one each,
+        (anchors, classes, embed).
     """
 
     names: Int[Array, "classes tokens"]
-    anchors: Float[Array, "1 classes embed"]
+    anchors: Float[Array, "anchors classes embed"]
+
+
+class Computed(NamedTuple):
+    """What the terms of the objective are functions of; shapes as in `decoupling`."""
+
+    image: Float[Array, "templates_or_1 batch embed"]
+    text: Float[Array, "templates classes embed"]
+    anchors: Float[Array, "anchors classes embed"]
+    logits: Logits
+    labels: Int[Array, "batch"]
+    logit_scale: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,32 +57,55 @@ class Adapter:
     Attributes:
       templates: what is fixed about the semantic templates.
       fixed_words: token ids between the learned vectors and the name, (templates, words).
-      start_id: id of the start-of-text token.
-      template: the hand-crafted template, with {} for the name.
+      hand_crafted: texts with {} for the name: what L_con ties the templates to, and the templates
+        themselves where nothing is learned.
+      ensemble: average the features of the hand-crafted texts into one.
+      class_names: the classes trained on.
       tokenizer: the CLIP's tokenizer.
       head: fuses the templates' logits.
+      learned_scale: whether scale and shift of the logits are learned.
       loss: the losses' part of the method's configuration.
     """
 
     templates: prompts.Templates
     fixed_words: np.ndarray
-    template: str
+    hand_crafted: tuple[str, ...]
+    ensemble: bool
+    class_names: tuple[str, ...]
     tokenizer: Tokenizer
     head: heads.Head
+    learned_scale: bool
     loss: ConfigDict
 
-    def classes(self, clip: Clip, names: Sequence[str]) -> Classes:
-        """Tokenises class names and encodes the hand-crafted template's features of them."""
-        texts = [self.template.format(name.replace("_", " ")) for name in names]
-        anchors = clip.encode_text(jnp.asarray(self.tokenizer(texts)))
-        return Classes(
-            jnp.asarray(self.tokenizer.names(names, suffix=self.templates.suffix)), anchors[None]
+    def initialize(self, key: jax.Array, clip: Clip) -> prompts.Parameters:
+        """Initial learned vectors: those of `prompts.initialize`, and of the evidence's scale."""
+        parameters = prompts.initialize(
+            key, self.templates, clip, self.tokenizer, len(self.class_names)
         )
+        if self.learned_scale:
+            parameters["evidence"] = {"log_scale": jnp.zeros(()), "shift": jnp.zeros(())}
+        return parameters
+
+    def covers(self, class_names: Sequence[str]) -> bool:
+        """Whether it can classify among these: prompts among any, a probe among its own only."""
+        return self.templates.modality != "probe" or tuple(class_names) == self.class_names
+
+    def classes(self, clip: Clip, names: Sequence[str]) -> Classes:
+        """Tokenises class names and encodes the hand-crafted templates' features of them."""
+        anchors = hand_crafted_features(clip, self.tokenizer, self.hand_crafted, names)
+        if self.ensemble:
+            anchors = normalize(anchors.mean(0, keepdims=True))
+        ids = self.tokenizer.names(names, suffix=self.templates.suffix)
+        return Classes(jnp.asarray(ids), anchors)
 
     def text_features(
         self, clip: Clip, parameters: prompts.Parameters, classes: Classes
     ) -> Float[Array, "templates classes embed"]:
-        """Normalised features of every class under every template."""
+        """Features of every class under every template, normalised but for a probe's rows."""
+        if "classifier" in parameters:
+            return parameters["classifier"]
+        if "context" not in parameters:
+            return classes.anchors
         return prompts.text_features(
             clip, parameters, self.tokenizer.start_id, self.fixed_words, classes.names
         )
@@ -82,7 +118,9 @@ class Adapter:
         images: Float[Array, "views batch height width 3"],
     ) -> Logits:
         """z^m_k = cos(f^m(x^m), g(t^m_k)) / tau of normalised views."""
-        return similarities(clip, prompts.image_features(clip, parameters, images), text)
+        return similarities(
+            clip, parameters, prompts.image_features(clip, parameters, images), text
+        )
 
     def objective(
         self,
@@ -108,11 +146,12 @@ class Adapter:
         """
         text = self.text_features(clip, parameters, classes)
         image = prompts.image_features(clip, parameters, images)
-        logits = similarities(clip, image, text)
+        logits = similarities(clip, parameters, image, text)
+        made = Computed(image, text, classes.anchors, logits, labels, clip.logit_scale)
         parts = {
             "classification": self.head.loss(logits, labels, progress).mean(),
-            "decoupling": _DECOUPLING[self.loss.decoupling](self, clip, image, text, labels),
-            "consistency": _CONSISTENCY[self.loss.consistency](clip, text, classes.anchors),
+            "decoupling": _DECOUPLING[self.loss.decoupling](made, self.loss),
+            "consistency": _CONSISTENCY[self.loss.consistency](made),
         }
         total = (
             parts["classification"]
@@ -125,30 +164,89 @@ class Adapter:
 
 def similarities(
     clip: Clip,
+    parameters: prompts.Parameters,
     image: Float[Array, "templates_or_1 batch embed"],
     text: Float[Array, "templates classes embed"],
 ) -> Logits:
-    """Cosines of image and text features, times the logit scale."""
+    """Cosines of image and text features, times the logit scale.
+
+    Where scale a and shift b of the evidence are learned, a z − b of them.
+    """
     image = jnp.broadcast_to(image, (len(text), *image.shape[1:]))
-    return clip.logit_scale * jnp.einsum("mbd,mkd->bmk", image, text)
+    logits = clip.logit_scale * jnp.einsum("mbd,mkd->bmk", image, text)
+    if "evidence" not in parameters:
+        return logits
+    return jnp.exp(parameters["evidence"]["log_scale"]) * logits - parameters["evidence"]["shift"]
 
 
-# Which losses there are, all with one signature. A weight of 0 leaves a term out of the compiled
-# program's derivative.
-_DECOUPLING = {
-    "pairwise": lambda adapter, clip, image, text, labels: decoupling.pairwise(
-        text, adapter.loss.margin
+def hand_crafted_features(
+    clip: Clip, tokenizer: Tokenizer, templates: Sequence[str], names: Sequence[str]
+) -> Float[Array, "templates classes embed"]:
+    """Normalised features of the plain texts: every class name in every template's {}."""
+    names = [name.replace("_", " ") for name in names]
+    return jnp.stack(
+        [
+            clip.encode_text(jnp.asarray(tokenizer([template.format(name) for name in names])))
+            for template in templates
+        ]
+    )
+
+
+# Which losses there are.
+_DECOUPLING: dict[str, Callable[[Computed, ConfigDict], Array]] = {
+    "pairwise": lambda made, loss: decoupling.pairwise(made.text, loss.margin),
+    "match": lambda made, loss: decoupling.match(
+        made.image, made.text, made.labels, made.logit_scale
     ),
-    "match": lambda adapter, clip, image, text, labels: decoupling.match(
-        image, text, labels, clip.logit_scale
+    "negative_correlation": lambda made, loss: decoupling.negative_correlation(made.logits),
+}
+_CONSISTENCY: dict[str, Callable[[Computed], Array]] = {
+    "cosine": lambda made: decoupling.cosine_consistency(made.text, made.anchors),
+    "softmax": lambda made: decoupling.softmax_consistency(
+        made.text, made.anchors, made.logit_scale
     ),
 }
-_CONSISTENCY = {
-    "cosine": lambda clip, text, anchors: decoupling.cosine_consistency(text, anchors),
-    "softmax": lambda clip, text, anchors: decoupling.softmax_consistency(
-        text, anchors, clip.logit_scale
-    ),
-}
+
+
+def calibrate(
+    config: ConfigDict,
+    clip: Clip,
+    tokenizer: Tokenizer,
+    template: str,
+    class_names: Sequence[str],
+    features: Float[Array, "images embed"],
+    labels: Int[np.ndarray, "images"],
+) -> tuple[ConfigDict, float]:
+    """What a method takes from the training images before it is tuned on them.
+
+    Args:
+      config: the method's configuration.
+      clip: the frozen model.
+      tokenizer: its tokenizer.
+      template: the task's hand-crafted template.
+      class_names: the classes trained on.
+      features: normalised features of the training images' clean views.
+      labels: their labels.
+
+    Returns:
+      The configuration with one initial phrase, the most accurate of them on these images, where
+      `prompts.pick` asks for that, and else as it is; and the mean logit of these images under the
+      method's hand-crafted templates.
+    """
+
+    def logits(templates: Sequence[str]) -> np.ndarray:
+        text = hand_crafted_features(clip, tokenizer, templates, class_names)
+        return np.asarray(clip.logit_scale * jnp.einsum("bd,mkd->mbk", features, text))
+
+    if config.prompts.pick:
+        phrases = config.prompts.phrases.split("|")
+        correct = logits([_as_template(phrase) for phrase in phrases]).argmax(-1) == labels
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            config.prompts.phrases = phrases[int(correct.mean(1).argmax())].strip()
+            config.prompts.pick = False
+        config.lock()
+    return config, float(logits(_hand_crafted(config.prompts, template)).mean())
 
 
 def create(
@@ -156,19 +254,22 @@ def create(
     clip: Clip,
     tokenizer: Tokenizer,
     template: str,
+    class_names: Sequence[str],
     mean_logit: float,
 ) -> Adapter:
     """Puts a method together.
 
     Args:
-      config: the method's configuration, see `methods.DEFAULTS`.
+      config: the method's configuration, see `methods.DEFAULTS`, after `calibrate`.
       clip: the frozen model.
       tokenizer: its tokenizer.
       template: the hand-crafted template t^0, with {} for the class name.
+      class_names: the classes trained on.
       mean_logit: zero-shot mean logit of the training images, for the evidential head's shift.
 
     Raises:
-      ValueError: a value that no part knows, or a template without {}.
+      ValueError: a value that no part knows, a template without {}, or hand-crafted templates that
+        are neither one nor one a template.
     """
     for value, known, key in (
         (config.loss.decoupling, _DECOUPLING, "loss.decoupling"),
@@ -177,14 +278,29 @@ def create(
     ):
         if value not in known:
             raise ValueError(f"unknown {key} {value!r}: choose one of {', '.join(known)}")
-    if template.count("{}") != 1:
-        raise ValueError(f"a template needs one {{}} for the class name, got {template!r}")
+    hand_crafted = _hand_crafted(config.prompts, template)
+    for text in hand_crafted:
+        if text.count("{}") != 1:
+            raise ValueError(f"a template needs one {{}} for the class name, got {text!r}")
+    learned = config.prompts.context > 0
+    anchors = 1 if config.prompts.ensemble else len(hand_crafted)
+    if learned and anchors not in (1, config.prompts.templates):
+        raise ValueError(
+            f"prompts.anchors names {anchors} hand-crafted templates: {config.prompts.templates} "
+            "learned ones need one, or one each"
+        )
     templates = _templates(config.prompts, template)
-    words = templates.words(tokenizer)[:, templates.context :]
     return Adapter(
-        templates, words, template, tokenizer, _HEADS[config.head.name](config.head, mean_logit),
-        config.loss,
-    )  # fmt: skip
+        templates=templates,
+        fixed_words=templates.words(tokenizer)[:, templates.context :],
+        hand_crafted=hand_crafted,
+        ensemble=config.prompts.ensemble,
+        class_names=tuple(class_names),
+        tokenizer=tokenizer,
+        head=_HEADS[config.head.name](config.head, mean_logit),
+        learned_scale=config.head.learned,
+        loss=config.loss,
+    )
 
 
 def _templates(config: ConfigDict, template: str) -> prompts.Templates:
@@ -200,6 +316,19 @@ def _templates(config: ConfigDict, template: str) -> prompts.Templates:
     )
 
 
+def _hand_crafted(config: ConfigDict, template: str) -> tuple[str, ...]:
+    if config.anchors == "":
+        return (template,)
+    if config.anchors == "own":
+        phrases = _templates(config, template).phrases
+        return tuple(_as_template(phrase) for phrase in phrases)
+    return tuple(text.strip() for text in config.anchors.split("|"))
+
+
+def _as_template(phrase: str) -> str:
+    return f"{phrase.strip()} {{}}."
+
+
 def _softmax(config: ConfigDict, mean_logit: float) -> heads.Head:
     del mean_logit
     return heads.SoftmaxHead(config.fusion, config.template_weight, config.fused_weight)
@@ -213,6 +342,7 @@ def _evidential(config: ConfigDict, mean_logit: float) -> heads.Head:
         template_weight=config.template_weight,
         fused_weight=config.fused_weight,
         kl_weight=config.kl_weight,
+        centred=config.centred,
     )
 
 

@@ -1,15 +1,16 @@
 """Exact evaluation: every image is scored once, whatever the batch size and the devices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
-from cdc_jax import devices, metrics, views
-from cdc_jax.adapter import Adapter
+from cdc_jax import devices, metrics, prompts, views
+from cdc_jax.adapter import Adapter, similarities
 from cdc_jax.clip.model import Clip
 from cdc_jax.tasks import Examples
 
@@ -24,13 +25,62 @@ class Scores:
       labels: (examples,).
       probability: fused, (examples, classes).
       uncertainty: of the head, (examples,).
+      conflict: among the templates, (examples,).
       template_predicted: each template's own choice, (examples, templates).
+      template_confidence: its probability, (examples, templates).
+      template_uncertainty: each template's own uncertainty, (examples, templates).
     """
 
     labels: np.ndarray
     probability: np.ndarray
     uncertainty: np.ndarray
+    conflict: np.ndarray
     template_predicted: np.ndarray
+    template_confidence: np.ndarray
+    template_uncertainty: np.ndarray
+
+
+class ImageFeatures:
+    """Image features of clean views, every image once, whatever the batch size and the devices.
+
+    Features that no learned vector changes are computed once for all methods.
+
+    Args:
+      mesh: images are split over its `data` axis.
+      batch_size: images at a time; the last batch is padded, and what was padded is cut again.
+    """
+
+    def __init__(self, mesh: Mesh, batch_size: int):
+        self._mesh = mesh
+        self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._frozen: dict[int, tuple[Examples, np.ndarray]] = {}
+
+        @jax.jit
+        def encode(clip, parameters, images):
+            clean = views.clean_view(images, clip.config.mean, clip.config.std)
+            return prompts.image_features(clip, parameters, clean[None])
+
+        self._encode = encode
+
+    def __call__(self, clip: Clip, parameters: PyTree, examples: Examples) -> np.ndarray:
+        """Features under every template, (templates or 1, examples, embed)."""
+        if not len(examples):
+            raise ValueError("a split to evaluate is empty")
+        if "coupling" in parameters:
+            return self._encoded(clip, parameters, examples)
+        known = self._frozen.get(id(examples))
+        if known is None:  # kept with the examples, so that no others get their id
+            known = examples, self._encoded(clip, {}, examples)
+            self._frozen[id(examples)] = known
+        return known[1]
+
+    def _encoded(self, clip: Clip, parameters: PyTree, examples: Examples) -> np.ndarray:
+        size, made = self.batch_size, []
+        for first in range(0, len(examples), size):
+            images = devices.pad(examples.images[first : first + size], size)
+            batch = devices.shard(images, self._mesh)
+            made.append(jax.device_get(self._encode(clip, parameters, batch)))
+        return np.concatenate(made, 1)[:, : len(examples)]
 
 
 class Evaluator:
@@ -38,27 +88,25 @@ class Evaluator:
 
     Args:
       adapter: the method.
-      mesh: images are split over its `data` axis.
-      batch_size: images at a time; the last batch is padded, and what was padded is cut again.
+      features: of the images; shared by the methods of a run.
     """
 
-    def __init__(self, adapter: Adapter, mesh: Mesh, batch_size: int):
-        self._adapter, self._mesh = adapter, mesh
-        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+    def __init__(self, adapter: Adapter, features: ImageFeatures):
+        self._adapter, self._features = adapter, features
         self._text = jax.jit(adapter.text_features)
 
-        def logits(clip, parameters, text, images):
-            clean = views.clean_view(images, clip.config.mean, clip.config.std)
-            return adapter.logits(clip, parameters, text, clean[None])
+        @jax.jit
+        def predict(clip, parameters, text, image):
+            logits = similarities(clip, parameters, image, text)
+            return adapter.head.predict(logits)
 
-        def predict(clip, parameters, text, images):
-            return adapter.head.predict(logits(clip, parameters, text, images))
+        self._predict = predict
 
-        self._logits, self._predict = jax.jit(logits), jax.jit(predict)
-
-    def logits(self, clip: Clip, parameters: PyTree, examples: Examples) -> np.ndarray:
-        """Logits of clean views, (examples, templates, classes)."""
-        return self._over_batches(self._logits, clip, parameters, examples)
+    def text_features(
+        self, clip: Clip, parameters: PyTree, class_names: Sequence[str]
+    ) -> Float[Array, "templates classes embed"]:
+        """Features of the classes under every template."""
+        return self._text(clip, parameters, self._adapter.classes(clip, class_names))
 
     def scores(self, clip: Clip, parameters: PyTree, examples: Examples) -> Scores:
         """Predictions of a split; its classes' text features are computed once.
@@ -68,49 +116,52 @@ class Evaluator:
           parameters: the learned vectors, on the mesh.
           examples: the split.
         """
-        predictions = self._over_batches(self._predict, clip, parameters, examples)
+        text = self.text_features(clip, parameters, examples.class_names)
+        image = self._features(clip, parameters, examples)
+        size, made = self._features.batch_size, []
+        for first in range(0, len(examples), size):
+            part = image[:, first : first + size].swapaxes(0, 1)
+            batch = devices.pad(part, size).swapaxes(0, 1)
+            made.append(jax.device_get(self._predict(clip, parameters, text, batch)))
+        said = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(examples)], *made)
         return Scores(
             labels=examples.labels,
-            probability=predictions.probability,
-            uncertainty=predictions.uncertainty,
-            template_predicted=predictions.template_probability.argmax(-1),
+            probability=said.probability,
+            uncertainty=said.uncertainty,
+            conflict=said.conflict,
+            template_predicted=said.template_probability.argmax(-1),
+            template_confidence=said.template_probability.max(-1),
+            template_uncertainty=said.template_uncertainty,
         )
-
-    def _over_batches(self, function, clip, parameters, examples) -> PyTree:
-        if not len(examples):
-            raise ValueError("a split to evaluate is empty")
-        text = self._text(clip, parameters, self._adapter.classes(clip, examples.class_names))
-        size, outputs = self._batch_size, []
-        for first in range(0, len(examples), size):
-            images = examples.images[first : first + size]
-            batch = devices.shard(devices.pad(images, size), self._mesh)
-            made = jax.device_get(function(clip, parameters, text, batch))
-            outputs.append(made)
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
-        return jax.tree.map(lambda array: array[: len(examples)], joined)
 
 
 def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:
     """The figures of a method: on every split, and those that tables show.
 
     Args:
-      scores: split name -> scores; the names are `base_*` and `new_*`.
+      scores: split name -> scores.
 
     Returns:
       `splits`: for each split the number of images; in percent the accuracy, each template's
       accuracy alone, the expected calibration error (`ece`), the AUROC of the head's uncertainty
       for errors (`auroc`) and the area under the risk-coverage curve (`aurc`); the negative
-      log-likelihood in nats (`nll`) and the Brier score (`brier`). `summary`, in percent: the
-      accuracy of every split, the harmonic mean `H_x` of base_x and new_x, and `ece` and `auroc`
-      under do(), averaged over base and new.
+      log-likelihood in nats (`nll`), the Brier score (`brier`) and the mean conflict. `summary`,
+      in percent: the accuracy of every split; where there are base_x and new_x, their harmonic
+      mean `H_x` and the AUROC `novelty_x` of the uncertainty for new classes; `ece` and `auroc`
+      averaged over the splits under do(), `*_int`, or over all where there are none.
     """
     splits = {name: _figures(one) for name, one in scores.items()}
     summary = {name: figures["accuracy"] for name, figures in splits.items()}
-    for kind in [name.removeprefix("base_") for name in scores if name.startswith("base_")]:
-        base, new = summary[f"base_{kind}"], summary[f"new_{kind}"]
-        summary[f"H_{kind}"] = float(metrics.harmonic_mean(base, new))
+    for base in [name for name in scores if name.startswith("base_")]:
+        kind = base.removeprefix("base_")
+        if (new := f"new_{kind}") in scores:
+            summary[f"H_{kind}"] = float(metrics.harmonic_mean(summary[base], summary[new]))
+            summary[f"novelty_{kind}"] = 100 * metrics.novelty_auroc(
+                scores[base].uncertainty, scores[new].uncertainty
+            )
+    cut = [name for name in scores if name.endswith("_int")] or list(scores)
     for key in ("ece", "auroc"):
-        summary[key] = float(np.mean([splits[f"{half}_int"][key] for half in ("base", "new")]))
+        summary[key] = float(np.mean([splits[name][key] for name in cut]))
     return {"splits": splits, "summary": summary}
 
 
@@ -128,4 +179,5 @@ def _figures(scores: Scores) -> dict[str, Any]:
         "brier": metrics.brier_score(probability, labels),
         "auroc": 100 * metrics.error_auroc(uncertainty, correct),
         "aurc": 100 * metrics.area_under_risk_coverage(uncertainty, correct),
+        "conflict": float(scores.conflict.mean()),
     }

@@ -27,12 +27,14 @@ class Prediction(NamedTuple):
         the softmax head; higher is less certain, (...).
       conflict: disagreement among the templates in [0, 1], Dempster's C; 0 in the softmax head.
       template_probability: each template's own probabilities, (..., templates, classes).
+      template_uncertainty: each template's own uncertainty, (..., templates).
     """
 
     probability: Float[Array, "*b classes"]
     uncertainty: Float[Array, "*b"]
     conflict: Float[Array, "*b"]
     template_probability: Float[Array, "*b templates classes"]
+    template_uncertainty: Float[Array, "*b templates"]
 
 
 class Head(Protocol):
@@ -66,6 +68,7 @@ EVIDENCE_FUSIONS: dict[str, Callable[[Array], Array]] = {
     "average": evidence.average,
     "cumulate": evidence.cumulate,
     "cautious": evidence.cautious,
+    "pool": evidence.pool,
     "most_certain": evidence.most_certain,
 }
 
@@ -98,7 +101,9 @@ class SoftmaxHead:
         probability = jnp.exp(SOFTMAX_FUSIONS[self.fusion](logits))
         uncertainty = 1 - probability.max(-1)
         own = jax.nn.softmax(logits, -1)
-        return Prediction(probability, uncertainty, jnp.zeros_like(uncertainty), own)
+        return Prediction(
+            probability, uncertainty, jnp.zeros_like(uncertainty), own, 1 - own.max(-1)
+        )
 
     def loss(
         self, logits: Logits, labels: Int[Array, "*b"], progress: Float[Array, ""] | float
@@ -124,6 +129,7 @@ class EvidentialHead:
       template_weight: weight of the sum of the templates' own losses.
       fused_weight: omega, weight of the fused opinion's.
       kl_weight: lambda at the end; it rises linearly over the first half of training.
+      centred: take from each row of logits its mean over the classes first, instead of the shift.
     """
 
     shift: float
@@ -133,12 +139,14 @@ class EvidentialHead:
     template_weight: float = 1.0
     fused_weight: float = 1.0
     kl_weight: float = 0.0
+    centred: bool = False
 
     def __post_init__(self):
         _fusion(self.fusion, EVIDENCE_FUSIONS)
 
     def _evidence(self, logits: Logits) -> Logits:
-        return evidence.from_logits(logits, self.kind, self.scale, self.shift)
+        shift = logits.mean(-1, keepdims=True) if self.centred else self.shift
+        return evidence.from_logits(logits, self.kind, self.scale, shift)
 
     def predict(self, logits: Logits) -> Prediction:
         """See `Head`."""
@@ -149,6 +157,7 @@ class EvidentialHead:
             evidence.log_vacuity(fused),
             evidence.conflict(log_evidence),
             evidence.expected_probability(log_evidence),
+            evidence.log_vacuity(log_evidence),
         )
 
     def loss(

@@ -2,7 +2,7 @@
 
 Template m reads [start] v^m_1..v^m_d (its other words) name . [end]. Its learned vectors are a
 plain pytree outside the frozen CLIP, so that neither optimiser nor checkpoint ever sees a frozen
-weight:
+weight. Hand-crafted templates have none: their features are those of the plain texts.
 
   context   (templates, layers, d, text width): row 0 enters the first layer, row j replaces the
             same positions before layer j (CoOp: one row; MaPLe: several)
@@ -25,7 +25,7 @@ from cdc_jax.clip.model import Clip, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
 
 Parameters = dict[str, Any]
-MODALITIES = ("text", "multimodal")
+MODALITIES = ("text", "multimodal", "probe")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Templates:
         the phrase's other words stay fixed. With 0, nothing is learned: hand-crafted templates.
       suffix: what follows the class name.
       layers: J, prompted layers.
-      modality: `"text"`, or `"multimodal"` for visual prompts as well.
+      modality: `"text"`, `"multimodal"` for visual prompts as well, or `"probe"` for a linear
+        classifier on image features in place of any prompt.
       noise: standard deviation of what is added to the words of all templates but the first, and
         of deep prompts.
     """
@@ -85,9 +86,11 @@ def cycle(phrases: Sequence[str], templates: int) -> tuple[str, ...]:
 
 
 def initialize(
-    key: jax.Array, templates: Templates, clip: Clip, tokenizer: Tokenizer
+    key: jax.Array, templates: Templates, clip: Clip, tokenizer: Tokenizer, classes: int
 ) -> Parameters:
     """Initial learned vectors (this project's choice, after CoOp and MaPLe).
+
+    Nothing for hand-crafted templates; `classifier`, zeros, for a probe.
 
     The first row of template m's context is the embeddings of its first d words, plus N(0, noise²)
     for m > 1; deeper rows are N(0, noise²). Coupling maps start as PyTorch's Linear does, uniform
@@ -98,6 +101,7 @@ def initialize(
       templates: the templates.
       clip: the frozen model.
       tokenizer: its tokenizer.
+      classes: K, of a probe.
 
     Raises:
       ValueError: more prompted layers than a tower has, or phrases that don't fit.
@@ -108,6 +112,10 @@ def initialize(
         depth = min(depth, config.vision.depth)
     if layers > depth:
         raise ValueError(f"{layers} prompted layers asked for, this CLIP has {depth}")
+    if templates.modality == "probe":
+        return {"classifier": jnp.zeros((1, classes, config.embed_width))}
+    if not templates.context:
+        return {}
     ids = templates.words(tokenizer)[:, : templates.context]
     noise_key, coupling_key = jax.random.split(key)
     shape = (count, layers, templates.context, config.text.width)

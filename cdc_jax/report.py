@@ -39,7 +39,8 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
     for method, result in results.items():
-        cells = (f"{result['summary'][key]:.1f}" for key in COLUMNS)
+        summary = result["summary"]
+        cells = (f"{summary[key]:.1f}" if key in summary else "–" for key in COLUMNS)
         table.add_row(methods.TITLES[method], *cells)
     console = rich.console.Console()
     console.print(table)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 
 from cdc_jax import adapter as adapter_lib
 from cdc_jax import clip as clip_lib
-from cdc_jax import devices, methods, prompts, views
+from cdc_jax import devices, methods, optimizer, run_folder, views
 from cdc_jax.adapter import Adapter, Classes
 from cdc_jax.checkpoint import Checkpoints
 from cdc_jax.clip.model import Clip
-from cdc_jax.clip.tokenizer import Tokenizer
-from cdc_jax.evaluate import Evaluator, summarize
+from cdc_jax.evaluate import Evaluator, ImageFeatures, Scores, summarize
+from cdc_jax.interpretation import interpret
 from cdc_jax.progress import Progress
-from cdc_jax.tasks import Task, load
+from cdc_jax.tasks import Examples, Task, load
 from cdc_jax.tasks.batches import TrainingBatches
 from cdc_jax.views.compose import ViewFunction
 
@@ -33,9 +33,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
 
     Args:
       config: see `experiments/configs/fewshot.py`.
-      workdir: every method gets a folder in it: `config.json`, `metrics.jsonl` (one object a
-        line), `checkpoints/`, and `results.json` when it is complete. A method that is complete
-        is not run again, one that was interrupted goes on at its newest checkpoint.
+      workdir: every method gets a folder in it, see `run_folder`, with `checkpoints/`. A method
+        that is complete is not run again, one that was interrupted goes on at its newest
+        checkpoint.
 
     Returns:
       Method -> contents of its `results.json`, see `evaluate.summarize`.
@@ -52,119 +52,139 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         )
     small = config.model == "world"
     chosen = {name: methods.configure(name, small, config[name]) for name in names}
+    folders = {name: Path(workdir) / name for name in names}
+    for name in names:
+        run_folder.claim(folders[name], _settings(config, chosen[name]))
+    complete = {name: results for name in names if (results := _read_results(folders[name]))}
+    if len(complete) == len(names):
+        return complete
     task = load(config)
     clip, tokenizer = clip_lib.load(config.model, dtype=jnp.dtype(config.dtype))
     mesh = devices.make_mesh()
     clip = devices.replicate(clip, mesh)
-    mean_logit = _mean_zero_shot_logit(task, clip, tokenizer, mesh, config)
-    adapters = {
-        name: adapter_lib.create(chosen[name], clip, tokenizer, task.template, mean_logit)
-        for name in names
-    }
-    return {
-        name: _run(
-            config, name, chosen[name], adapters[name], task, clip, mesh, Path(workdir) / name
+    features = ImageFeatures(mesh, config.evaluation_batch_size)
+    seen = jnp.asarray(features(clip, {}, task.train)[0])
+    runs = {}
+    for name in names:  # all are put together before the first is trained
+        settled, mean_logit = adapter_lib.calibrate(
+            chosen[name], clip, tokenizer, task.template, task.class_names, seen, task.train.labels
         )
-        for name in names
-    }
+        adapter = adapter_lib.create(
+            settled, clip, tokenizer, task.template, task.class_names, mean_logit
+        )
+        runs[name] = _Run(config, name, settled, adapter, task, clip, mesh, features, folders[name])
+    return {name: complete.get(name) or _run(run) for name, run in runs.items()}
 
 
-def _mean_zero_shot_logit(
-    task: Task, clip: Clip, tokenizer: Tokenizer, mesh: Mesh, config: ConfigDict
-) -> float:
-    """Mean logit of the training images under the hand-crafted template."""
-    zero_shot = methods.configure("zero_shot")
-    adapter = adapter_lib.create(zero_shot, clip, tokenizer, task.template, 0.0)
-    parameters = prompts.initialize(jax.random.key(0), adapter.templates, clip, tokenizer)
-    evaluator = Evaluator(adapter, mesh, config.evaluation_batch_size)
-    return float(evaluator.logits(clip, parameters, task.train).mean())
+class _Run(NamedTuple):
+    """One method on one task."""
+
+    config: ConfigDict
+    name: str
+    method: ConfigDict
+    adapter: Adapter
+    task: Task
+    clip: Clip
+    mesh: Mesh
+    features: ImageFeatures
+    folder: Path
 
 
-def _run(
-    config: ConfigDict, name: str, method: ConfigDict, adapter: Adapter, task: Task, clip: Clip,
-    mesh: Mesh, folder: Path,
-) -> dict[str, Any]:  # fmt: skip
-    """One method, from wherever an earlier run left it."""
-    _claim(folder, _settings(config, method))
-
-    # Where a run starts, in this order of precedence:
-    # 1. complete: results.json is there, nothing is run;
-    if (folder / "results.json").exists():
-        return json.loads((folder / "results.json").read_text())
-    batches = TrainingBatches(task.train, method.optimizer.batch_size, config.seed)
+def _run(run: _Run) -> dict[str, Any]:
+    """Trains, from wherever an earlier run left it, evaluates, and writes all there is to know."""
+    config, method, adapter, task = run.config, run.method, run.adapter, run.task
+    clip, mesh = run.clip, run.mesh
+    examples = training_examples(task, method.train_on)
+    batches = TrainingBatches(examples, method.optimizer.batch_size, config.seed)
     steps = method.optimizer.epochs * batches.per_epoch
-    optimizer = make_optimizer(method.optimizer, batches.per_epoch)
-    key = jax.random.key(config.seed)
-    parameters = prompts.initialize(key, adapter.templates, clip, adapter.tokenizer)
+    update = optimizer.make(method.optimizer, batches.per_epoch)
+    parameters = adapter.initialize(jax.random.key(config.seed), clip)
     state = {
         "parameters": parameters,
-        "optimizer": optimizer.init(parameters),
+        "optimizer": update.init(parameters),
         "step": jnp.zeros((), jnp.int32),
     }
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    evaluator = Evaluator(adapter, run.features)
+    # Where a run starts, in this order of precedence:
+    # 1. complete: results.json is there, nothing is run;
+    with Checkpoints(run.folder / "checkpoints") as checkpoints:
         # 2. interrupted: the newest complete checkpoint;
         first = checkpoints.latest_step() or 0
         if first:
             state = checkpoints.restore(first, state)
         # 3. new: the initial prompts.
-        _cut_metrics(folder / "metrics.jsonl", first)
+        for name in ("metrics.jsonl", "curve.jsonl"):
+            run_folder.cut(run.folder / name, first)
         state = devices.replicate(state, mesh)
         classes = devices.replicate(adapter.classes(clip, task.class_names), mesh)
-        step = make_step(adapter, optimizer, make_views(method, clip, task), steps, config.seed)
+        step = make_step(adapter, update, make_views(method, clip, task), steps, config.seed)
         window: list[dict[str, jax.Array]] = []
-        with Progress(f"{methods.TITLES[name]}: training", steps, first) as progress:
+        with Progress(f"{methods.TITLES[run.name]}: training", steps, first) as progress:
             for i in range(first, steps):
-                batch = devices.shard(batches[i], mesh)
-                state, parts = step(state, clip, classes, batch)
+                state, parts = step(state, clip, classes, devices.shard(batches[i], mesh))
                 window.append(parts)
                 progress.advance()
+                epoch, within = divmod(i + 1, batches.per_epoch)
                 if (i + 1) % config.log_every == 0 or i + 1 == steps:
-                    _log(folder / "metrics.jsonl", i + 1, window)
+                    _log(run.folder / "metrics.jsonl", i + 1, window)
                     window = []
+                if config.curve_every and not within and not epoch % config.curve_every:
+                    scores = _evaluate(run, evaluator, state["parameters"])
+                    line = {"epoch": epoch, "step": i + 1} | summarize(scores)["summary"]
+                    run_folder.append(run.folder / "curve.jsonl", line)
                 if (i + 1) % config.checkpoint_every == 0 or i + 1 == steps:
                     checkpoints.save(i + 1, state)
 
-    evaluator = Evaluator(adapter, mesh, config.evaluation_batch_size)
-    scores = {}
-    with Progress(f"{methods.TITLES[name]}: evaluating", len(task.test)) as progress:
-        for split, examples in task.test.items():
-            scores[split] = evaluator.scores(clip, state["parameters"], examples)
-            progress.advance()
+    learned = state["parameters"]
+    scores = _evaluate(run, evaluator, learned)
+    vocabulary, embeddings = adapter.tokenizer.vocabulary(), clip.text.token_embedding[...]
+    text = evaluator.text_features(clip, learned, task.class_names)
+    run_folder.write_json(
+        run.folder / "interpretation.json",
+        interpret(vocabulary, embeddings, learned.get("context"), text, scores),
+    )
+    run_folder.write_scores(run.folder, scores)
+    run_folder.write_gallery(run.folder, scores, task.test)
     results = summarize(scores) | {
-        "method": name,
+        "method": run.name,
+        "title": methods.TITLES[run.name],
+        "phrases": method.prompts.phrases,
         "steps": steps,
         "trainable_parameters": sum(p.size for p in jax.tree.leaves(parameters)),
         "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
     }
-    _write_json(folder / "results.json", results)
+    run_folder.write_json(run.folder / "results.json", results)
     return results
 
 
-def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The published methods' optimiser: a rate an epoch, by a cosine after one warm-up epoch.
+def _evaluate(run: _Run, evaluator: Evaluator, parameters: PyTree) -> dict[str, Scores]:
+    """Scores of every test split among whose classes the method can choose."""
+    splits = {k: v for k, v in run.task.test.items() if run.adapter.covers(v.class_names)}
+    scores = {}
+    with Progress(f"{methods.TITLES[run.name]}: evaluating", len(splits)) as progress:
+        for split, examples in splits.items():
+            scores[split] = evaluator.scores(run.clip, parameters, examples)
+            progress.advance()
+    return scores
 
-    Epoch 0 runs at `warmup_rate`, epoch k >= 1 at learning_rate / 2 · (1 + cos(pi (k − 1) / T)),
-    T epochs in all. `sgd` has momentum 0.9, and weight decay added to the gradient before it, as
-    PyTorch does; `adam` has its usual constants.
+
+def training_examples(task: Task, train_on: str) -> Examples:
+    """What a method is trained on.
+
+    Args:
+      task: the task.
+      train_on: "train" for the shots; "oracle" for plentiful images without the correlation.
 
     Raises:
-      ValueError: an unknown optimiser, or a rate, decay or number of epochs below zero.
+      ValueError: an unknown name, or a task whose factors are not known.
     """
-    for key in ("learning_rate", "warmup_rate", "weight_decay", "epochs"):
-        if config[key] < 0:
-            raise ValueError(f"optimizer.{key} must not be negative, got {config[key]}")
-    known = {"sgd": lambda rate: optax.sgd(rate, momentum=0.9), "adam": optax.adam}
-    if config.name not in known:
-        raise ValueError(
-            f"unknown optimizer.name {config.name!r}: choose one of {', '.join(known)}"
-        )
-
-    def rate(step):
-        epoch = step // steps_per_epoch
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * (epoch - 1) / max(config.epochs, 1)))
-        return jnp.where(epoch == 0, config.warmup_rate, config.learning_rate * cosine)
-
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), known[config.name](rate))
+    if train_on == "train":
+        return task.train
+    if train_on == "oracle" and task.oracle is not None:
+        return task.oracle
+    raise ValueError(
+        f'train_on {train_on!r} can\'t be had: "train" always, "oracle" in tasks of the world'
+    )
 
 
 def make_views(method: ConfigDict, clip: Clip, task: Task) -> ViewFunction:
@@ -181,7 +201,7 @@ def make_views(method: ConfigDict, clip: Clip, task: Task) -> ViewFunction:
 
 def make_step(
     adapter: Adapter,
-    optimizer: optax.GradientTransformation,
+    update: optax.GradientTransformation,
     make: ViewFunction,
     steps: int,
     seed: int,
@@ -201,9 +221,7 @@ def make_step(
             return adapter.objective(clip, parameters, classes, images, batch["labels"], progress)
 
         gradients, parts = jax.grad(objective, has_aux=True)(state["parameters"])
-        updates, optimizer_state = optimizer.update(
-            gradients, state["optimizer"], state["parameters"]
-        )
+        updates, optimizer_state = update.update(gradients, state["optimizer"], state["parameters"])
         return {
             "parameters": optax.apply_updates(state["parameters"], updates),
             "optimizer": optimizer_state,
@@ -220,40 +238,9 @@ def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
     return shared | {"method": method.to_dict()}
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes config.json, or checks that it says the same."""
-    path = folder / "config.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        _write_json(path, settings)
-        return
-    old, new = _flat(json.loads(path.read_text())), _flat(settings)
-    changed = [
-        f"{k}: {old.get(k)!r} there, {new.get(k)!r} now"
-        for k in sorted(old.keys() | new.keys())
-        if old.get(k) != new.get(k)
-    ]
-    if changed:
-        raise ValueError(
-            f"{folder} holds a run of another configuration ({'; '.join(changed)}): choose another "
-            "--workdir, or delete that folder"
-        )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that is either complete or not there."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
+def _read_results(folder: Path) -> dict[str, Any] | None:
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _log(path: Path, step: int, window: list[dict[str, jax.Array]]) -> None:
@@ -261,12 +248,4 @@ def _log(path: Path, step: int, window: list[dict[str, jax.Array]]) -> None:
     line = {"step": step} | {k: float(np.mean([parts[k] for parts in host])) for k in host[0]}
     if not np.isfinite(line["loss"]):
         raise FloatingPointError(f"the loss is {line['loss']} by step {step}: lower the rate")
-    with open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drops lines that an interrupted run logged after the checkpoint it goes on from."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in lines))
+    run_folder.append(path, line)

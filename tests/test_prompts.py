@@ -16,7 +16,7 @@ def world():
 
 def initialize(world, seed=0, **settings):
     templates = prompts.Templates(**settings)
-    return templates, prompts.initialize(jax.random.key(seed), templates, *world)
+    return templates, prompts.initialize(jax.random.key(seed), templates, *world, classes=3)
 
 
 def features(world, templates, parameters, names):
@@ -26,7 +26,13 @@ def features(world, templates, parameters, names):
     return prompts.text_features(model, parameters, tokenizer.start_id, fixed, ids)
 
 
-@pytest.mark.parametrize("context", [0, 2, 4])
+def test_where_nothing_is_learned_there_are_no_prompts(world):
+    assert initialize(world, phrases=("a photo of a",), context=0)[1] == {}
+    _, probe = initialize(world, phrases=("a photo of a",), context=0, modality="probe")
+    assert probe["classifier"].shape == (1, 3, 128)
+
+
+@pytest.mark.parametrize("context", [2, 4])
 def test_initial_prompts_are_the_phrase_itself(world, context):
     names = ["striped star", "sea_or_lake", "dot"]
     templates, parameters = initialize(world, phrases=("a photo of a",), context=context)
@@ -40,7 +46,7 @@ def test_initial_prompts_are_the_phrase_itself(world, context):
 
 def test_the_templates_own_suffix(world):
     templates, parameters = initialize(
-        world, phrases=("a photo of a",), context=0, suffix=", a type of pet."
+        world, phrases=("a photo of a",), context=3, suffix=", a type of pet."
     )
     model, tokenizer = world
     plain = model.encode_text(tokenizer(["a photo of a cat, a type of pet."]))
@@ -88,7 +94,7 @@ def test_maple_in_vit_b16_has_the_published_number_of_parameters():
     tokenizer = type("Tokenizer", (), {"words": staticmethod(lambda text: [1, 2, 3, 4])})
     templates = prompts.Templates(("a photo of a",), 2, layers=9, modality="multimodal")
     shapes = jax.eval_shape(
-        lambda: prompts.initialize(jax.random.key(0), templates, Abstract, tokenizer)
+        lambda: prompts.initialize(jax.random.key(0), templates, Abstract, tokenizer, 3)
     )
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 3_555_072
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from cdc_jax import checkpoint, train
+from cdc_jax import checkpoint, optimizer, train
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 
@@ -182,14 +182,14 @@ def test_schedule_and_sgd_by_hand(get_config):
         name="sgd", learning_rate=0.1, warmup_rate=1e-5, weight_decay=5e-4, epochs=3, batch_size=4
     )
     config.update(values)
-    optimizer = train.make_optimizer(config, steps_per_epoch=2)
+    update = optimizer.make(config, steps_per_epoch=2)
     w, momentum, rates = 2.0, 0.0, [1e-5, 1e-5, 0.1, 0.1, 0.075, 0.075]
     parameters = {"w": jnp.array(2.0)}
-    state = optimizer.init(parameters)
+    state = update.init(parameters)
     for rate in rates:
         momentum = 0.9 * momentum + (3.0 + 5e-4 * w)
         w -= rate * momentum
-        updates, state = optimizer.update({"w": jnp.array(3.0)}, state, parameters)
+        updates, state = update.update({"w": jnp.array(3.0)}, state, parameters)
         parameters = optax.apply_updates(parameters, updates)
         assert float(parameters["w"]) == pytest.approx(w, rel=1e-6)
 
@@ -208,7 +208,7 @@ def test_a_bad_optimizer_is_refused(get_config, changes, message):
     with config.unlocked():
         config.update(changes)
     with pytest.raises(ValueError, match=message):
-        train.make_optimizer(config, 5)
+        optimizer.make(config, 5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path):

@@ -46,6 +46,8 @@ class Task:
       class_names: the classes that are trained on.
       template: the hand-crafted template t^0, with {} for the class name.
       about: what the labels are about, see `views.ASPECTS`.
+      oracle: plentiful training images without any spurious correlation; None where the task's
+        factors are not known.
     """
 
     train: Examples
@@ -54,3 +56,4 @@ class Task:
     class_names: tuple[str, ...]
     template: str
     about: tuple[str, ...]
+    oracle: Examples | None = None

@@ -27,6 +27,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.evaluation_batch_size = 240
     config.log_every = 10  # steps
     config.checkpoint_every = 60  # steps
+    config.curve_every = 0  # epochs between evaluations in the course of training; 0 for none
     for name in methods.METHODS:
         config[name] = methods.overrides()
     return config_file.apply(config, argument)

@@ -1,0 +1,82 @@
+"""What the templates learned: words near their vectors, how alike they are, where they disagree."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cdc_jax.evaluate import Scores
+
+
+def interpret(
+    vocabulary: Sequence[str],
+    embeddings: Float[Array, "tokens width"],
+    context: Float[Array, "templates layers d width"] | None,
+    text: Float[Array, "templates classes embed"],
+    scores: Mapping[str, Scores],
+) -> dict[str, Any]:
+    """The contents of interpretation.json.
+
+    Args:
+      vocabulary: every token, by id.
+      embeddings: their embeddings.
+      context: learned vectors; None where there are none.
+      text: features of the classes trained on.
+      scores: of every test split.
+
+    Returns:
+      `words`: for each template and vector of the first layer its nearest words, none without
+      context; `template_cosine`: see `template_cosine`; `disagreement`: for each pair of templates
+      the share of all test images that they classify differently.
+    """
+    words = [] if context is None else nearest_words(vocabulary, embeddings, context[:, 0])
+    predicted = np.concatenate([one.template_predicted for one in scores.values()])
+    differ = (predicted[:, :, None] != predicted[:, None, :]).mean(0)
+    return {
+        "words": words,
+        "template_cosine": np.asarray(template_cosine(text)).round(6).tolist(),
+        "disagreement": differ.tolist(),
+    }
+
+
+def nearest_words(
+    vocabulary: Sequence[str],
+    embeddings: Float[Array, "tokens width"],
+    vectors: Float[Array, "templates d width"],
+    count: int = 5,
+) -> list[list[list[dict[str, Any]]]]:
+    """The tokens whose embeddings are nearest to each vector, by Euclidean distance as in CoOp.
+
+    Args:
+      vocabulary: every token, by id.
+      embeddings: their embeddings.
+      vectors: learned vectors.
+      count: how many.
+
+    Returns:
+      [template][vector] -> `word` and `distance` of the nearest, best first.
+    """
+    difference = (embeddings**2).sum(-1) - 2 * jnp.einsum("mdw,tw->mdt", vectors, embeddings)
+    squared = difference + (vectors**2).sum(-1)[..., None]
+    negative, ids = jax.lax.top_k(-squared, count)
+    distance = np.sqrt(np.maximum(-np.asarray(negative), 0))
+    return [
+        [
+            [
+                {"word": vocabulary[i], "distance": round(float(d), 6)}
+                for i, d in zip(word, far, strict=True)
+            ]
+            for word, far in zip(words, fars, strict=True)
+        ]
+        for words, fars in zip(np.asarray(ids), distance, strict=True)
+    ]
+
+
+def template_cosine(
+    text: Float[Array, "templates classes embed"],
+) -> Float[Array, "templates templates"]:
+    """Mean over the classes of cos(g(t^m_k), g(t^n_k)), for every pair of templates."""
+    return jnp.einsum("mkd,nkd->mn", text, text) / text.shape[1]
