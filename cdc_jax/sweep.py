@@ -1,0 +1,107 @@
+"""Sweeps: one configuration over datasets, kinds of task, shots and seeds; resumable cell by cell."""
+
+import itertools
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cdc_jax import train
+
+_AXES = {  # key of config.sweep -> the key that it varies
+    "datasets": "dataset",
+    "kinds": "world.kind",
+    "rhos": "world.rho",
+    "shots": "shots",
+    "seeds": "seed",
+}
+
+
+class SweepError(RuntimeError):
+    """Some cells of a sweep failed; the others are complete."""
+
+
+def cells(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The cells of a sweep, each a configuration of its own.
+
+    Args:
+      config: its `sweep` holds lists separated by commas; an empty one leaves the configuration's
+        own value.
+
+    Returns:
+      Name of the cell, such as `world-aligned-rho0.9-16shot-seed1`, -> its configuration.
+
+    Raises:
+      ValueError: an entry of a list is not of its key's type, or is there twice.
+    """
+    values = [
+        [_read(axis, text, config[key] if "." not in key else config.world[key.split(".")[1]])
+         for text in config.sweep[axis].split(",")]
+        if config.sweep[axis] else [None]
+        for axis, key in _AXES.items()
+    ]  # fmt: skip
+    made: dict[str, ConfigDict] = {}
+    for chosen in itertools.product(*values):
+        cell = config.copy_and_resolve_references()
+        with cell.unlocked():
+            del cell.sweep
+            cell.update_from_flattened_dict(
+                {k: v for k, v in zip(_AXES.values(), chosen, strict=True) if v is not None}
+            )
+        name = _name(cell)
+        # Only the world has kinds and correlations: other datasets are the same cell for all.
+        if cell.dataset == "world" and name in made:
+            raise ValueError(f"the sweep has the cell {name} twice")
+        made[name] = cell.lock()
+    return made
+
+
+def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
+    """Runs every cell that is not complete yet.
+
+    A cell that fails is reported and the others go on; started again, the sweep runs what is
+    missing, and nothing that is complete.
+
+    Args:
+      config: see `cells`.
+      workdir: every cell gets a folder in it.
+
+    Returns:
+      Cell -> method -> contents of its results.json.
+
+    Raises:
+      SweepError: cells failed; `error.txt` in their folders says why.
+    """
+    results, failed = {}, {}
+    for name, cell in cells(config).items():
+        folder = Path(workdir) / name
+        try:
+            results[name] = train.train_and_evaluate(cell, folder)
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(traceback.format_exc())
+            print(f"{name} failed: {failed[name]}", flush=True)
+        else:
+            (folder / "error.txt").unlink(missing_ok=True)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise SweepError(
+            f"{len(failed)} of {len(failed) + len(results)} cells failed, the same command tries "
+            f"them again: {reasons}"
+        )
+    return results
+
+
+def _read(axis: str, text: str, like: Any) -> Any:
+    try:
+        return type(like)(text.strip())
+    except ValueError:
+        kind = type(like).__name__
+        raise ValueError(f"sweep.{axis} must list values of type {kind}, got {text!r}") from None
+
+
+def _name(cell: ConfigDict) -> str:
+    world = f"-{cell.world.kind}-rho{cell.world.rho:g}" if cell.dataset == "world" else ""
+    return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}"
