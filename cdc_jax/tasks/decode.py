@@ -1,0 +1,109 @@
+"""Image files -> uint8 RGB arrays of the size that a CLIP takes."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+RGB = UInt8[np.ndarray, "height width 3"]
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+"""What files may hold; Pillow alone would also start Ghostscript for a PostScript file."""
+_LONGEST = 1000  # times the short side: scaling the short side up must not exhaust the memory
+
+
+class UnreadableImage(ValueError):
+    """An image that can't be used.
+
+    Attributes:
+      name: the file's path, or what the caller calls it.
+      reason: what is wrong with it, in one line.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(name, reason)  # as arguments, so that it crosses processes
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name} can't be read as an image: {self.reason}"
+
+
+def decode(source: str | Path | bytes, name: str | None = None) -> RGB:
+    """Reads an image, whatever its colours are stored as; of an animation, the first frame.
+
+    Args:
+      source: path of a file of one of `FORMATS`, or such a file's contents.
+      name: what errors call it; None is the path.
+
+    Returns:
+      Pixels as in `to_rgb`.
+
+    Raises:
+      UnreadableImage: the file is missing, empty, truncated, damaged, a folder, no image, one
+        without pixels, over a thousand times longer than wide, or of more pixels than Pillow takes
+        for harmless (about 179 million, `PIL.Image.MAX_IMAGE_PIXELS` times 2).
+    """
+    name = name or ("bytes" if isinstance(source, bytes) else str(source))
+    try:
+        content = source if isinstance(source, bytes) else Path(source).expanduser().read_bytes()
+        if not content:
+            raise UnreadableImage(name, "it is empty")
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            short, long = sorted(image.size)
+            if long > _LONGEST * short:
+                raise UnreadableImage(name, f"{image.width} x {image.height} pixels")
+            return to_rgb(image)
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError:
+        reason = f"it holds none of {', '.join(FORMATS)}"
+    # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
+    except Exception as error:
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(told.split())
+    raise UnreadableImage(name, reason)
+
+
+def to_rgb(image: Image.Image) -> RGB:
+    """Pixels of an opened image, turned as its EXIF orientation says.
+
+    Transparent parts become white, as on a page. (Dropping alpha, as CoOp and transformers do,
+    would show whatever colour the file hides there.) Of 16-bit channels the high byte is kept, as
+    Pillow does for 16-bit colour. CMYK goes to RGB by Pillow's formula, colour profiles are
+    ignored: so CLIP was trained.
+
+    Raises:
+      ValueError: values beyond 16 bits, or floating point: their range is unknown.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range: store them in 8 or 16 bits")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(f"pixels {levels.min()}..{levels.max()} do not fit in 16 bits")
+        image = Image.fromarray((levels >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def clean_image(rgb: RGB, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Scales the short side to `size` by antialiased bicubic interpolation, crops the centre.
+
+    What transformers' CLIPImageProcessor does on Pillow. torchvision's Resize and CenterCrop
+    differ by one pixel of offset where 4k + 3 pixels of the long side are cropped.
+    """
+    image = Image.fromarray(rgb)
+    short = min(image.size)
+    width, height = (int(size * side / short) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.array(image.crop((left, top, left + size, top + size)))
+
+
+def squeezed_image(rgb: RGB, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Scales the whole image to a square by antialiased bicubic interpolation."""
+    return np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC))
