@@ -8,9 +8,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPImageProcessorPil
 
-from cdc_jax.tasks.decode import UnreadableImage, clean_image, decode, squeezed_image, to_rgb
+from cdc_jax.tasks.decode import UnreadableImage, clean_image, decode, squeezed_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -125,18 +125,19 @@ def test_of_an_animation_the_first_frame():
 
 
 PHOTO = encoded(Image.fromarray(noise(64, 64)), "JPEG")
+NO_IMAGE = "it is damaged, or none of JPEG, PNG, .*"
 BAD = {
     "empty": (b"", "it is empty"),
-    "text": (b"not a photograph\n" * 20, "it holds none of JPEG, PNG, .*"),
-    "html": (b"<!DOCTYPE html><html>404</html>", "it holds none of .*"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it holds none of .*"),
-    "header": (PHOTO[:20], ".*"),
+    "text": (b"not a photograph\n" * 20, NO_IMAGE),
+    "html": (b"<!DOCTYPE html><html>404</html>", NO_IMAGE),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NO_IMAGE),
+    "header": (PHOTO[:20], NO_IMAGE),
     "truncated": (PHOTO[: len(PHOTO) // 2], r"image file is truncated \(\d+ bytes not processed\)"),
     "cut_png": (encoded(Image.fromarray(noise(64, 64)))[:-2000], ".*truncated.*"),
-    "bad_png": (palette().replace(b"IDAT", b"IDAX"), ".*"),
+    "bad_png": (palette().replace(b"IDAT", b"IDAX"), NO_IMAGE),
     "bomb": (b"P6 20000 10000 255\n", r"Image size \(200000000 pixels\) exceeds limit .*"),
-    "no_pixels": (b"P6 0 8 255\n", ".*"),
-    "sliver": (encoded(Image.new("L", (2001, 2))), "2001 x 2 pixels"),
+    "no_pixels": (b"P6 0 8 255\n", NO_IMAGE),
+    "sliver": (encoded(Image.new("L", (2001, 2))), "2001 x 2 pixels: .*"),
     "float": (encoded(Image.new("F", (2, 2)), "TIFF"), "floating-point pixels have no known .*"),
     "deep": (encoded(pixels(70000, mode="I"), "TIFF"), "pixels 70000..70000 do not fit in 16 bits"),
 }  # fmt: skip
@@ -176,8 +177,16 @@ def test_the_error_crosses_processes():
     assert str(error) == "a.jpg can't be read as an image: it is empty"
 
 
-def test_an_opened_image_is_converted_likewise():
-    assert np.array_equal(to_rgb(pixels((0, 0, 0, 0), mode="RGBA")), [[WHITE]])
+def test_an_opened_image_is_converted_likewise(tmp_path):
+    assert np.array_equal(decode(pixels((0, 0, 0, 0), mode="RGBA")), [[WHITE]])
+    with pytest.raises(
+        UnreadableImage, match="^the image can't be read as an image: it has no pixels"
+    ):
+        decode(Image.new("RGB", (0, 0)))
+    (tmp_path / "cut.jpg").write_bytes(BAD["truncated"][0])
+    with Image.open(tmp_path / "cut.jpg") as image:
+        with pytest.raises(UnreadableImage, match="cut.jpg can't be read as an image: .*trunc"):
+            decode(image)
 
 
 @pytest.mark.parametrize("size", [32, 33])

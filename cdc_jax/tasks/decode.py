@@ -29,53 +29,55 @@ class UnreadableImage(ValueError):
         return f"{self.name} can't be read as an image: {self.reason}"
 
 
-def decode(source: str | Path | bytes, name: str | None = None) -> RGB:
-    """Reads an image, whatever its colours are stored as; of an animation, the first frame.
+def decode(source: str | Path | bytes | Image.Image, name: str | None = None) -> RGB:
+    """Pixels of an image, whatever its colours are stored as; of an animation, the first frame.
+
+    It is turned as its EXIF orientation says. Transparent parts become white, as on a page.
+    (Dropping alpha, as CoOp and transformers do, would show whatever colour the file hides there.)
+    Of 16-bit channels the high byte is kept, as Pillow does for 16-bit colour. CMYK goes to RGB by
+    Pillow's formula and colour profiles are ignored, as in CLIP's own preprocessing.
 
     Args:
-      source: path of a file of one of `FORMATS`, or such a file's contents.
+      source: path of a file of one of `FORMATS`, such a file's contents, or an image that Pillow
+        opened.
       name: what errors call it; None is the path.
-
-    Returns:
-      Pixels as in `to_rgb`.
 
     Raises:
       UnreadableImage: the file is missing, empty, truncated, damaged, a folder, no image, one
-        without pixels, over a thousand times longer than wide, or of more pixels than Pillow takes
-        for harmless (about 179 million, `PIL.Image.MAX_IMAGE_PIXELS` times 2).
+        without pixels, over a thousand times longer than wide, of more pixels than Pillow takes
+        for harmless (twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million), or of pixels whose range is
+        unknown: floating point, or integers beyond 16 bits.
     """
-    name = name or ("bytes" if isinstance(source, bytes) else str(source))
     try:
-        content = source if isinstance(source, bytes) else Path(source).expanduser().read_bytes()
-        if not content:
-            raise UnreadableImage(name, "it is empty")
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            short, long = sorted(image.size)
-            if long > _LONGEST * short:
-                raise UnreadableImage(name, f"{image.width} x {image.height} pixels")
-            return to_rgb(image)
-    except UnreadableImage:
-        raise
+        if isinstance(source, Image.Image):
+            name = name or getattr(source, "filename", "") or "the image"
+            return _rgb(source)
+        if isinstance(source, bytes):
+            name = name or "the image"
+        else:
+            name = name or str(source)
+            source = Path(source).expanduser().read_bytes()
+        if not source:
+            raise ValueError("it is empty")
+        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
+            return _rgb(image)
     except UnidentifiedImageError:
-        reason = f"it holds none of {', '.join(FORMATS)}"
+        reason = f"it is damaged, or none of {', '.join(FORMATS)}"
     # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
     except Exception as error:
         told = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = " ".join(told.split())
-    raise UnreadableImage(name, reason)
+    raise UnreadableImage(name or str(source), reason)
 
 
-def to_rgb(image: Image.Image) -> RGB:
-    """Pixels of an opened image, turned as its EXIF orientation says.
-
-    Transparent parts become white, as on a page. (Dropping alpha, as CoOp and transformers do,
-    would show whatever colour the file hides there.) Of 16-bit channels the high byte is kept, as
-    Pillow does for 16-bit colour. CMYK goes to RGB by Pillow's formula, colour profiles are
-    ignored: so CLIP was trained.
-
-    Raises:
-      ValueError: values beyond 16 bits, or floating point: their range is unknown.
-    """
+def _rgb(image: Image.Image) -> RGB:
+    short, long = sorted(image.size)
+    if not short:
+        raise ValueError("it has no pixels")
+    if long > _LONGEST * short:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels: one side is over {_LONGEST} times the other"
+        )
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: store them in 8 or 16 bits")
