@@ -94,23 +94,24 @@ def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:
     """The figures of a method: on every split, and those that tables show.
 
     Args:
-      scores: split name -> scores; the names are `base_*` and `new_*`.
+      scores: split name -> scores; `base_x` and `new_x` are a pair.
 
     Returns:
       `splits`: for each split the number of images; in percent the accuracy, each template's
       accuracy alone, the expected calibration error (`ece`), the AUROC of the head's uncertainty
       for errors (`auroc`) and the area under the risk-coverage curve (`aurc`); the negative
       log-likelihood in nats (`nll`) and the Brier score (`brier`). `summary`, in percent: the
-      accuracy of every split, the harmonic mean `H_x` of base_x and new_x, and `ece` and `auroc`
-      under do(), averaged over base and new.
+      accuracy of every split, the harmonic mean `H_x` of base_x and new_x, and `ece` and `auroc`,
+      averaged over the splits under do(), `*_int`, or over all where there are none.
     """
     splits = {name: _figures(one) for name, one in scores.items()}
     summary = {name: figures["accuracy"] for name, figures in splits.items()}
     for kind in [name.removeprefix("base_") for name in scores if name.startswith("base_")]:
         base, new = summary[f"base_{kind}"], summary[f"new_{kind}"]
         summary[f"H_{kind}"] = float(metrics.harmonic_mean(base, new))
+    averaged = [name for name in splits if name.endswith("_int")] or list(splits)
     for key in ("ece", "auroc"):
-        summary[key] = float(np.mean([splits[f"{half}_int"][key] for half in ("base", "new")]))
+        summary[key] = float(np.mean([splits[name][key] for name in averaged]))
     return {"splits": splits, "summary": summary}
 
 

@@ -1,5 +1,6 @@
 """Training: `train_and_evaluate(config, workdir)`, which reads top to bottom."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
     Args:
       config: see `experiments/configs/fewshot.py`.
       workdir: every method gets a folder in it: `config.json`, `metrics.jsonl` (one object a
-        line), `checkpoints/`, and `results.json` when it is complete. A method that is complete
-        is not run again, one that was interrupted goes on at its newest checkpoint.
+        line), `split.json` (the items used), `checkpoints/`, and `results.json` when it is
+        complete. A method that is complete is not run again, one that was interrupted goes on at
+        its newest checkpoint.
 
     Returns:
       Method -> contents of its `results.json`, see `evaluate.summarize`.
@@ -52,8 +54,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         )
     small = config.model == "world"
     chosen = {name: methods.configure(name, small, config[name]) for name in names}
-    task = load(config)
     clip, tokenizer = clip_lib.load(config.model, dtype=jnp.dtype(config.dtype))
+    task = load(config, clip.config.image_size)
     mesh = devices.make_mesh()
     clip = devices.replicate(clip, mesh)
     mean_logit = _mean_zero_shot_logit(task, clip, tokenizer, mesh, config)
@@ -91,6 +93,7 @@ def _run(
     # 1. complete: results.json is there, nothing is run;
     if (folder / "results.json").exists():
         return json.loads((folder / "results.json").read_text())
+    _write_json(folder / "split.json", task.items())
     batches = TrainingBatches(task.train, method.optimizer.batch_size, config.seed)
     steps = method.optimizer.epochs * batches.per_epoch
     optimizer = make_optimizer(method.optimizer, batches.per_epoch)
@@ -113,8 +116,8 @@ def _run(
         step = make_step(adapter, optimizer, make_views(method, clip, task), steps, config.seed)
         window: list[dict[str, jax.Array]] = []
         with Progress(f"{methods.TITLES[name]}: training", steps, first) as progress:
-            for i in range(first, steps):
-                batch = devices.shard(batches[i], mesh)
+            put = functools.partial(devices.shard, mesh=mesh)
+            for i, batch in enumerate(batches.stream(first, steps, put), first):
                 state, parts = step(state, clip, classes, batch)
                 window.append(parts)
                 progress.advance()
@@ -134,6 +137,8 @@ def _run(
         "method": name,
         "steps": steps,
         "trainable_parameters": sum(p.size for p in jax.tree.leaves(parameters)),
+        "note": task.note,
+        "skipped": {"count": len(task.skipped), "images": [s._asdict() for s in task.skipped]},
         "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
     }
     _write_json(folder / "results.json", results)
@@ -194,7 +199,7 @@ def make_step(
     """
 
     def step(state: State, clip: Clip, classes: Classes, batch: dict[str, jax.Array]):
-        images = make(seed, state["step"], batch["indices"], batch["images"])
+        images = make(seed, state["step"], batch["indices"], batch["images"], batch.get("aspects"))
 
         def objective(parameters):
             progress = state["step"] / steps
