@@ -1,4 +1,4 @@
-"""Sweeps: one configuration over datasets, kinds of task, shots and seeds; resumable cell by cell."""
+"""Sweeps: a configuration over datasets, kinds of task, shots and seeds, resumable by cells."""
 
 import itertools
 import traceback

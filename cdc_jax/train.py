@@ -1,5 +1,6 @@
 """Training: `train_and_evaluate(config, workdir)`, which reads top to bottom."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,9 +34,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
 
     Args:
       config: see `experiments/configs/fewshot.py`.
-      workdir: every method gets a folder in it, see `run_folder`, with `checkpoints/`. A method
-        that is complete is not run again, one that was interrupted goes on at its newest
-        checkpoint.
+      workdir: every method gets a folder in it, see `run_folder`, with `split.json` (the items
+        used) and `checkpoints/`. A method that is complete is not run again, one that was
+        interrupted goes on at its newest checkpoint.
 
     Returns:
       Method -> contents of its `results.json`, see `evaluate.summarize`.
@@ -58,8 +59,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
     complete = {name: results for name in names if (results := _read_results(folders[name]))}
     if len(complete) == len(names):
         return complete
-    task = load(config)
     clip, tokenizer = clip_lib.load(config.model, dtype=jnp.dtype(config.dtype))
+    task = load(config, clip.config.image_size)
     mesh = devices.make_mesh()
     clip = devices.replicate(clip, mesh)
     features = ImageFeatures(mesh, config.evaluation_batch_size)
@@ -94,6 +95,7 @@ def _run(run: _Run) -> dict[str, Any]:
     """Trains, from wherever an earlier run left it, evaluates, and writes all there is to know."""
     config, method, adapter, task = run.config, run.method, run.adapter, run.task
     clip, mesh = run.clip, run.mesh
+    run_folder.write_json(run.folder / "split.json", task.items())
     examples = training_examples(task, method.train_on)
     batches = TrainingBatches(examples, method.optimizer.batch_size, config.seed)
     steps = method.optimizer.epochs * batches.per_epoch
@@ -120,8 +122,9 @@ def _run(run: _Run) -> dict[str, Any]:
         step = make_step(adapter, update, make_views(method, clip, task), steps, config.seed)
         window: list[dict[str, jax.Array]] = []
         with Progress(f"{methods.TITLES[run.name]}: training", steps, first) as progress:
-            for i in range(first, steps):
-                state, parts = step(state, clip, classes, devices.shard(batches[i], mesh))
+            put = functools.partial(devices.shard, mesh=mesh)
+            for i, batch in enumerate(batches.stream(first, steps, put), first):
+                state, parts = step(state, clip, classes, batch)
                 window.append(parts)
                 progress.advance()
                 epoch, within = divmod(i + 1, batches.per_epoch)
@@ -151,6 +154,8 @@ def _run(run: _Run) -> dict[str, Any]:
         "phrases": method.prompts.phrases,
         "steps": steps,
         "trainable_parameters": sum(p.size for p in jax.tree.leaves(parameters)),
+        "note": task.note,
+        "skipped": {"count": len(task.skipped), "images": [s._asdict() for s in task.skipped]},
         "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
     }
     run_folder.write_json(run.folder / "results.json", results)
@@ -214,7 +219,7 @@ def make_step(
     """
 
     def step(state: State, clip: Clip, classes: Classes, batch: dict[str, jax.Array]):
-        images = make(seed, state["step"], batch["indices"], batch["images"])
+        images = make(seed, state["step"], batch["indices"], batch["images"], batch.get("aspects"))
 
         def objective(parameters):
             progress = state["step"] / steps

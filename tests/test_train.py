@@ -75,26 +75,27 @@ def test_the_same_seed_gives_the_same_numbers_to_the_bit(small, finished, tmp_pa
 
 def test_an_interrupted_run_ends_with_the_same_numbers(small, finished, tmp_path, monkeypatch):
     workdir, results = finished
-    get, stop_at = TrainingBatches.__getitem__, 7  # after the checkpoint at 4 and a log at 6
+    stream, stop_at = TrainingBatches.stream, 7  # after the checkpoint at 4 and a log at 6
 
-    def dying(self, step):
-        if step == stop_at:
-            raise KeyboardInterrupt
-        return get(self, step)
+    def dying(self, first, last, put):
+        for step, batch in enumerate(stream(self, first, last, put), first):
+            if step == stop_at:
+                raise KeyboardInterrupt
+            yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingBatches, "__getitem__", dying)
+        patch.setattr(TrainingBatches, "stream", dying)
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(small, tmp_path)
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
     assert not (tmp_path / "cdc/results.json").exists()
     taken = []
 
-    def counting(self, step):
-        taken.append(step)
-        return get(self, step)
+    def counting(self, first, last, put):
+        taken.extend(range(first, last))
+        return stream(self, first, last, put)
 
-    monkeypatch.setattr(TrainingBatches, "__getitem__", counting)
+    monkeypatch.setattr(TrainingBatches, "stream", counting)
     assert train.train_and_evaluate(small, tmp_path) == results
     assert taken == [4, 5, 6, 7, 8]
     assert lines(tmp_path) == lines(workdir)

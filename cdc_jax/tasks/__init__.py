@@ -1,6 +1,7 @@
 """Tasks: where images and class names come in."""
 
 from cdc_jax.tasks.sources import load
+from cdc_jax.tasks.splits import Item, Split, base_new, few_shot, read_split
 from cdc_jax.tasks.task import Examples, Task
 
-__all__ = ["Examples", "Task", "load"]
+__all__ = ["Examples", "Item", "Split", "Task", "base_new", "few_shot", "load", "read_split"]

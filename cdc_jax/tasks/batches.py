@@ -1,41 +1,104 @@
 """Training batches: a pure function of (seed, step), so that a position is nothing but a step."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import grain
+import jax
 import numpy as np
 
+from cdc_jax.tasks.collection import Photographs
 from cdc_jax.tasks.task import Examples
+
+Batch = dict[str, np.ndarray]
+_BATCHES_AHEAD = 2  # on the devices, and as many decoded images in memory
 
 
 class TrainingBatches:
-    """Shuffled batches, every example once an epoch.
+    """Shuffled batches, every example once an epoch; each host reads only its own rows.
 
     An incomplete last batch is dropped, as the published methods do, unless it is the only one:
     a set smaller than a batch is one batch an epoch.
 
     Args:
       examples: the training set.
-      batch_size: images a batch.
+      batch_size: images a batch, over all hosts.
       seed: of the order; every epoch has its own.
+      host: this host's number; None asks JAX.
+      hosts: how many there are; None asks JAX.
+
+    Raises:
+      ValueError: no examples, no batch size, or a batch that hosts can't share evenly.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int):
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int,
+        host: int | None = None,
+        hosts: int | None = None,
+    ):
         if not len(examples):
             raise ValueError("the training set is empty")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        host = jax.process_index() if host is None else host
+        hosts = jax.process_count() if hosts is None else hosts
         self._examples = examples
         self._size = min(batch_size, len(examples))
+        if self._size % hosts:
+            raise ValueError(
+                f"a batch of {self._size} images can't be shared by {hosts} hosts: make the batch "
+                "size a multiple"
+            )
+        self._rows = self._size // hosts
+        self._first_row = host * self._rows
         self.per_epoch = len(examples) // self._size
         # One order an epoch, reshuffled; batches do not cross epochs.
         self._order = grain.MapDataset.range(len(examples)).seed(seed).shuffle().repeat()
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """Batch number `step`: uint8 `images`, `labels`, and the examples' `indices`."""
+    def __getitem__(self, step: int) -> Batch:
+        """This host's rows of batch number `step`.
+
+        Uint8 `images`, `labels`, and the examples' `indices`; of photographs, which the view stage
+        takes squeezed into squares, also `aspects`, their width/height.
+        """
+        rows = [self._row(step * self._rows + row) for row in range(self._rows)]
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def stream(self, first: int, last: int, put: Callable[[Batch], Any]) -> Iterator[Any]:
+        """Batches `first` to `last` - 1, put where the computation wants them, ahead of it.
+
+        Threads decode the images of the next batches while this one is computed with.
+
+        Args:
+          first: step at which training begins or goes on.
+          last: number of steps.
+          put: from a batch to what is yielded, such as its copy on the devices.
+        """
+        rows = grain.MapDataset.range(first * self._rows, last * self._rows).map(self._row)
+        images = self._examples.images
+        # Arrays in memory need no threads.
+        threads = images.workers if isinstance(images, Photographs) else 0
+        ahead = _BATCHES_AHEAD * self._rows if threads else 0
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        batches = rows.to_iter_dataset(options).batch(self._rows).map(put)
+        return iter(
+            grain.experimental.ThreadPrefetchIterDataset(
+                batches, prefetch_buffer_size=_BATCHES_AHEAD
+            )
+        )
+
+    def _row(self, position: int) -> dict[str, Any]:
+        """One example; this host's rows of all steps are counted through."""
+        step, row = divmod(position, self._rows)
         epoch, batch = divmod(step, self.per_epoch)
-        first = epoch * len(self._examples) + batch * self._size
-        indices = np.array([self._order[i] for i in range(first, first + self._size)])
-        return {
-            "images": self._examples.images[indices],
-            "labels": self._examples.labels[indices].astype(np.int32),
-            "indices": indices.astype(np.int32),
-        }
+        place = epoch * len(self._examples) + batch * self._size + self._first_row + row
+        index = self._order[place]
+        images = self._examples.images
+        made = {"labels": np.int32(self._examples.labels[index]), "indices": np.int32(index)}
+        if isinstance(images, Photographs):
+            image, aspect = images.squeezed(index)
+            return made | {"images": image, "aspects": aspect}
+        return made | {"images": images[np.array([index])][0]}

@@ -1,30 +1,138 @@
-"""The registry of where tasks come from."""
+"""The registry of where tasks come from: the world, the field's datasets, a user's own images."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from cdc_jax.tasks.task import Task
+from cdc_jax.tasks import catalog, coop, own, prepared, splits
+from cdc_jax.tasks.collection import Collection, Photographs
+from cdc_jax.tasks.splits import Item, Split
+from cdc_jax.tasks.task import Examples, Skipped, Task
 from cdc_jax.tasks.world import fewshot
 
-SOURCES: dict[str, Callable[[ConfigDict], Task]] = {"world": fewshot.load}
-"""Dataset name -> the function that makes its few-shot task of a configuration."""
+_FORMATS: dict[str, Callable[[str, Path, str], Collection]] = {
+    "coop": coop.read,
+    "tfds": prepared.read,
+}
+"""data.format -> the reader of the field's datasets, of (name, data root, split file)."""
 
 
-def load(config: ConfigDict) -> Task:
+def load(config: ConfigDict, image_size: int = 32) -> Task:
     """Loads the task that `config.dataset` names.
 
     Args:
-      config: `dataset`, `shots`, `seed`, and the part that the dataset's kind reads.
+      config: `dataset` ("world", "folder" or a key of `catalog.PUBLISHED`), `shots`, `seed`,
+        `classes` ("all" or "base_new"; the world always has both halves), and the part that the
+        dataset's kind reads: `world`, or `data` as in `experiments/configs/fewshot.py`.
+      image_size: side of the CLIP's images, in pixels; the world is always drawn at 32.
+
+    Returns:
+      The task; its test splits are `test`, or `base_test` and `new_test`.
 
     Raises:
-      ValueError: an unknown dataset; the message names the nearest.
+      ValueError: a setting that is unknown, the message names the nearest; data that can't be used.
+      FileNotFoundError: data that is not there; the message says what is expected where.
     """
-    if config.dataset not in SOURCES:
-        near = difflib.get_close_matches(config.dataset, SOURCES, 1, 0)[0]
-        raise ValueError(
-            f"unknown dataset {config.dataset!r}: did you mean {near!r}? "
-            f"There are {', '.join(SOURCES)}"
+    names = ("world", "folder", *catalog.PUBLISHED)
+    if _known("dataset", config.dataset, names) == "world":
+        return fewshot.load(config)
+    _known("classes", config.classes, ("all", "base_new"))
+    collection = read(config)
+    split = collection.split
+    if not collection.allow_fewer:
+        _check_shots(split, config.shots)
+    split = splits.few_shot(split, config.shots, config.seed)
+    tested = {"test": split}
+    if config.classes == "base_new":
+        split, new = splits.base_new(split)
+        tested = {"base_test": split, "new_test": new}
+    parts = {"train": (split.train, split), "val": (split.val, split)}
+    parts |= {name: (half.test, half) for name, half in tested.items()}
+    examples: dict[str, Examples] = {}
+    skipped: list[Skipped] = []
+    for name, (items, half) in parts.items():
+        examples[name], left_out = _examples(
+            name, items, half.class_names, collection, config, image_size
         )
-    return SOURCES[config.dataset](config)
+        skipped += left_out
+    return Task(
+        train=examples.pop("train"),
+        val=examples.pop("val"),
+        test=examples,
+        class_names=split.class_names,
+        template=config.data.template or collection.template,
+        about=collection.about,
+        note=collection.note,
+        skipped=tuple(skipped),
+    )
+
+
+def read(config: ConfigDict) -> Collection:
+    """The whole dataset that `config` names, before anything is drawn from it."""
+    data = config.data
+    if not data.root:
+        raise ValueError(f"data.root must say where {config.dataset} is: add data.root=PATH")
+    root = Path(data.root).expanduser()
+    if config.dataset == "folder":
+        return own.read(root, data.split, data.allow_fewer)
+    return _FORMATS[_known("data.format", data.format, _FORMATS)](config.dataset, root, data.split)
+
+
+def _examples(
+    part: str,
+    items: Sequence[Item],
+    class_names: tuple[str, ...],
+    collection: Collection,
+    config: ConfigDict,
+    image_size: int,
+) -> tuple[Examples, list[Skipped]]:
+    """The usable images of a part, and the others."""
+    data = config.data
+    on_error = _known("data.on_error", data.on_error, ("stop", "skip"))
+
+    def photographs(chosen: Sequence[Item]) -> Photographs:
+        paths = [item.path for item in chosen]
+        side = data.side or round(1.5 * image_size)
+        return Photographs(paths, collection.contents, image_size, side, data.workers)
+
+    images = photographs(items)
+    # What is skipped must be known before batches are put together.
+    unusable = images.unusable(decoding=data.check or on_error == "skip")
+    if unusable and on_error == "stop":
+        error = next(iter(unusable.values()))
+        raise ValueError(
+            f"{len(unusable)} of the {len(items)} {part} images can't be used; the first: {error}. "
+            "Mend them, or leave them out by data.on_error=skip"
+        )
+    if unusable:
+        items = [item for number, item in enumerate(items) if number not in unusable]
+        images = photographs(items)
+    if part == "train":
+        for label in sorted(set(range(len(class_names))) - {item.label for item in items}):
+            raise ValueError(f"class {class_names[label]!r} has no usable training image")
+    elif part != "val" and not items:
+        raise ValueError(f"no {part} image can be used")
+    labels = np.array([item.label for item in items], np.int64)
+    skipped = [Skipped(error.name, error.reason) for error in unusable.values()]
+    return Examples(images, labels, class_names, tuple(item.path for item in items)), skipped
+
+
+def _check_shots(split: Split, shots: int) -> None:
+    for label, items in splits.by_label(split.train).items():
+        if len(items) < shots:
+            raise ValueError(
+                f"class {split.class_names[label]!r} has {len(items)} training images, fewer than "
+                f"{shots} shots: lower shots, or set data.allow_fewer=true to take all there are"
+            )
+
+
+def _known(key: str, value: str, known: Iterable[str]) -> str:
+    if value in known:
+        return value
+    near = difflib.get_close_matches(value, known, 1, 0)[0]
+    raise ValueError(
+        f"unknown {key} {value!r}: did you mean {near!r}? There are {', '.join(known)}"
+    )

@@ -1,9 +1,21 @@
 """What a task is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import Int, UInt8
+
+
+class Images(Protocol):
+    """Images that need not be in memory: uint8 (images, height, width, 3) where indexed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(
+        self, index: slice | Int[np.ndarray, "images"], /
+    ) -> UInt8[np.ndarray, "images height width 3"]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +26,13 @@ class Examples:
       images: uint8, (examples, height, width, 3), resized and cropped for the model.
       labels: indices into `class_names`, (examples,).
       class_names: names of the classes that these examples are classified among.
+      files: paths of the images in their dataset; none for images that were drawn.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     class_names: tuple[str, ...]
+    files: Sequence[str] = ()
 
     def __post_init__(self):
         if len(self.images) != len(self.labels):
@@ -35,6 +49,13 @@ class Examples:
         return len(self.labels)
 
 
+class Skipped(NamedTuple):
+    """An image that was left out because it can't be used."""
+
+    file: str
+    reason: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A few-shot task.
@@ -48,6 +69,8 @@ class Task:
       about: what the labels are about, see `views.ASPECTS`.
       oracle: plentiful training images without any spurious correlation; None where the task's
         factors are not known.
+      note: what tables must say beside the figures; "" is nothing.
+      skipped: images of its splits that were left out.
     """
 
     train: Examples
@@ -57,3 +80,19 @@ class Task:
     template: str
     about: tuple[str, ...]
     oracle: Examples | None = None
+    note: str = ""
+    skipped: tuple[Skipped, ...] = ()
+
+    def items(self) -> dict[str, list[tuple[str, int, str]]]:
+        """Split -> [file, label, class name] of every image used, as in CoOp's split files.
+
+        An image that was drawn is called by its number in the split.
+        """
+        parts = {"train": self.train, "val": self.val, **self.test}
+        return {
+            name: [
+                (part.files[i] if part.files else f"{name}/{i}", label, part.class_names[label])
+                for i, label in enumerate(part.labels.tolist())
+            ]
+            for name, part in parts.items()
+        }

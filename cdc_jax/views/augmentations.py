@@ -42,7 +42,15 @@ def draw_nothing(key: PRNGKey, height: int, width: int) -> tuple[()]:
     return ()
 
 
-def draw_crop(key: PRNGKey, height: int, width: int, *, scale: Pair, ratio: Pair) -> tuple[Box]:
+def draw_crop(
+    key: PRNGKey,
+    height: int,
+    width: int,
+    *,
+    scale: Pair,
+    ratio: Pair,
+    aspect: Scalar | None = None,
+) -> tuple[Box]:
     """Draws the box of torchvision's RandomResizedCrop.
 
     Args:
@@ -51,15 +59,20 @@ def draw_crop(key: PRNGKey, height: int, width: int, *, scale: Pair, ratio: Pair
         width: of the image.
         scale: range of the box's area as a part of the image's; uniform.
         ratio: range of the box's width/height; its logarithm is uniform.
+        aspect: width/height of the photograph that was squeezed into this image; None where it is
+            the image's own. The ratio is the box's in the photograph.
 
     Returns:
         The first of ten boxes that fits, else the largest centred one whose ratio is in range.
     """
-    box, found = _draw_box(key, height, width, scale, ratio)
-    largest_height = min(height, round(width / ratio[0]))
-    largest_width = min(width, round(height * ratio[1]))
+    # Squeezing changes every box's ratio by the same factor, and no box's part of the area.
+    squeeze = 1 if aspect is None else width / height / aspect
+    low, high = ratio[0] * squeeze, ratio[1] * squeeze
+    box, found = _draw_box(key, height, width, scale, low, ratio[1] / ratio[0])
+    largest_height = jnp.minimum(height, jnp.round(width / low).astype(jnp.int32))
+    largest_width = jnp.minimum(width, jnp.round(height * high).astype(jnp.int32))
     top, left = (height - largest_height) // 2, (width - largest_width) // 2
-    return (jnp.where(found, box, jnp.array([top, left, largest_height, largest_width])),)
+    return (jnp.where(found, box, jnp.stack([top, left, largest_height, largest_width])),)
 
 
 def draw_affine(
@@ -102,17 +115,18 @@ def draw_erase(key: PRNGKey, height: int, width: int, *, scale: Pair, ratio: Pai
 
     As `draw_crop`, but `ratio` is height/width.
     """
-    box, found = _draw_box(key, height, width, scale, (1 / ratio[1], 1 / ratio[0]))
+    box, found = _draw_box(key, height, width, scale, 1 / ratio[1], ratio[1] / ratio[0])
     return (jnp.where(found, box, 0),)
 
 
 def _draw_box(
-    key: PRNGKey, height: int, width: int, scale: Pair, ratio: Pair
+    key: PRNGKey, height: int, width: int, scale: Pair, lowest: Scalar, spread: float
 ) -> tuple[Box, Bool[Array, ""]]:
+    """The first of ten boxes that fits, their width/height in [lowest, lowest · spread]."""
     # Drawn flat: XLA's CPU compiler takes seconds for a random array of two axes.
     area, shape, down, right = random.uniform(key, (40,)).reshape(4, 10)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
-    box_ratio = ratio[0] * jnp.exp(math.log(ratio[1] / ratio[0]) * shape)
+    box_ratio = lowest * jnp.exp(math.log(spread) * shape)
     box_height = jnp.round(jnp.sqrt(area / box_ratio))
     box_width = jnp.round(jnp.sqrt(area * box_ratio))
     top = jnp.floor(down * (height - box_height + 1))

@@ -21,10 +21,8 @@ from cdc_jax.views import pixels
 from cdc_jax.views.augmentations import AUGMENTATIONS, PRNGKey
 
 Images = UInt8[Array | np.ndarray, "batch height width 3"]
-ViewFunction = Callable[
-    [ArrayLike, ArrayLike, Int[Array | np.ndarray, "batch"], Images],
-    Float[Array, "views batch size size 3"],
-]
+ViewFunction = Callable[..., Float[Array, "views batch size size 3"]]
+"""(seed, step, indices, images[, aspects]) -> views, see `build`."""
 Step = tuple[str, dict[str, Any]]  # the augmentation's name and all its options
 View = tuple[Step, ...]  # none at all: the clean view
 
@@ -81,12 +79,16 @@ def build(
             the augmentations that would change it.
 
     Returns:
-        `make(seed, step, indices, images)`, with the images' own numbers as indices (batch,) and
-        uint8 images (batch, height, width, 3), returns float32 (M, batch, size, size, 3). Where all
-        templates share one view the first axis is 1: broadcast after the image encoder, not before.
-        A view without a crop starts from the largest centred square. Pixels depend on the seed, the
-        step, the image with its index and the view's number, on nothing else: not on the rest of
-        the batch, the devices or JAX's default generator. Seed and step may be traced.
+        `make(seed, step, indices, images, aspects=None)`, with the images' own numbers as indices
+        (batch,) and uint8 images (batch, height, width, 3), returns float32 (M, batch, size, size,
+        3). Where all templates share one view the first axis is 1: broadcast after the image
+        encoder, not before. A view without a crop starts from the largest centred square.
+        Photographs of any form fit in one batch when each is squeezed as a whole into the same
+        height and width: `aspects`, their own width/height (batch,), then undo it, so that crops
+        have the scale and ratio, and centred squares the form, that they have in the photograph.
+        Pixels depend on the seed, the step, the image with its index and aspect and the view's
+        number, on nothing else: not on the rest of the batch, the devices or JAX's default
+        generator. Seed and step may be traced.
 
     Raises:
         ValueError: a spec that can't be read, an unknown name, a value out of range, a crop that
@@ -102,19 +104,27 @@ def build(
     fill, scale = _normaliser(mean, std)
 
     @jax.jit
-    def make(seed, step, indices, images):
+    def make(
+        seed: ArrayLike,
+        step: ArrayLike,
+        indices: Int[Array | np.ndarray, "batch"],
+        images: Images,
+        aspects: Float[Array | np.ndarray, "batch"] | None = None,
+    ):
         _check_images(images)
-        if indices.shape != images.shape[:1]:
-            raise ValueError(f"got indices of shape {indices.shape} for {len(images)} images")
+        for what, given in (("indices", indices), ("aspects", aspects)):
+            if given is not None and given.shape != images.shape[:1]:
+                raise ValueError(f"got {what} of shape {given.shape} for {len(images)} images")
         # With some other generators the bits drawn under vmap depend on the whole batch.
         key = random.fold_in(random.key(seed, impl="threefry2x32"), step)
         keys = jax.vmap(partial(random.fold_in, key))(indices)
 
         def make_one(number, view):
-            def one(key, image):
-                return _apply(view, random.fold_in(key, number), image, size=size, fill=fill)
+            def one(key, image, aspect):
+                key = random.fold_in(key, number)
+                return _apply(view, key, image, aspect, size=size, fill=fill)
 
-            return jax.vmap(one)(keys, images)
+            return jax.vmap(one)(keys, images, aspects)
 
         made = jnp.stack([make_one(number, view) for number, view in enumerate(chosen)])
         return (made - fill) / scale
@@ -161,17 +171,20 @@ def _apply(
     view: View,
     key: PRNGKey,
     image: UInt8[Array, "height width 3"],
+    aspect: pixels.Scalar | None,
     *,
     size: int,
     fill: pixels.Colour,
 ) -> Float[Array, "{size} {size} 3"]:
     made = image.astype(jnp.float32) / 255
     if not view or view[0][0] != "crop":
-        made = pixels.centre_crop(made, size)
+        made = pixels.centre_crop(made, size, aspect)
     for number, (name, options) in enumerate(view):
         augmentation = AUGMENTATIONS[name]
         draw_key, chance_key = random.split(random.fold_in(key, number))
         drawn = {option: value for option, value in options.items() if option != "p"}
+        if name == "crop":  # the first step, and the only one that sees the squeezed photograph
+            drawn["aspect"] = aspect
         parameters = augmentation.draw(draw_key, *made.shape[:2], **drawn)
         given = {"size": size, "fill": fill}
         needed = {need: given[need] for need in augmentation.needs}

@@ -18,12 +18,13 @@ Colour = Float[Array, "3"]
 Scalar = Num[Array, ""] | float
 
 
-def resized_crop(image: Image, box: Box, size: int) -> Float[Array, "{size} {size} 3"]:
+def resized_crop(image: Image, box: Num[Array, "4"], size: int) -> Float[Array, "{size} {size} 3"]:
     """Cuts `box` out of the image and resizes it to a square: bicubic (a = -0.5), antialiased.
 
     Args:
         image: the image.
-        box: inside the image, at least one pixel.
+        box: inside the image, at least one pixel; where it cuts pixels, those are read whose centre
+            it contains.
         size: side of the result.
 
     Returns:
@@ -35,9 +36,24 @@ def resized_crop(image: Image, box: Box, size: int) -> Float[Array, "{size} {siz
     return jnp.clip(_separable(rows, image, columns), 0, 1)  # bicubic overshoots at edges
 
 
-def centre_crop(image: Image, size: int) -> Float[Array, "{size} {size} 3"]:
-    """Resizes the largest centred square; nothing is done to an image of that size already."""
+def centre_crop(
+    image: Image, size: int, aspect: Scalar | None = None
+) -> Float[Array, "{size} {size} 3"]:
+    """Resizes the largest centred square; nothing is done to an image of that size already.
+
+    Args:
+        image: the image.
+        size: side of the result.
+        aspect: width/height of the photograph that was squeezed into this image, and in which the
+            square is one; None where it is the image's own.
+    """
     height, width = image.shape[:2]
+    if aspect is not None:
+        squeeze = width / height / aspect  # of a square's width
+        box_height = jnp.minimum(height, width / squeeze)
+        box_width = box_height * squeeze
+        box = jnp.stack([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width])
+        return resized_crop(image, box, size)
     if height == width == size:
         return image
     side = min(height, width)

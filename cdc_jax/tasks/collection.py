@@ -1,0 +1,152 @@
+"""A dataset of photographs, and its images as arrays: decoded when asked for, kept where small."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from cdc_jax.tasks import decode
+from cdc_jax.tasks.splits import Split
+
+KEPT_BYTES = 2**30
+"""Decoded images of a split stay in memory if all of them need no more than this, 1 GiB."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """A dataset: its split, and where the images are.
+
+    Attributes:
+      split: all of its images.
+      contents: an item's path -> the file, or what the file holds.
+      template: the hand-crafted template t^0, with {} for the class name.
+      about: what the labels are about, see `views.ASPECTS`.
+      note: what tables must say beside its figures; "" is nothing.
+      allow_fewer: whether a class may have fewer training images than shots.
+    """
+
+    split: Split
+    contents: Callable[[str], Path | bytes]
+    template: str
+    about: tuple[str, ...] = ("category",)
+    note: str = ""
+    allow_fewer: bool = True
+
+
+class Photographs:
+    """Images of one split, for the test and for the view stage.
+
+    `photographs[index]` with an integer array or a slice is the test's form: short side scaled,
+    centre cropped, uint8 (images, size, size, 3). Threads decode what is asked for; decoding an
+    image twice is avoided while all of the split fits into `KEPT_BYTES`.
+
+    Args:
+      paths: of the images, in their collection.
+      contents: of the collection.
+      size: side of the test's images.
+      side: side of the view stage's, see `squeezed`.
+      workers: threads; 0 is one a core.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        contents: Callable[[str], Path | bytes],
+        size: int,
+        side: int,
+        workers: int = 0,
+    ):
+        self._paths, self._contents = paths, contents
+        self._size, self._side = size, side
+        self.workers = threads(workers)
+        self._clean: dict[int, np.ndarray] = {}
+        self._squeezed: dict[int, tuple[np.ndarray, np.float32]] = {}
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(
+        self, index: slice | Int[np.ndarray, "images"]
+    ) -> UInt8[np.ndarray, "images size size 3"]:
+        numbers = np.arange(len(self))[index]
+        if not len(numbers):
+            return np.zeros((0, self._size, self._size, 3), np.uint8)
+        with ThreadPoolExecutor(min(self.workers, len(numbers))) as pool:
+            return np.stack(list(pool.map(self._clean_image, numbers.tolist())))
+
+    def squeezed(self, number: int) -> tuple[UInt8[np.ndarray, "side side 3"], np.float32]:
+        """One whole photograph as a square, and the width/height that it had before."""
+        if number in self._squeezed:
+            return self._squeezed[number]
+        rgb = self._decoded(number)
+        height, width = rgb.shape[:2]
+        made = decode.squeezed_image(rgb, self._side), np.float32(width / height)
+        if self._fits(self._side):
+            self._squeezed[number] = made
+        return made
+
+    def unusable(self, decoding: bool) -> dict[int, decode.UnreadableImage]:
+        """Number -> what is wrong with it, for the images that can't be used.
+
+        Args:
+          decoding: decode every image; otherwise files are only looked up in their folders.
+        """
+        if not decoding:
+            return self._missing()
+
+        def tried(number: int) -> decode.UnreadableImage | None:
+            try:
+                self._clean_image(number)
+            except decode.UnreadableImage as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            found = enumerate(pool.map(tried, range(len(self))))
+            return {number: error for number, error in found if error is not None}
+
+    def _missing(self) -> dict[int, decode.UnreadableImage]:
+        """Each folder is listed once, no file is touched."""
+        listed: dict[Path, frozenset[str]] = {}
+        missing = {}
+        for number, path in enumerate(self._paths):
+            file = self._contents(path)
+            if isinstance(file, bytes):
+                return {}
+            if file.parent not in listed:
+                there = os.listdir(file.parent) if file.parent.is_dir() else ()
+                listed[file.parent] = frozenset(there)
+            if file.name not in listed[file.parent]:
+                missing[number] = decode.UnreadableImage(str(file), "no such file")
+        return missing
+
+    def _clean_image(self, number: int) -> np.ndarray:
+        if number in self._clean:
+            return self._clean[number]
+        made = decode.clean_image(self._decoded(number), self._size)
+        if self._fits(self._size):
+            self._clean[number] = made
+        return made
+
+    def _decoded(self, number: int) -> np.ndarray:
+        path = self._paths[number]
+        contents = self._contents(path)
+        return decode.decode(contents, path if isinstance(contents, bytes) else None)
+
+    def _fits(self, side: int) -> bool:
+        return 3 * side * side * len(self) <= KEPT_BYTES
+
+
+def threads(workers: int) -> int:
+    """The number of threads that a setting means.
+
+    Raises:
+      ValueError: it is negative.
+    """
+    if workers < 0:
+        raise ValueError(f"data.workers must be at least 0 (one a core), got {workers}")
+    return workers or len(os.sched_getaffinity(0))

@@ -1,0 +1,246 @@
+"""Splits: which images are for training, validation and test, and what is drawn from them.
+
+Files are CoOp's, {"train" | "val" | "test": [[path under the image root, label, class name], …]}.
+Sampling and halving follow CoOp, Dassl and MaPLe to the bit, so that results stand beside theirs.
+"""
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+PARTS = ("train", "val", "test")
+
+
+class Item(NamedTuple):
+    """A labelled image: its path under the image root, and an index into the class names."""
+
+    path: str
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The images of a dataset, by what they are for.
+
+    Attributes:
+      train: to learn from.
+      val: for choices.
+      test: to be scored.
+      class_names: by label; a name may occur twice, as two of ImageNet's do.
+    """
+
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+    class_names: tuple[str, ...]
+
+
+def read_split(path: str | Path) -> Split:
+    """Reads a split file.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is no such file; see `from_lists`.
+    """
+    return from_lists(read_json(path), str(path))
+
+
+def read_json(path: str | Path) -> Any:
+    """Contents of a JSON file.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it holds something else.
+    """
+    try:
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}: a split file is expected") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def from_lists(lists: Any, where: str) -> Split:
+    """A split of the contents of a split file.
+
+    Args:
+      lists: what the file holds.
+      where: the file's name, for errors.
+
+    Raises:
+      ValueError: it has another form; a path that leaves the image root or occurs twice; labels
+        that are not 0, 1, 2, …; a class without a name, with two, or without a training image.
+    """
+    if not isinstance(lists, Mapping) or set(lists) != set(PARTS):
+        found = sorted(lists) if isinstance(lists, Mapping) else type(lists).__name__
+        raise ValueError(f"{where} must hold the lists train, val and test, found {found}")
+    names: dict[int, str] = {}
+    parts: dict[str, tuple[Item, ...]] = {}
+    for part in PARTS:
+        if not isinstance(lists[part], list):
+            raise ValueError(f"{part} in {where} must be a list, got {lists[part]!r:.80}")
+        items = []
+        for number, entry in enumerate(lists[part]):
+            at = f"{where}, {part}[{number}]"
+            match entry:
+                case [str(path), int(label), str(name)] if type(label) is int:
+                    pass
+                case _:
+                    raise ValueError(f"{at} must be [path, label, class name], got {entry!r:.120}")
+            if not name.strip():
+                raise ValueError(f"{at}: the name of class {label} is empty")
+            if names.setdefault(label, name) != name:
+                raise ValueError(
+                    f"{at}: class {label} is called {name!r} here and {names[label]!r} before"
+                )
+            items.append(Item(safe_path(path, at), label))
+        parts[part] = tuple(items)
+    if sorted(names) != list(range(len(names))):
+        missing = next(k for k in range(len(names)) if k not in names)
+        raise ValueError(
+            f"labels in {where} must be 0, 1, 2, …: there are {len(names)} classes, and no image "
+            f"has label {missing}"
+        )
+    split = Split(**parts, class_names=tuple(names[k] for k in range(len(names))))
+    check(split, where)
+    return split
+
+
+def check(split: Split, where: str) -> None:
+    """Checks what every source of a split must make sure of.
+
+    Raises:
+      ValueError: no image to train on or to test; a path that occurs twice; a class without a
+        training image, unless there are none at all (some sets are for testing only).
+    """
+    if not split.test:
+        raise ValueError(f"{where} has no test image")
+    seen = set()
+    for part in PARTS:
+        for item in getattr(split, part):
+            if item.path in seen:
+                raise ValueError(f"{where} lists {item.path} twice")
+            seen.add(item.path)
+    trained = {item.label for item in split.train}
+    if trained:
+        for label, name in enumerate(split.class_names):
+            if label not in trained:
+                raise ValueError(f"class {name!r} (label {label}) of {where} has no training image")
+
+
+def safe_path(path: str, where: str) -> str:
+    """A path under the image root, in its plain form.
+
+    Raises:
+      ValueError: an absolute path, or one that goes up.
+    """
+    plain = PurePosixPath(path)
+    if plain.is_absolute() or ".." in plain.parts or "\\" in path or "\0" in path or not plain.name:
+        raise ValueError(
+            f"{where}: {path!r} must be a path under the image root, with / between its parts and "
+            "without .."
+        )
+    return str(plain)
+
+
+def few_shot(split: Split, shots: int, seed: int) -> Split:
+    """Draws a few-shot set: `shots` training images a class, all where there are fewer.
+
+    One random.Random(seed) draws from the classes in the order in which they first appear, training
+    images first, then min(shots, 4) validation images a class; the test images stay. The sets are
+    those that CoOp's code makes, image for image.
+
+    Raises:
+      ValueError: no shots, or no training images.
+    """
+    if shots < 1:
+        raise ValueError(f"shots must be at least 1, got {shots}")
+    if not split.train:
+        raise ValueError("there are no training images to draw shots from: the set is a test set")
+    rng = random.Random(seed)
+    train = _sample(split.train, shots, rng)
+    return dataclasses.replace(split, train=train, val=_sample(split.val, min(shots, 4), rng))
+
+
+def _sample(items: Sequence[Item], count: int, rng: random.Random) -> tuple[Item, ...]:
+    groups = by_label(items).values()
+    chosen = (rng.sample(g, count) if len(g) >= count else g for g in groups)
+    return tuple(item for group in chosen for item in group)
+
+
+def by_label(items: Iterable[Item]) -> dict[int, list[Item]]:
+    """Groups items, labels in the order in which they first appear."""
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.label, []).append(item)
+    return groups
+
+
+def base_new(split: Split) -> tuple[Split, Split]:
+    """Halves the classes: the first ceil(K / 2) labels are base, the others new.
+
+    Each half's labels start at 0, and each has its own class names only.
+
+    Raises:
+      ValueError: fewer than two classes.
+    """
+    classes = len(split.class_names)
+    if classes < 2:
+        raise ValueError(f"base and new classes need at least 2 classes, got {classes}")
+    half = -(-classes // 2)
+    return _classes(split, range(half)), _classes(split, range(half, classes))
+
+
+def _classes(split: Split, labels: range) -> Split:
+    kept = {
+        part: tuple(
+            Item(item.path, item.label - labels.start)
+            for item in getattr(split, part)
+            if item.label in labels
+        )
+        for part in PARTS
+    }
+    return Split(**kept, class_names=split.class_names[labels.start : labels.stop])
+
+
+def partition(
+    items: Sequence[Item], class_names: Sequence[str], val: float, test: float, seed: int
+) -> Split:
+    """Splits images that nobody has split, class by class.
+
+    A class's images, sorted by path, are shuffled; round(test · n) of them are for test, at least
+    one, round(val · n) for validation, and the others, at least one, for training. The same images,
+    shares and seed give the same split on every machine.
+
+    Args:
+      items: the images.
+      class_names: by label.
+      val: share of validation images, from 0.
+      test: share of test images; val + test < 1.
+      seed: of the shuffles.
+
+    Raises:
+      ValueError: shares that leave nothing to train on or to test, or a class of one image.
+    """
+    if not (0 <= val and 0 < test and val + test < 1):
+        raise ValueError(
+            f"shares must be val >= 0 and test > 0 with val + test < 1, got val={val}, test={test}"
+        )
+    parts: dict[str, list[Item]] = {part: [] for part in PARTS}
+    for label, members in sorted(by_label(items).items()):
+        if len(members) < 2:
+            raise ValueError(
+                f"class {class_names[label]!r} has {len(members)} image: it needs one to train on "
+                "and one to test"
+            )
+        members = sorted(members)
+        random.Random(f"{seed} {label}").shuffle(members)
+        tested = min(max(1, round(test * len(members))), len(members) - 1)
+        validated = min(round(val * len(members)), len(members) - tested - 1)
+        parts["test"] += members[:tested]
+        parts["val"] += members[tested : tested + validated]
+        parts["train"] += members[tested + validated :]
+    return Split(**{k: tuple(v) for k, v in parts.items()}, class_names=tuple(class_names))
