@@ -8,7 +8,7 @@ one key. An unknown key or a value of the wrong type is refused before any work.
 import ast
 import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,22 @@ def apply(config: ConfigDict, argument: str) -> ConfigDict:
             assignments[-1] += f",{part}"
         else:
             raise ValueError(f"expected key=value, got {part!r}")
+    return assign(config, assignments).lock()
+
+
+def assign(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
+    """Sets keys, each by a text `key=value`; arguments and errors as `apply`."""
     for assignment in assignments:
-        key, _, text = assignment.partition("=")
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"expected key=value, got {assignment!r}")
         owner = config
         *parents, last = key.split(".")
         for name in parents:
             owner = owner[_known(owner, name)]
         last = _known(owner, last)
         owner[last] = _parsed(key, text, owner.get_type(last))
-    return config.lock()
+    return config
 
 
 def _known(config: ConfigDict, key: str) -> str:

@@ -10,6 +10,8 @@ import difflib
 
 from ml_collections import ConfigDict, config_dict
 
+from cdc_jax import config_file
+
 DEFAULTS = {
     # See prompts.Templates. Phrases separated by "|" go to the templates in turn, or, with `pick`,
     # the one that is most accurate on the training images does; an empty phrase is the task's own
@@ -185,29 +187,47 @@ def configure(name: str, small: bool = False, chosen: ConfigDict | None = None) 
     """The configuration of a method.
 
     Args:
-      name: a key of `METHODS`.
+      name: a key of `METHODS`; or `row@key=value;key=value`, a row with settings changed.
       small: for the embedded CLIP.
-      chosen: of `overrides`; what it leaves open is the method's own.
+      chosen: of `overrides`, for the row; what it leaves open is the row's own.
+
+    Raises:
+      ValueError: no such row or setting, or a value of another type.
     """
+    row, changes = split(name)
     config = ConfigDict(DEFAULTS)
-    config.update_from_flattened_dict(METHODS[known(name)] | (SMALL[name] if small else {}))
+    config.update_from_flattened_dict(METHODS[row] | (SMALL[row] if small else {}))
     for key, value in (chosen or {}).items():
         if isinstance(value, ConfigDict):
             config[key].update({k: v for k, v in value.items() if v is not None})
         elif value is not None:
             config[key] = value
-    return config.lock()
+    return config_file.assign(config, changes).lock()
 
 
-def known(name: str) -> str:
-    """The name, if there is such a method.
+def split(name: str) -> tuple[str, list[str]]:
+    """The row that a method's name begins with, and the settings that it changes.
+
+    >>> split("cdc@prompts.templates=2;views=flip")
+    ('cdc', ['prompts.templates=2', 'views=flip'])
 
     Raises:
-      ValueError: there is none; the message names the nearest.
+      ValueError: there is no such row; the message names the nearest.
     """
-    if name in METHODS:
-        return name
-    near = difflib.get_close_matches(name, METHODS, 1, 0)[0]
+    row, _, changes = name.partition("@")
+    if row in METHODS:
+        return row, changes.split(";") if changes else []
+    near = difflib.get_close_matches(row, METHODS, 1, 0)[0]
     raise ValueError(
-        f"unknown method {name!r}: did you mean {near!r}? There are {', '.join(METHODS)}"
+        f"unknown method {row!r}: did you mean {near!r}? There are {', '.join(METHODS)}"
     )
+
+
+def title(name: str) -> str:
+    """How tables call a method.
+
+    >>> title("cdc@prompts.templates=2")
+    'CDC, templates=2'
+    """
+    row, changes = split(name)
+    return ", ".join([TITLES[row], *(change.rpartition(".")[2] for change in changes)])

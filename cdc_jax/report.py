@@ -47,7 +47,7 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     for method, result in results.items():
         summary = result["summary"]
         cells = (f"{summary[key]:.1f}" if key in summary else "–" for key in columns)
-        table.add_row(methods.TITLES[method], *cells)
+        table.add_row(methods.title(method), *cells)
     console = rich.console.Console()
     console.print(table)
     if first["note"]:

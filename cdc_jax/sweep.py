@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cdc_jax import train
+from cdc_jax import config_file, train
 
 _AXES = {  # key of config.sweep -> the key that it varies
     "datasets": "dataset",
@@ -35,20 +35,15 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
     Raises:
       ValueError: an entry of a list is not of its key's type, or is there twice.
     """
-    values = [
-        [_read(axis, text, config[key] if "." not in key else config.world[key.split(".")[1]])
-         for text in config.sweep[axis].split(",")]
-        if config.sweep[axis] else [None]
-        for axis, key in _AXES.items()
-    ]  # fmt: skip
+    values = [config.sweep[axis].split(",") if config.sweep[axis] else [] for axis in _AXES]
     made: dict[str, ConfigDict] = {}
-    for chosen in itertools.product(*values):
+    for chosen in itertools.product(*(texts or [None] for texts in values)):
         cell = config.copy_and_resolve_references()
         with cell.unlocked():
-            del cell.sweep
-            cell.update_from_flattened_dict(
-                {k: v for k, v in zip(_AXES.values(), chosen, strict=True) if v is not None}
-            )
+            for key in {"sweep", "study"} & cell.keys():
+                del cell[key]
+        pairs = zip(_AXES.values(), chosen, strict=True)
+        config_file.assign(cell, [f"{key}={text}" for key, text in pairs if text is not None])
         name = _name(cell)
         # Only the world has kinds and correlations: other datasets are the same cell for all.
         if cell.dataset == "world" and name in made:
@@ -61,7 +56,7 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
     """Runs every cell that is not complete yet.
 
     A cell that fails is reported and the others go on; started again, the sweep runs what is
-    missing, and nothing that is complete.
+    missing, and nothing that is complete. A single cell raises what it raises.
 
     Args:
       config: see `cells`.
@@ -73,8 +68,11 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
     Raises:
       SweepError: cells failed; `error.txt` in their folders says why.
     """
+    todo = cells(config)
+    if len(todo) == 1:
+        return {name: train.train_and_evaluate(c, Path(workdir) / name) for name, c in todo.items()}
     results, failed = {}, {}
-    for name, cell in cells(config).items():
+    for name, cell in todo.items():
         folder = Path(workdir) / name
         try:
             results[name] = train.train_and_evaluate(cell, folder)
@@ -92,14 +90,6 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
             f"them again: {reasons}"
         )
     return results
-
-
-def _read(axis: str, text: str, like: Any) -> Any:
-    try:
-        return type(like)(text.strip())
-    except ValueError:
-        kind = type(like).__name__
-        raise ValueError(f"sweep.{axis} must list values of type {kind}, got {text!r}") from None
 
 
 def _name(cell: ConfigDict) -> str:

@@ -45,14 +45,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
       ValueError: something in the configuration that can't be done, before any work; or a workdir
         that holds another configuration's run.
     """
-    names = [methods.known(name) for name in config.methods.split(",")]
+    names = config.methods.split(",")
     if config.checkpoint_every % config.log_every:
         raise ValueError(
             f"checkpoint_every {config.checkpoint_every} must be a multiple of log_every "
             f"{config.log_every}, so that no logged mean spans a restart"
         )
     small = config.model == "world"
-    chosen = {name: methods.configure(name, small, config[name]) for name in names}
+    chosen = {
+        name: methods.configure(name, small, config[methods.split(name)[0]]) for name in names
+    }
     folders = {name: Path(workdir) / name for name in names}
     for name in names:
         run_folder.claim(folders[name], _settings(config, chosen[name]))
@@ -121,7 +123,7 @@ def _run(run: _Run) -> dict[str, Any]:
         classes = devices.replicate(adapter.classes(clip, task.class_names), mesh)
         step = make_step(adapter, update, make_views(method, clip, task), steps, config.seed)
         window: list[dict[str, jax.Array]] = []
-        with Progress(f"{methods.TITLES[run.name]}: training", steps, first) as progress:
+        with Progress(f"{methods.title(run.name)}: training", steps, first) as progress:
             put = functools.partial(devices.shard, mesh=mesh)
             for i, batch in enumerate(batches.stream(first, steps, put), first):
                 state, parts = step(state, clip, classes, batch)
@@ -150,7 +152,7 @@ def _run(run: _Run) -> dict[str, Any]:
     run_folder.write_gallery(run.folder, scores, task.test)
     results = summarize(scores) | {
         "method": run.name,
-        "title": methods.TITLES[run.name],
+        "title": methods.title(run.name),
         "phrases": method.prompts.phrases,
         "steps": steps,
         "trainable_parameters": sum(p.size for p in jax.tree.leaves(parameters)),
@@ -166,7 +168,7 @@ def _evaluate(run: _Run, evaluator: Evaluator, parameters: PyTree) -> dict[str, 
     """Scores of every test split among whose classes the method can choose."""
     splits = {k: v for k, v in run.task.test.items() if run.adapter.covers(v.class_names)}
     scores = {}
-    with Progress(f"{methods.TITLES[run.name]}: evaluating", len(splits)) as progress:
+    with Progress(f"{methods.title(run.name)}: evaluating", len(splits)) as progress:
         for split, examples in splits.items():
             scores[split] = evaluator.scores(run.clip, parameters, examples)
             progress.advance()
@@ -238,7 +240,7 @@ def make_step(
 
 def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
     """The part of a configuration that a method's run depends on."""
-    others = {"methods", *methods.METHODS}
+    others = {"methods", "sweep", "study", *methods.METHODS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
     return shared | {"method": method.to_dict()}
 

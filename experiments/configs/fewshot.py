@@ -3,6 +3,7 @@
 python experiments/run.py --config=fewshot.py
 python experiments/run.py --config=fewshot.py:shots=4,seed=2
 python experiments/run.py --config=fewshot.py --config.methods=coop,cdc --config.cdc.views=set1
+python experiments/run.py --config=fewshot.py:sweep.shots=1,2,4,8,16,sweep.seeds=1,2,3
 python experiments/run.py --config=fewshot.py:dataset=folder,data.root=photos,shots=4
 python experiments/run.py \
   --config=fewshot.py:dataset=OxfordPets,data.root=~/data,model=openai/clip-vit-base-patch16
@@ -10,41 +11,9 @@ python experiments/run.py \
 
 from ml_collections import ConfigDict
 
-from cdc_jax import config_file, methods
+from cdc_jax import config_file, settings
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The configuration, with `key=value,…` applied.
-
-    A method's own settings are left open under its name, for `--config.cdc.views=set1` and the
-    like; `cdc_jax.methods` says what there is.
-    """
-    config = ConfigDict()
-    config.dataset = "world"  # or "folder", one's own images (tasks/own.py), or tasks/catalog.py
-    config.classes = "all"  # or base_new: learn the first half of the classes, test both; not world
-    config.data = ConfigDict(
-        {
-            "root": "",  # one's folder; or the folder of the datasets' folders, or TFDS's data_dir
-            "split": "",  # a split file or list of images in place of the dataset's own
-            "format": "coop",  # of the published datasets; or tfds
-            "template": "",  # in place of the dataset's own, with {} for the class name
-            "allow_fewer": False,  # of one's own: classes with fewer training images than shots
-            "check": False,  # decode every image before any work
-            "on_error": "stop",  # or skip: leave out images that can't be decoded, and list them
-            "side": 0,  # of the squares that training images are squeezed to; 0: 1.5 x the model's
-            "workers": 0,  # threads that decode; 0: one a core
-        }
-    )
-    config.world = ConfigDict({"kind": "aligned", "rho": 0.9, "test_images": 40})
-    config.model = "world"  # or a Hugging Face id, or a folder in its format
-    config.dtype = "float32"  # of the frozen CLIP; bfloat16 where the hardware has it
-    config.shots = 16
-    config.seed = 1
-    config.methods = "zero_shot,coop,coop_con,cdc"
-    config.evaluation_batch_size = 240
-    config.log_every = 10  # steps
-    config.checkpoint_every = 60  # steps
-    config.curve_every = 0  # epochs between evaluations in the course of training; 0 for none
-    for name in methods.METHODS:
-        config[name] = methods.overrides()
-    return config_file.apply(config, argument)
+    """The configuration, with `key=value,…` applied."""
+    return config_file.apply(settings.experiment(), argument)

@@ -1,0 +1,45 @@
+"""The settings of an experiment with their defaults: what the configuration files start from."""
+
+from ml_collections import ConfigDict
+
+from cdc_jax import methods
+
+
+def experiment() -> ConfigDict:
+    """Few-shot adaptation on the embedded world; what a configuration file changes, it says.
+
+    A method's own settings are left open under its name, for `--config.cdc.views=set1` and the
+    like; `cdc_jax.methods` says what there is.
+    """
+    config = ConfigDict()
+    config.dataset = "world"  # or "folder", one's own images (tasks/own.py), or tasks/catalog.py
+    config.classes = "all"  # or base_new: learn the first half of the classes, test both
+    config.targets = ""  # other datasets to test on as well, each among its own classes
+    config.data = ConfigDict(
+        {
+            "root": "",  # one's folder; or the folder of the datasets' folders, or TFDS's data_dir
+            "split": "",  # a split file or list of images in place of the dataset's own
+            "format": "coop",  # of the published datasets; or tfds
+            "template": "",  # in place of the dataset's own, with {} for the class name
+            "allow_fewer": False,  # of one's own: classes with fewer training images than shots
+            "check": False,  # decode every image before any work
+            "on_error": "stop",  # or skip: leave out images that can't be decoded, and list them
+            "side": 0,  # of the squares that training images are squeezed to; 0: 1.5 x the model's
+            "workers": 0,  # threads that decode; 0: one a core
+        }
+    )
+    config.world = ConfigDict({"kind": "aligned", "rho": 0.9, "test_images": 40})
+    config.model = "world"  # or a Hugging Face id, or a folder in its format
+    config.dtype = "float32"  # of the frozen CLIP; bfloat16 where the hardware has it
+    config.shots = 16
+    config.seed = 1
+    config.methods = "zero_shot,coop,coop_con,cdc"
+    # Lists separated by commas: a cell for each combination; empty ones are the single value above.
+    config.sweep = ConfigDict({"datasets": "", "kinds": "", "rhos": "", "shots": "", "seeds": ""})
+    config.evaluation_batch_size = 240
+    config.log_every = 10  # steps
+    config.checkpoint_every = 60  # steps
+    config.curve_every = 0  # epochs between evaluations in the course of training; 0 for none
+    for name in methods.METHODS:
+        config[name] = methods.overrides()
+    return config

@@ -1,0 +1,51 @@
+"""What each part of CDC contributes, beside every control that a part has to be compared with.
+
+python experiments/run.py --config=ablation.py
+python experiments/run.py --config=ablation.py:study=templates
+python experiments/run.py --config=ablation.py:study=components,sweep.kinds=domain_gap
+
+Studies: `components` (the rows of the paper's table, and the controls), `templates` (M = 1..8),
+`views` (the sets of augmentations), `fusion` (how the templates' opinions are fused), `evidence`
+(from logits to evidence). Five seeds each; `experiments/report.py` makes the tables.
+"""
+
+from ml_collections import ConfigDict
+
+from cdc_jax import config_file, settings
+
+STUDIES = {
+    "components": (
+        "zero_shot,zero_shot_ensemble,zero_shot_trusted,zero_shot_aspects,linear_probe,coop,"
+        "coop_con,coop_con_picked,kgcoop,multi_template,vsd,dstc,cdc,cdc_shared_views,"
+        "cdc_mean_softmax,trusted_one,maple,maple_con,cdc_visual,oracle,oracle_visual"
+    ),
+    "templates": ",".join(f"cdc@prompts.templates={m}" for m in range(1, 9)),
+    "views": ",".join(
+        f"cdc@views={views}" for views in ("clean", "flip", "set1", "set2", "shared", "composed")
+    ),
+    "fusion": ",".join(
+        f"cdc@head.fusion={fusion}"
+        for fusion in ("dempster", "average", "cumulate", "cautious", "pool", "most_certain")
+    )
+    + ",cdc_mean_softmax,vsd",
+    "evidence": (
+        "cdc,cdc@head.evidence=softplus,cdc@head.evidence=relu,cdc@head.shift_multiple=2.0,"
+        "cdc@head.centred=True,cdc@head.learned=True,cdc@head.kl_weight=0.0,"
+        "cdc@head.kl_weight=1.0"
+    ),
+}
+"""Study -> its methods; `row@key=value` is a row with one setting changed."""
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration of a study, with `key=value,…` applied."""
+    config = settings.experiment()
+    config.study = "components"
+    config.sweep.seeds = "1,2,3,4,5"
+    study = dict(part.partition("=")[::2] for part in argument.split(",")).get(
+        "study", "components"
+    )
+    if study not in STUDIES:
+        raise ValueError(f"unknown study {study!r}: there are {', '.join(STUDIES)}")
+    config.methods = STUDIES[study]
+    return config_file.apply(config, argument)
