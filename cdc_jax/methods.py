@@ -136,7 +136,7 @@ _ADAM = {
 _TEXT = {
     **_ADAM, "views": "flip", "prompts.modality": "text", "prompts.layers": 1, "prompts.context": 4,
 }  # fmt: skip
-_VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.003}
+_VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.001}
 _SMALL_ASPECTS = "a photo of a|a thing on a|a shape with a|a object at the"
 
 SMALL: dict[str, dict] = {

@@ -40,7 +40,7 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
     for chosen in itertools.product(*(texts or [None] for texts in values)):
         cell = config.copy_and_resolve_references()
         with cell.unlocked():
-            for key in {"sweep", "study"} & cell.keys():
+            for key in {"sweep", "study"}.intersection(cell.keys()):
                 del cell[key]
         pairs = zip(_AXES.values(), chosen, strict=True)
         config_file.assign(cell, [f"{key}={text}" for key, text in pairs if text is not None])

@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import jax
@@ -25,10 +26,12 @@ def get_config():
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Programs that several tests compile are compiled once.
+    """Programs that several tests compile are compiled once, in whatever process they run.
 
     JAX_COMPILATION_CACHE_DIR keeps them for the next run of the tests as well.
     """
-    folder = jax.config.jax_compilation_cache_dir or str(tmp_path_factory.mktemp("programs"))
+    session = tmp_path_factory.getbasetemp()
+    session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
+    folder = jax.config.jax_compilation_cache_dir or str(session / "programs")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -85,6 +85,67 @@ def test_objective_of_cdc_is_the_sum_of_its_parts(world):
         assert float(abs(leaf).max()) > 0
 
 
+def test_an_ensemble_is_the_renormalised_mean_of_features(world):
+    model, tokenizer = world
+    config = methods.configure("zero_shot_ensemble", small=True)
+    made, parameters = create(world, config)
+    text = made.text_features(model, parameters, made.classes(model, NAMES))
+    each = [
+        model.encode_text(tokenizer([t.format(name) for name in NAMES]))
+        for t in config.prompts.anchors.split("|")
+    ]
+    mean = np.mean(np.asarray(each, np.float64), 0)
+    expected = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+    np.testing.assert_allclose(text[0], expected, atol=1e-6)
+
+
+def test_own_anchors_and_the_phrase_that_the_training_images_pick(world):
+    model, tokenizer = world
+    config = methods.configure("coop_con_picked", small=True)
+    phrases = config.prompts.phrases.split("|")
+    texts = [model.encode_text(tokenizer([f"{p} {name}." for name in NAMES])) for p in phrases]
+    # Images that the third phrase knows: its own text features; the labels are right for it only.
+    wrong = np.asarray(texts[2])[[1, 2, 0]]
+    seen = jnp.asarray(np.concatenate([np.asarray(texts[2]), wrong]))
+    predicted = [np.asarray(seen @ t.T).argmax(-1) for t in texts]
+    labels = predicted[2]
+    accuracy = [(p == labels).mean() for p in predicted]
+    settled, mean_logit = adapter.calibrate(config, model, tokenizer, TEMPLATE, NAMES, seen, labels)
+    best = int(np.argmax(accuracy))
+    assert settled.prompts.phrases == phrases[best]
+    assert not settled.prompts.pick
+    assert mean_logit == pytest.approx(
+        float(model.logit_scale * (seen @ texts[best].T).mean()), rel=1e-5
+    )
+    made = adapter.create(settled, model, tokenizer, TEMPLATE, NAMES, mean_logit)
+    np.testing.assert_allclose(made.classes(model, NAMES).anchors[0], texts[best], atol=1e-6)
+
+
+def test_a_probe_is_logistic_regression_on_image_features(world):
+    model, _ = world
+    made, parameters = create(world, methods.configure("linear_probe", small=True))
+    images, labels = jax.random.normal(jax.random.key(1), (4, 32, 32, 3)), jnp.array([0, 1, 2, 0])
+    kernel = jax.random.normal(jax.random.key(2), parameters["classifier"].shape)
+    classes = made.classes(model, NAMES)
+    total, _ = made.objective(model, {"classifier": kernel}, classes, images[None], labels, 0.0)
+    logits = model.logit_scale * model.encode_image(images) @ kernel[0].T
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+    assert made.covers(NAMES)
+    assert not made.covers(("red star", "blue star", "green star"))
+
+
+def test_a_learned_scale_and_shift_of_the_evidence(world):
+    model, _ = world
+    made, parameters = create(world, methods.configure("cdc@head.learned=True", small=True))
+    text = made.text_features(model, parameters, made.classes(model, NAMES))
+    images = jax.random.normal(jax.random.key(1), (1, 2, 32, 32, 3))
+    plain = made.logits(model, parameters, text, images)
+    parameters["evidence"] = {"log_scale": jnp.log(0.5), "shift": jnp.array(3.0)}
+    changed = made.logits(model, parameters, text, images)
+    np.testing.assert_allclose(changed, 0.5 * plain - 3, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "template", "message"),
     [
@@ -92,6 +153,8 @@ def test_objective_of_cdc_is_the_sum_of_its_parts(world):
         ({"loss.consistency": "l2"}, TEMPLATE, "unknown loss.consistency 'l2'"),
         ({"head.name": "svm"}, TEMPLATE, "unknown head.name 'svm': choose one of softmax"),
         ({"head.fusion": "dempster"}, TEMPLATE, "unknown fusion 'dempster' for this head"),
+        ({"prompts.anchors": "a {}.|the {}."}, TEMPLATE, "2 hand-crafted templates: 1 learned"),
+        ({"prompts.anchors": "a dot"}, TEMPLATE, "needs one {} for the class name, got 'a dot'"),
         ({}, "a photo", "a template needs one {} for the class name, got 'a photo'"),
     ],
 )

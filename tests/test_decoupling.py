@@ -31,6 +31,18 @@ def test_pairwise(margin):
     )
 
 
+def test_negative_correlation():
+    logits = np.random.default_rng(2).normal(size=(B, M, K))
+    p = np.exp(log_softmax(logits, -1))
+    expected = 0.0
+    for m in range(M):  # the products of Liu and Yao, as they stand
+        others = sum(p[:, n] - p.mean(1) for n in range(M) if n != m)
+        expected += ((p[:, m] - p.mean(1)) * others).sum(-1).mean()
+    got = float(decoupling.negative_correlation(jnp.asarray(logits)))
+    assert got == pytest.approx(expected, rel=1e-5)
+    assert float(decoupling.negative_correlation(jnp.asarray(logits[:, :1]))) == 0
+
+
 def test_pairwise_extremes():
     same = np.broadcast_to(TEXT[:1], TEXT.shape)
     assert float(decoupling.pairwise(jnp.asarray(same))) == pytest.approx(M)

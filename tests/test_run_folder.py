@@ -1,0 +1,73 @@
+"""What a run writes: complete files, one configuration a folder, scores and gallery."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdc_jax import run_folder
+from cdc_jax.evaluate import Scores
+from cdc_jax.tasks import Examples
+
+COUNT, CLASSES, TEMPLATES = 20, 4, 2
+NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def split():
+    """Images whose grey value is their number, and scores less certain from image to image."""
+    rng = np.random.default_rng(0)
+    grey = np.arange(COUNT, dtype=np.uint8)[:, None, None, None]
+    examples = Examples(grey * np.ones((1, 3, 3, 3), np.uint8), np.arange(COUNT) % 4, NAMES)
+    probability = rng.dirichlet(np.ones(CLASSES), COUNT)
+    templates = rng.dirichlet(np.ones(CLASSES), (COUNT, TEMPLATES))
+    return examples, Scores(
+        labels=examples.labels, probability=probability, uncertainty=np.arange(COUNT) / COUNT,
+        conflict=np.full(COUNT, 0.5), template_predicted=templates.argmax(-1),
+        template_confidence=templates.max(-1), template_uncertainty=1 - templates.max(-1),
+    )  # fmt: skip
+
+
+def test_a_folder_belongs_to_one_configuration(tmp_path):
+    run_folder.claim(tmp_path / "run", {"shots": 4, "method": {"views": "flip"}})
+    run_folder.claim(tmp_path / "run", {"shots": 4, "method": {"views": "flip"}})
+    message = r"\(method.views: 'flip' there, 'clean' now; shots: 4 there, 2 now\)"
+    with pytest.raises(ValueError, match=message):
+        run_folder.claim(tmp_path / "run", {"shots": 2, "method": {"views": "clean"}})
+
+
+def test_lines_after_the_checkpoint_are_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for step in (2, 4, 6):
+        run_folder.append(path, {"step": step})
+    run_folder.cut(path, 4)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4]
+    run_folder.cut(tmp_path / "none.jsonl", 4)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_scores_come_back(tmp_path, split):
+    _, scores = split
+    run_folder.write_scores(tmp_path, {"base_int": scores, "new_int": scores})
+    with np.load(tmp_path / "scores.npz", allow_pickle=False) as stored:
+        assert len(stored.files) == 12
+        np.testing.assert_array_equal(stored["base_int/predicted"], scores.probability.argmax(1))
+        np.testing.assert_array_equal(stored["new_int/confidence"], scores.probability.max(1))
+        np.testing.assert_array_equal(stored["new_int/template_predicted"].shape, (COUNT, 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.npz"]
+
+
+def test_the_gallery_shows_both_ends(tmp_path, split):
+    examples, scores = split
+    run_folder.write_gallery(tmp_path, {"test": scores}, {"test": examples})
+    entries = json.loads((tmp_path / "gallery.json").read_text())
+    numbers = {"most certain": [0, 1, 2, 3, 4, 5], "least certain": [19, 18, 17, 16, 15, 14]}
+    for end, expected in numbers.items():
+        chosen = [entry for entry in entries if entry["end"] == end]
+        for entry, number in zip(chosen, expected, strict=True):
+            assert np.asarray(Image.open(tmp_path / entry["file"]))[0, 0, 0] == number
+            assert entry["label"] == NAMES[number % 4]
+            assert entry["predicted"] == NAMES[scores.probability[number].argmax()]
+            assert entry["probability"][0][1] == pytest.approx(scores.probability[number].max())
+            assert len(entry["templates"]) == TEMPLATES

@@ -1,0 +1,79 @@
+"""Sweeps: their cells, what is run again, and what a failing cell does to the others."""
+
+import pytest
+
+from cdc_jax import sweep
+
+
+@pytest.fixture
+def quick(get_config, monkeypatch):
+    """A sweep of four cells; training is replaced by a note of the cell, and may fail."""
+    config = get_config("fewshot", "methods=zero_shot,sweep.shots=1,2,sweep.seeds=5,6")
+    calls, failing = [], set()
+
+    def train_and_evaluate(cell, folder):
+        calls.append(folder.name)
+        if folder.name in failing:
+            raise FloatingPointError("the loss is nan")
+        return {"zero_shot": {"shots": cell.shots, "seed": cell.seed}}
+
+    monkeypatch.setattr(sweep.train, "train_and_evaluate", train_and_evaluate)
+    return config, calls, failing
+
+
+def test_cells_are_all_combinations(get_config):
+    config = get_config("ablation", "sweep.kinds=aligned,domain_gap,sweep.rhos=0,0.5,seed=9")
+    cells = sweep.cells(config)
+    assert len(cells) == 2 * 2 * 5
+    cell = cells["world-domain_gap-rho0.5-16shot-seed4"]
+    assert (cell.world.kind, cell.world.rho, cell.seed, cell.shots) == ("domain_gap", 0.5, 4, 16)
+    assert cell.is_locked
+    assert "sweep" not in cell
+
+
+def test_without_lists_there_is_one_cell(get_config):
+    assert list(sweep.cells(get_config("fewshot", "shots=4"))) == [
+        "world-aligned-rho0.9-4shot-seed1"
+    ]
+
+
+def test_a_failing_cell_is_reported_and_tried_again(quick, tmp_path):
+    config, calls, failing = quick
+    bad = "world-aligned-rho0.9-1shot-seed6"
+    failing.add(bad)
+    with pytest.raises(sweep.SweepError, match=f"1 of 4 cells failed.*{bad}: FloatingPointError"):
+        sweep.run(config, tmp_path)
+    assert len(calls) == 4
+    assert "the loss is nan" in (tmp_path / bad / "error.txt").read_text()
+    failing.clear()
+    results = sweep.run(config, tmp_path)
+    assert results[bad] == {"zero_shot": {"shots": 1, "seed": 6}}
+    assert not (tmp_path / bad / "error.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("sweep.seeds=1,1", "has the cell world-aligned-rho0.9-16shot-seed1 twice"),
+        ("sweep.shots=1,few", "shots must be of type int, got 'few'"),
+    ],
+)
+def test_refusals(get_config, argument, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.cells(get_config("fewshot", argument))
+
+
+@pytest.mark.parametrize("study", ["components", "templates", "views", "fusion", "evidence"])
+def test_the_studies_of_the_ablation_are_methods(get_config, study):
+    from cdc_jax import methods
+
+    config = get_config("ablation", f"study={study}")
+    names = config.methods.split(",")
+    assert len(set(names)) == len(names) >= 6
+    for name in names:
+        methods.configure(name, small=True)
+
+
+def test_an_unknown_study_is_refused(get_config):
+    with pytest.raises(ValueError, match="unknown study 'view': there are components"):
+        get_config("ablation", "study=view")
