@@ -59,6 +59,7 @@ class Adapter:
       fixed_words: token ids between the learned vectors and the name, (templates, words).
       hand_crafted: texts with {} for the name: what L_con ties the templates to, and the templates
         themselves where nothing is learned.
+      own_template: whether the hand-crafted text is the task's, and with another task another.
       ensemble: average the features of the hand-crafted texts into one.
       class_names: the classes trained on.
       tokenizer: the CLIP's tokenizer.
@@ -70,6 +71,7 @@ class Adapter:
     templates: prompts.Templates
     fixed_words: np.ndarray
     hand_crafted: tuple[str, ...]
+    own_template: bool
     ensemble: bool
     class_names: tuple[str, ...]
     tokenizer: Tokenizer
@@ -90,9 +92,16 @@ class Adapter:
         """Whether it can classify among these: prompts among any, a probe among its own only."""
         return self.templates.modality != "probe" or tuple(class_names) == self.class_names
 
-    def classes(self, clip: Clip, names: Sequence[str]) -> Classes:
-        """Tokenises class names and encodes the hand-crafted templates' features of them."""
-        anchors = hand_crafted_features(clip, self.tokenizer, self.hand_crafted, names)
+    def classes(self, clip: Clip, names: Sequence[str], template: str = "") -> Classes:
+        """Tokenises class names and encodes the hand-crafted templates' features of them.
+
+        Args:
+          clip: the frozen model.
+          names: of the classes.
+          template: of another task, in place of this one's where the method uses the task's.
+        """
+        texts = (template,) if template and self.own_template else self.hand_crafted
+        anchors = hand_crafted_features(clip, self.tokenizer, texts, names)
         if self.ensemble:
             anchors = normalize(anchors.mean(0, keepdims=True))
         ids = self.tokenizer.names(names, suffix=self.templates.suffix)
@@ -294,6 +303,7 @@ def create(
         templates=templates,
         fixed_words=templates.words(tokenizer)[:, templates.context :],
         hand_crafted=hand_crafted,
+        own_template=not config.prompts.anchors,
         ensemble=config.prompts.ensemble,
         class_names=tuple(class_names),
         tokenizer=tokenizer,
@@ -343,6 +353,7 @@ def _evidential(config: ConfigDict, mean_logit: float) -> heads.Head:
         fused_weight=config.fused_weight,
         kl_weight=config.kl_weight,
         centred=config.centred,
+        uncertainty=config.uncertainty,
     )
 
 

@@ -103,10 +103,10 @@ class Evaluator:
         self._predict = predict
 
     def text_features(
-        self, clip: Clip, parameters: PyTree, class_names: Sequence[str]
+        self, clip: Clip, parameters: PyTree, class_names: Sequence[str], template: str = ""
     ) -> Float[Array, "templates classes embed"]:
-        """Features of the classes under every template."""
-        return self._text(clip, parameters, self._adapter.classes(clip, class_names))
+        """Features of the classes under every template; arguments as `Adapter.classes`."""
+        return self._text(clip, parameters, self._adapter.classes(clip, class_names, template))
 
     def scores(self, clip: Clip, parameters: PyTree, examples: Examples) -> Scores:
         """Predictions of a split; its classes' text features are computed once.
@@ -116,7 +116,7 @@ class Evaluator:
           parameters: the learned vectors, on the mesh.
           examples: the split.
         """
-        text = self.text_features(clip, parameters, examples.class_names)
+        text = self.text_features(clip, parameters, examples.class_names, examples.template)
         image = self._features(clip, parameters, examples)
         size, made = self._features.batch_size, []
         for first in range(0, len(examples), size):

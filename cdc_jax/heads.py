@@ -23,8 +23,8 @@ class Prediction(NamedTuple):
 
     Attributes:
       probability: fused class probabilities, (..., classes).
-      uncertainty: log-vacuity of the fused opinion in the evidential head, 1 − max probability in
-        the softmax head; higher is less certain, (...).
+      uncertainty: log-vacuity of the fused opinion in the evidential head unless it is told
+        otherwise, 1 − max probability in the softmax head; higher is less certain, (...).
       conflict: disagreement among the templates in [0, 1], Dempster's C; 0 in the softmax head.
       template_probability: each template's own probabilities, (..., templates, classes).
       template_uncertainty: each template's own uncertainty, (..., templates).
@@ -71,6 +71,9 @@ EVIDENCE_FUSIONS: dict[str, Callable[[Array], Array]] = {
     "pool": evidence.pool,
     "most_certain": evidence.most_certain,
 }
+
+
+_UNCERTAINTIES = {"vacuity": evidence.log_vacuity, "confidence": evidence.least_confidence}
 
 
 def _fusion(name: str, known: dict[str, Callable[[Array], Array]]) -> Callable[[Array], Array]:
@@ -130,6 +133,8 @@ class EvidentialHead:
       fused_weight: omega, weight of the fused opinion's.
       kl_weight: lambda at the end; it rises linearly over the first half of training.
       centred: take from each row of logits its mean over the classes first, instead of the shift.
+      uncertainty: what a prediction reports as its uncertainty: "vacuity", which tells new classes
+        from known ones, or "confidence", 1 − max p, which finds errors.
     """
 
     shift: float
@@ -140,9 +145,15 @@ class EvidentialHead:
     fused_weight: float = 1.0
     kl_weight: float = 0.0
     centred: bool = False
+    uncertainty: str = "vacuity"
 
     def __post_init__(self):
         _fusion(self.fusion, EVIDENCE_FUSIONS)
+        if self.uncertainty not in _UNCERTAINTIES:
+            raise ValueError(
+                f"unknown uncertainty {self.uncertainty!r}: choose one of "
+                f"{', '.join(_UNCERTAINTIES)}"
+            )
 
     def _evidence(self, logits: Logits) -> Logits:
         shift = logits.mean(-1, keepdims=True) if self.centred else self.shift
@@ -154,10 +165,10 @@ class EvidentialHead:
         fused = EVIDENCE_FUSIONS[self.fusion](log_evidence)
         return Prediction(
             evidence.expected_probability(fused),
-            evidence.log_vacuity(fused),
+            _UNCERTAINTIES[self.uncertainty](fused),
             evidence.conflict(log_evidence),
             evidence.expected_probability(log_evidence),
-            evidence.log_vacuity(log_evidence),
+            _UNCERTAINTIES[self.uncertainty](log_evidence),
         )
 
     def loss(

@@ -28,7 +28,7 @@ DEFAULTS = {
     "head": {
         "name": "softmax", "fusion": "mean_logit", "template_weight": 0.0, "fused_weight": 1.0,
         "evidence": "exp", "shift_multiple": 1.0, "centred": False, "learned": False,
-        "kl_weight": 0.0,
+        "kl_weight": 0.0, "uncertainty": "vacuity",
     },
     "loss": {
         "decoupling": "pairwise", "decoupling_weight": 0.0, "margin": 0.0,

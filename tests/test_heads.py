@@ -79,3 +79,19 @@ def test_every_fusion_gives_probabilities_and_gradients(fusion):
     gradient = jax.grad(lambda z: head.loss(z, jnp.asarray(LABELS), 1.0).sum())(logits)
     assert np.isfinite(gradient).all()
     assert (np.take_along_axis(np.asarray(gradient), LABELS[:, None, None], 2) < 0).all()
+
+
+def test_confidence_as_the_uncertainty_of_an_evidential_head():
+    head = heads.EvidentialHead(shift=20.0, uncertainty="confidence")
+    predicted = head.predict(jnp.asarray(LOGITS))
+    np.testing.assert_allclose(
+        predicted.uncertainty, 1 - predicted.probability.max(-1), rtol=1e-4, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="unknown uncertainty 'u': choose one of vacuity"):
+        heads.EvidentialHead(shift=20.0, uncertainty="u")
+
+
+def test_centred_evidence_ignores_what_all_classes_share():
+    head = heads.EvidentialHead(shift=5.0, centred=True)
+    first, second = (head.predict(jnp.asarray(LOGITS + c)) for c in (0.0, 7.0))
+    np.testing.assert_allclose(first.probability, second.probability, rtol=1e-3, atol=1e-5)

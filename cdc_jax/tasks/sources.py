@@ -1,5 +1,6 @@
 """The registry of where tasks come from: the world, the field's datasets, a user's own images."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
       image_size: side of the CLIP's images, in pixels; the world is always drawn at 32.
 
     Returns:
-      The task; its test splits are `test`, or `base_test` and `new_test`.
+      The task; its test splits are `test`, or `base_test` and `new_test`; and one for each of
+      `config.targets`, called by its name: that dataset's test images among its own classes.
 
     Raises:
       ValueError: a setting that is unknown, the message names the nearest; data that can't be used.
@@ -39,8 +41,9 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
     names = ("world", "folder", *catalog.PUBLISHED)
     if _known("dataset", config.dataset, names) == "world":
         return fewshot.load(config)
+    targets = [_known("target", name, names[2:]) for name in config.targets.split(",") if name]
     _known("classes", config.classes, ("all", "base_new"))
-    collection = read(config)
+    collection = read(config.dataset, config)
     split = collection.split
     if not collection.allow_fewer:
         _check_shots(split, config.shots)
@@ -58,6 +61,15 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
             name, items, half.class_names, collection, config, image_size
         )
         skipped += left_out
+    notes = [collection.note]
+    for name in targets:
+        target = read(name, config)
+        made, left_out = _examples(
+            name, target.split.test, target.split.class_names, target, config, image_size
+        )
+        examples[name] = dataclasses.replace(made, template=target.template)
+        skipped += left_out
+        notes.append(f"{name}: {target.note}" if target.note else "")
     return Task(
         train=examples.pop("train"),
         val=examples.pop("val"),
@@ -65,20 +77,25 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
         class_names=split.class_names,
         template=config.data.template or collection.template,
         about=collection.about,
-        note=collection.note,
+        note="; ".join(filter(None, notes)),
         skipped=tuple(skipped),
     )
 
 
-def read(config: ConfigDict) -> Collection:
-    """The whole dataset that `config` names, before anything is drawn from it."""
+def read(name: str, config: ConfigDict) -> Collection:
+    """The whole dataset of that name, before anything is drawn from it.
+
+    Args:
+      name: "folder" or a key of `catalog.PUBLISHED`.
+      config: its `data` says where and in which format; `data.split` is of `config.dataset` only.
+    """
     data = config.data
     if not data.root:
-        raise ValueError(f"data.root must say where {config.dataset} is: add data.root=PATH")
-    root = Path(data.root).expanduser()
-    if config.dataset == "folder":
-        return own.read(root, data.split, data.allow_fewer)
-    return _FORMATS[_known("data.format", data.format, _FORMATS)](config.dataset, root, data.split)
+        raise ValueError(f"data.root must say where {name} is: add data.root=PATH")
+    root, split = Path(data.root).expanduser(), data.split if name == config.dataset else ""
+    if name == "folder":
+        return own.read(root, split, data.allow_fewer)
+    return _FORMATS[_known("data.format", data.format, _FORMATS)](name, root, split)
 
 
 def _examples(

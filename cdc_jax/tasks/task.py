@@ -27,12 +27,14 @@ class Examples:
       labels: indices into `class_names`, (examples,).
       class_names: names of the classes that these examples are classified among.
       files: paths of the images in their dataset; none for images that were drawn.
+      template: the hand-crafted template of their dataset, where it is not that of the task.
     """
 
     images: Images
     labels: np.ndarray
     class_names: tuple[str, ...]
     files: Sequence[str] = ()
+    template: str = ""
 
     def __post_init__(self):
         if len(self.images) != len(self.labels):

@@ -1,0 +1,31 @@
+"""Cross-dataset generalisation: learn on one dataset, test the same prompts on others.
+
+python experiments/run.py --config=cross_dataset.py
+python experiments/run.py \
+  --config=cross_dataset.py:dataset=ImageNet,data.root=~/data,model=openai/clip-vit-base-patch16
+
+On the world, prompts learned on `aligned` are tested on the classes of the other kinds of task.
+With ImageNet they are tested on the ten other datasets of the field; the settings are then MaPLe's
+for this: 3 prompted layers, 2 epochs, rate 0.0026.
+"""
+
+from ml_collections import ConfigDict
+
+from cdc_jax import config_file, settings
+
+_TEN = (
+    "Caltech101,OxfordPets,StanfordCars,OxfordFlowers,Food101,FGVCAircraft,SUN397,"
+    "DescribableTextures,EuroSAT,UCF101"
+)
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration, with `key=value,…` applied."""
+    config = settings.experiment()
+    config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc"
+    config.targets = "task_misaligned,domain_gap"
+    config.sweep.seeds = "1,2,3"
+    if "dataset=ImageNet" in argument.split(","):
+        config.targets = _TEN
+        settings.transfer(config)
+    return config_file.apply(config, argument)

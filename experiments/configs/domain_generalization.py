@@ -1,0 +1,25 @@
+"""Domain generalisation: learn on one dataset, test on other domains of the same classes.
+
+python experiments/run.py --config=domain_generalization.py
+python experiments/run.py \
+  --config=domain_generalization.py:dataset=ImageNet,data.root=~/data,model=openai/clip-vit-base-patch16
+
+On the world, prompts learned on `aligned` are tested on its classes in styles and colours that the
+training images never have. With ImageNet, on its four variants; settings as in cross_dataset.py.
+"""
+
+from ml_collections import ConfigDict
+
+from cdc_jax import config_file, settings
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration, with `key=value,…` applied."""
+    config = settings.experiment()
+    config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc"
+    config.targets = "clean,sketch,inverted"
+    config.sweep.seeds = "1,2,3"
+    if "dataset=ImageNet" in argument.split(","):
+        config.targets = "ImageNetV2,ImageNet-Sketch,ImageNet-A,ImageNet-R"
+        settings.transfer(config)
+    return config_file.apply(config, argument)
