@@ -67,6 +67,15 @@ CONFIGS = {
     ),
 }  # fmt: skip
 
+# The towers of `make_methods.py`: deep enough for three prompted layers and one more.
+METHODS = _config(
+    dict(width=48, heads=6, depth=4, mlp=192, activation="quick_gelu", image_size=32,
+         patch_size=8),
+    dict(width=32, heads=4, depth=4, mlp=128, activation="quick_gelu", vocab_size=100,
+         max_position_embeddings=24, eos_token_id=99),
+    embed=40,
+)  # fmt: skip
+
 
 def weights(config, seed=0):
     """The tensors of `CLIPModel` in PyTorch's layout: every one matters to the output."""

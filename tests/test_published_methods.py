@@ -1,0 +1,103 @@
+"""Methods as configurations of one adapter, against each written out for itself in plain PyTorch.
+
+`references/methods.npz` holds the float64 answers of `references/methods_reference.py`. Ours are
+float32, where single entries near zero have few correct digits: a difference counts in units of
+the tensor's largest value.
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+from references import clip_reference
+
+from cdc_jax import adapter, methods, prompts
+from cdc_jax import clip as clip_lib
+
+TEMPLATE = "a photo of a {}."
+PHRASES = "a photo of a|the picture with a"
+# What changes in a row to fit the small towers; weights that may be tuned again are held here.
+ROWS = {
+    "coop": {},
+    "kgcoop": {},
+    "maple": {"prompts.layers": 3},
+    "multi_template": {"prompts.layers": 3, "prompts.templates": 2, "prompts.phrases": PHRASES},
+    "cdc": {
+        "prompts.layers": 3, "prompts.templates": 3, "prompts.phrases": PHRASES,
+        "head.kl_weight": 0.02, "loss.decoupling_weight": 0.1, "loss.consistency_weight": 8.0,
+    },
+}  # fmt: skip
+PROGRESS = 0.25  # of training: the KL weight is at half of its final value
+
+
+@pytest.fixture(scope="module")
+def stored():
+    path = Path(__file__).parent / "references" / "methods.npz"
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def clip(stored, tmp_path_factory):
+    """The references' CLIP, and a tokenizer of its whole words."""
+    config = clip_reference.METHODS
+    folder = clip_reference.write_folder(tmp_path_factory.mktemp("methods") / "clip", config)
+    clip_reference.write_weights(folder, clip_reference.weights(config))
+    vocabulary = [str(word) for word in stored["vocabulary"]]
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: i for i, word in enumerate(vocabulary)}, "<pad>")
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    hf = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<start>", eos_token="<end>"
+    )
+    return clip_lib.load(folder)[0], clip_lib.Tokenizer(hf, context_length=24)
+
+
+def learned(stored, prefix):
+    """Tensors in the adapter's layout; PyTorch's Linear keeps (outputs, inputs)."""
+    tensors = {"context": stored[f"{prefix}/context"]}
+    if f"{prefix}/coupling_weight" in stored:
+        tensors["coupling"] = {
+            "kernel": stored[f"{prefix}/coupling_weight"].swapaxes(-1, -2),
+            "bias": stored[f"{prefix}/coupling_bias"],
+        }
+    return tensors
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_equals_the_plain_form(clip, stored, row):
+    model, tokenizer = clip
+    config = methods.configure(row)
+    with config.unlocked():
+        config.update_from_flattened_dict(ROWS[row])
+    names = [str(name) for name in stored["names"]]
+    made = adapter.create(config, model, tokenizer, TEMPLATE, names, float(stored["shift"]))
+    classes = made.classes(model, names)
+    views = jnp.asarray(stored["views"] if row == "cdc" else stored["views"][:1])
+
+    # Nearly all of the time goes into compiling, of which level 0 does least.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def answers(model, parameters, classes):
+        text = made.text_features(model, parameters, classes)
+        image = prompts.image_features(model, parameters, views)
+        logits = adapter.similarities(model, parameters, image, text)
+        (loss, _), gradients = jax.value_and_grad(made.objective, 1, has_aux=True)(
+            model, parameters, classes, views, stored["labels"], PROGRESS
+        )
+        return {"text": text, "image": image, "logits": logits, "loss": loss}, gradients
+
+    found, gradients = answers(model, learned(stored, row), classes)
+    for name, value in found.items():
+        assert_close(value, stored[f"{row}/{name}"])
+    jax.tree.map(assert_close, gradients, learned(stored, f"{row}/gradient"))
+    assert_close(classes.anchors[0], stored["anchors"])
