@@ -6,6 +6,7 @@ curve.jsonl          accuracies in the course of training, where the configurati
 results.json         every figure; it is there when the run is complete
 scores.npz           for every test image what the method said of it
 interpretation.json  what the templates learned
+adapted/             all that predictions need, see `adapted`
 gallery.json         the most and least certain test images, with gallery/*.png
 """
 

@@ -12,9 +12,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cdc_jax import adapted, devices, methods, optimizer, run_folder, views
 from cdc_jax import adapter as adapter_lib
 from cdc_jax import clip as clip_lib
-from cdc_jax import devices, methods, optimizer, run_folder, views
 from cdc_jax.adapter import Adapter, Classes
 from cdc_jax.checkpoint import Checkpoints
 from cdc_jax.clip.model import Clip
@@ -75,7 +75,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         adapter = adapter_lib.create(
             settled, clip, tokenizer, task.template, task.class_names, mean_logit
         )
-        runs[name] = _Run(config, name, settled, adapter, task, clip, mesh, features, folders[name])
+        runs[name] = _Run(
+            config, name, settled, adapter, mean_logit, task, clip, mesh, features, folders[name]
+        )
     return {name: complete.get(name) or _run(run) for name, run in runs.items()}
 
 
@@ -86,6 +88,7 @@ class _Run(NamedTuple):
     name: str
     method: ConfigDict
     adapter: Adapter
+    mean_logit: float
     task: Task
     clip: Clip
     mesh: Mesh
@@ -141,6 +144,10 @@ def _run(run: _Run) -> dict[str, Any]:
                     checkpoints.save(i + 1, state)
 
     learned = state["parameters"]
+    exported = adapted.describe(
+        learned, task.class_names, task.template, method, run.mean_logit, config.model, clip
+    )
+    adapted.write(run.folder / "adapted", exported)
     scores = _evaluate(run, evaluator, learned)
     vocabulary, embeddings = adapter.tokenizer.vocabulary(), clip.text.token_embedding[...]
     text = evaluator.text_features(clip, learned, task.class_names)

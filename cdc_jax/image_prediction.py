@@ -1,0 +1,175 @@
+"""What an adapted model says of an image: the record, when to abstain, tables and files of it."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rich.box
+import rich.table
+import rich.text
+
+from cdc_jax.tasks.decode import UnreadableImage
+
+
+class ImagePrediction(NamedTuple):
+    """What an adapted model says of an image.
+
+    Attributes:
+      image: its path, or its place in what was given.
+      predicted: the most probable class.
+      probability: the most probable classes, each with its fused probability.
+      uncertainty: of the head, larger is less certain: the log of the vacuity in the evidential
+        head, 1 − max probability in the softmax head.
+      vacuity: u of the fused opinion, in (0, 1]; None in the softmax head.
+      conflict: among the templates, in [0, 1]; 0 in the softmax head.
+      templates: of each template alone, its most probable class, the probability of that, and its
+        uncertainty, on the scale of `uncertainty`.
+      abstained: whether the threshold that was asked for says to leave this image undecided.
+    """
+
+    image: str
+    predicted: str
+    probability: tuple[tuple[str, float], ...]
+    uncertainty: float
+    vacuity: float | None
+    conflict: float
+    templates: tuple[tuple[str, float, float], ...]
+    abstained: bool
+
+
+Row = ImagePrediction | UnreadableImage
+"""An image that can't be read is a row as well, if that is asked for."""
+
+
+def abstention(rule: str, evidential: bool = True) -> Callable[[ImagePrediction], bool]:
+    """When to leave an image undecided.
+
+    Args:
+      rule: "probability:0.5" abstains where the most probable class has less than that;
+        "uncertainty:…", "vacuity:…" and "conflict:…" where it is above the value. "" never does.
+      evidential: whether there is vacuity and conflict to go by.
+
+    Raises:
+      ValueError: another rule, or a value that the measure can't have.
+    """
+    if not rule:
+        return lambda row: False
+    measures = ["probability", "uncertainty", *(["vacuity", "conflict"] if evidential else [])]
+    measure, _, text = rule.partition(":")
+    try:
+        bound = float(text)
+    except ValueError:
+        bound = math.nan
+    inside = math.isfinite(bound) and (measure == "uncertainty" or 0 <= bound <= 1)
+    if measure not in measures or not inside:
+        raise ValueError(
+            f"abstain must be MEASURE:VALUE, such as probability:0.5, with a measure of this "
+            f"method's head ({', '.join(measures)}) and a value that it can have, got {rule!r}"
+        )
+    if measure == "probability":
+        return lambda row: row.probability[0][1] < bound
+    return lambda row: getattr(row, measure) > bound
+
+
+def table(rows: Sequence[Row]) -> rich.table.Table:
+    """A table for the terminal: of each image its classes, its uncertainty, each template's own."""
+    names = [row.name if isinstance(row, UnreadableImage) else row.image for row in rows]
+    folder = _common_folder(names)
+    predicted = [row for row in rows if isinstance(row, ImagePrediction)]
+    evidential = any(row.vacuity is not None for row in predicted)
+    several = any(len(row.templates) > 1 for row in predicted)
+    made = rich.table.Table(
+        "image", "class", "vacuity" if evidential else "uncertainty",
+        title=f"images in {folder}" if folder else None, box=rich.box.SIMPLE_HEAD, padding=(0, 1),
+    )  # fmt: skip
+    if several:
+        made.add_column("conflict")
+        made.add_column("templates alone")
+    for name, row in zip(names, rows, strict=True):
+        cells = [os.path.relpath(name, folder) if folder else name]
+        if isinstance(row, UnreadableImage):
+            cells.append(f"unreadable: {row.reason}")
+        else:
+            classes = [f"{probability:5.3f} {label}" for label, probability in row.probability]
+            cells.append("\n".join(["(abstains)"] * row.abstained + classes))
+            cells.append(f"{row.vacuity if evidential else row.uncertainty:.2g}")
+        if isinstance(row, ImagePrediction) and several:
+            templates = (f"{probability:5.3f} {label}" for label, probability, _ in row.templates)
+            cells += [f"{row.conflict:.2g}", "\n".join(templates)]
+        # As text: names may hold what rich takes for markup.
+        made.add_row(*(rich.text.Text(cell, overflow="fold") for cell in cells), end_section=True)
+    return made
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    try:
+        return os.path.commonpath([os.path.dirname(name) for name in names])
+    except ValueError:  # absolute paths beside relative ones
+        return ""
+
+
+def checked_path(path: str | Path) -> Path:
+    """The path, if a file can be written there.
+
+    Raises:
+      OSError: its folder is not there or may not be written to, or it is a folder itself.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent} may not be written to: name another folder")
+    return path
+
+
+def write_json(rows: Iterable[Row], path: str | Path) -> None:
+    """Writes a list of objects with the record's fields; {image, error} for what can't be read."""
+    objects = [
+        {"image": row.name, "error": row.reason}
+        if isinstance(row, UnreadableImage)
+        else row._asdict()
+        for row in rows
+    ]
+    _write(path, json.dumps(objects, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(rows: Iterable[Row], path: str | Path) -> None:
+    """Writes a line an image, under a line of column names.
+
+    `class_1`, `probability_1` and so on are the most probable classes, `template_1_class`,
+    `template_1_probability`, `template_1_uncertainty` and so on what each template says alone; the
+    other columns are fields of the record, and `error`.
+    """
+    lines = [_flat(row) for row in rows]
+    columns = dict.fromkeys(["image", "error", *(key for line in lines for key in line)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    _write(path, text.getvalue())
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    if isinstance(row, UnreadableImage):
+        return {"image": row.name, "error": row.reason}
+    flat = row._asdict()
+    for k, (name, probability) in enumerate(flat.pop("probability"), 1):
+        flat |= {f"class_{k}": name, f"probability_{k}": probability}
+    for m, (name, probability, uncertainty) in enumerate(flat.pop("templates"), 1):
+        alone = {"class": name, "probability": probability, "uncertainty": uncertainty}
+        flat |= {f"template_{m}_{key}": value for key, value in alone.items()}
+    return flat
+
+
+def _write(path: str | Path, text: str) -> None:
+    path = checked_path(path)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,64 @@
+"""Classifies photographs by an adapted model: `python experiments/predict.py RUN photos...`.
+
+RUN is a method's folder in a run, such as runs/pets/cdc; photos are files, patterns or folders.
+"""
+
+import rich.console
+import rich.progress
+from absl import flags
+
+from cdc_jax import config_file, image_prediction, prediction
+from cdc_jax.tasks import photos
+from cdc_jax.tasks.decode import UnreadableImage
+
+flags.FLAGS.set_gnu_getopt(True)  # flags may follow the photographs
+_TOP_K = flags.DEFINE_integer("top_k", 3, "How many of the most probable classes to tell.", 1)
+_ABSTAIN = flags.DEFINE_string(
+    "abstain", "", "probability:0.5 leaves photographs below that probability undecided; "
+    "uncertainty:..., vacuity:... or conflict:... those above the value.",
+)  # fmt: skip
+_CLASSES = flags.DEFINE_list(
+    "classes", None, "Classes to tell apart; those of the run if left out."
+)
+_MODEL = flags.DEFINE_string("model", None, "Where the frozen CLIP is now, if it was moved.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Photographs at a time.", 1)
+_ON_ERROR = flags.DEFINE_enum(
+    "on_error", "stop", ["stop", "skip"],
+    "At a photograph that can't be read: stop, or tell the reason in its row.",
+)  # fmt: skip
+_CSV = flags.DEFINE_string("csv", None, "File for everything, a line a photograph.")
+_JSON = flags.DEFINE_string("json", None, "File for everything, an object a photograph.")
+
+
+def main(argv):
+    """Predicts, prints, writes."""
+    if len(argv) < 3:
+        raise ValueError("RUN and photographs are needed: predict.py runs/pets/cdc photos/")
+    writers = {image_prediction.write_csv: _CSV.value, image_prediction.write_json: _JSON.value}
+    outputs = {write: image_prediction.checked_path(p) for write, p in writers.items() if p}
+    try:
+        rows = _rows(argv[1], argv[2:])
+    except UnreadableImage as error:
+        raise ValueError(f"{error} (--on_error=skip goes on without it)") from error
+    console = rich.console.Console()
+    console.print(image_prediction.table(rows))
+    for write, path in outputs.items():
+        write(rows, path)
+        console.print(f"Written: {path}", highlight=False)
+
+
+def _rows(run, named):
+    chosen = photos.gather(named, _ON_ERROR.value)
+    predictor = prediction.load(run, _MODEL.value, _CLASSES.value)
+    stream = predictor.stream(
+        chosen,
+        top_k=_TOP_K.value,
+        batch_size=_BATCH_SIZE.value,
+        on_error=_ON_ERROR.value,
+        abstain=_ABSTAIN.value,
+    )
+    return list(rich.progress.track(stream, "Predicting", len(chosen), transient=True))
+
+
+if __name__ == "__main__":
+    config_file.run(main, __file__)

@@ -1,0 +1,109 @@
+"""The record of a prediction: when it abstains, how it is shown and written."""
+
+import csv
+import json
+
+import pytest
+import rich.console
+
+from cdc_jax import image_prediction
+from cdc_jax.image_prediction import ImagePrediction, abstention
+from cdc_jax.tasks.decode import UnreadableImage
+
+ROW = ImagePrediction(
+    image="photos/[red].jpg",
+    predicted="cat",
+    probability=(("cat", 0.75), ("dog, wet", 0.2)),
+    uncertainty=-2.0,
+    vacuity=0.135,
+    conflict=0.25,
+    templates=(("cat", 0.5, -1.0), ("dog, wet", 0.625, -1.5)),
+    abstained=True,
+)
+BAD = UnreadableImage("photos/b.jpg", "it is empty")
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("", False),
+        ("probability:0.75", False),
+        ("probability:0.76", True),
+        ("vacuity:0.135", False),
+        ("vacuity:0.13", True),
+        ("uncertainty:-2", False),
+        ("uncertainty:-2.1", True),
+        ("conflict:0.2", True),
+        ("conflict:1", False),
+    ],
+)
+def test_abstention(rule, expected):
+    assert abstention(rule)(ROW) is expected
+
+
+@pytest.mark.parametrize(
+    "rule", ["0.5", "probability", "probability:high", "probability:50", "vacuity:nan", "doubt:0.5"]
+)
+def test_a_rule_that_is_none_is_refused(rule):
+    with pytest.raises(ValueError, match=f"abstain must be MEASURE:VALUE.*, got '{rule}'"):
+        abstention(rule)
+
+
+def test_a_softmax_head_has_no_vacuity_to_go_by():
+    assert abstention("uncertainty:0.2", evidential=False)(ROW._replace(uncertainty=0.25))
+    with pytest.raises(ValueError, match=r"\(probability, uncertainty\).*got 'vacuity:0.5'"):
+        abstention("vacuity:0.5", evidential=False)
+
+
+def shown(rows):
+    console = rich.console.Console(width=120)
+    with console.capture() as capture:
+        console.print(image_prediction.table(rows))
+    return capture.get()
+
+
+def test_the_table_shows_it_all():
+    text = shown([ROW, BAD])
+    for part in ("images in photos", "[red].jpg", "(abstains)", "0.750 cat", "0.200 dog, wet",
+                 "vacuity", "0.14", "0.25", "0.625 dog, wet",
+                 "unreadable: it is empty"):  # fmt: skip
+        assert part in text
+
+
+def test_the_table_of_a_softmax_head_with_one_template_is_short():
+    text = shown([ROW._replace(vacuity=None, uncertainty=0.25, templates=ROW.templates[:1])])
+    assert "uncertainty" in text
+    assert "vacuity" not in text and "templates" not in text
+
+
+def test_json_holds_the_fields(tmp_path):
+    image_prediction.write_json([ROW, BAD], tmp_path / "out.json")
+    first, second = json.loads((tmp_path / "out.json").read_text())
+    assert first["probability"] == [["cat", 0.75], ["dog, wet", 0.2]]
+    assert first["templates"][1] == ["dog, wet", 0.625, -1.5]
+    assert (first["image"], first["predicted"], first["abstained"]) == (ROW.image, "cat", True)
+    assert second == {"image": "photos/b.jpg", "error": "it is empty"}
+
+
+@pytest.mark.parametrize("rows", [[ROW, BAD], [BAD, ROW]])
+def test_csv_holds_a_line_an_image(tmp_path, rows):
+    image_prediction.write_csv(rows, tmp_path / "out.csv")
+    with open(tmp_path / "out.csv", newline="") as file:
+        lines = {line["image"]: line for line in csv.DictReader(file)}
+    good, bad = lines[ROW.image], lines[BAD.name]
+    assert (good["predicted"], good["class_2"], good["template_2_class"]) == (
+        "cat",
+        *["dog, wet"] * 2,
+    )
+    assert (float(good["probability_1"]), float(good["vacuity"])) == (0.75, 0.135)
+    assert float(good["template_1_uncertainty"]) == -1
+    assert (good["abstained"], good["error"]) == ("True", "")
+    assert bad["error"] == "it is empty"
+    assert set(bad.values()) == {"", BAD.name, BAD.reason}
+
+
+def test_a_place_that_can_not_be_written_is_refused(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+        image_prediction.checked_path(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere to write out.csv in"):
+        image_prediction.write_csv([ROW], tmp_path / "nowhere/out.csv")

@@ -1,0 +1,270 @@
+"""Predictions of a finished run on images, in the library and on the command line."""
+
+import csv
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import cdc_jax
+from cdc_jax import adapted, clip, evaluate, methods, prediction, tasks, train
+from cdc_jax.tasks.decode import UnreadableImage
+
+SETTINGS = (
+    "shots=2,world.test_images=2,methods=cdc,coop,evaluation_batch_size=2,"
+    "cdc.optimizer.epochs=1,cdc.views=clean,cdc.prompts.modality=multimodal,cdc.prompts.layers=2,"
+    "cdc.prompts.context=2,coop.optimizer.epochs=1,coop.views=clean"
+)
+predict = functools.partial(cdc_jax.predict, batch_size=2)  # compiled once for all tests
+
+
+@pytest.fixture(scope="module")
+def finished(get_config, tmp_path_factory):
+    """A run of two methods: its folder, its task, and its scores by method and split."""
+    config = get_config("fewshot", SETTINGS)
+    workdir, scored = tmp_path_factory.mktemp("run"), []
+    scores = evaluate.Evaluator.scores
+
+    def keeping(self, *arguments):
+        scored.append(scores(self, *arguments))
+        return scored[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.Evaluator, "scores", keeping)
+        train.train_and_evaluate(config, workdir)
+    task = tasks.load(config, 32)
+    pairs = [(method, split) for method in ("cdc", "coop") for split in task.test]
+    return workdir, task, dict(zip(pairs, scored, strict=True))
+
+
+@pytest.fixture(scope="module")
+def photos(finished, tmp_path_factory):
+    """A folder of five of the task's images, and what its files hold."""
+    folder = tmp_path_factory.mktemp("photos")
+    images = finished[1].test["base_int"].images[::5]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return folder, images
+
+
+@pytest.mark.parametrize(("method", "templates"), [("cdc", 4), ("coop", 1)])
+@pytest.mark.parametrize("split", ["base_iid", "new_style"])
+def test_predictions_are_the_evaluation_of_the_run(finished, method, templates, split):
+    workdir, task, scored = finished
+    examples, scores = task.test[split], scored[method, split]
+    classes = examples.class_names
+    rows = prediction.load(workdir / method, class_names=classes).stream(
+        examples.images, batch_size=2, top_k=len(classes)
+    )
+    for i, row in enumerate(rows):
+        assert row.image == f"image {i}"
+        told = [dict(row.probability)[name] for name in classes]
+        assert np.allclose(told, scores.probability[i], rtol=0, atol=1e-5)
+        assert row.predicted == classes[scores.probability[i].argmax()] == row.probability[0][0]
+        assert list(told) != sorted(told) and row.probability[0][1] == max(told)
+        assert row.uncertainty == pytest.approx(scores.uncertainty[i], abs=1e-4)
+        own = [classes.index(name) for name, _, _ in row.templates]
+        assert own == list(scores.template_predicted[i]) and len(own) == templates
+    assert i == len(examples) - 1
+
+
+def test_uncertainty_of_the_heads(finished):
+    workdir, task, _ = finished
+    images = task.test["base_int"].images[:8]
+    classes = len(task.class_names)
+    for row in predict(workdir / "cdc", images, top_k=classes):
+        assert 0 < row.vacuity <= 1 and 0 <= row.conflict <= 1
+        assert np.log(row.vacuity) == pytest.approx(row.uncertainty)
+        # Dempster's rule over singletons and the frame: 1 - C = prod_m u^m / u.
+        alone = np.exp(sum(u for _, _, u in row.templates))
+        assert row.conflict == pytest.approx(1 - alone / row.vacuity, abs=1e-3)
+        # p_k = b_k + u / K, and no class has less than u / K.
+        assert min(p for _, p in row.probability) >= row.vacuity / classes - 1e-6
+    for row in predict(workdir / "coop", images, top_k=2):
+        assert row.vacuity is None
+        assert row.uncertainty == pytest.approx(1 - row.probability[0][1], abs=1e-6)
+        ((name, probability, uncertainty),) = row.templates
+        assert (name, pytest.approx(probability)) == row.probability[0]
+        assert uncertainty == pytest.approx(row.uncertainty, abs=1e-6)
+        assert len(row.probability) == 2
+
+
+def test_files_are_predicted_as_their_pixels(finished, photos):
+    workdir = finished[0]
+    folder, images = photos
+    named = predict(workdir / "cdc", folder)
+    assert [row.image for row in named] == [f"{folder}/{i}.png" for i in range(5)]
+    for row, alone in zip(named, predict(workdir / "cdc", list(images)), strict=True):
+        assert row.probability == alone.probability
+    with Image.open(folder / "3.png") as opened:
+        row, _ = predict(workdir / "cdc", [opened, folder / "0.png"])
+    assert row == named[3]
+
+
+def test_one_program_serves_all_batches(finished, photos, monkeypatch):
+    predictor = prediction.load(finished[0] / "coop")
+    traced, clean_view = [], prediction.views.clean_view
+
+    def counting(images, *arguments):
+        traced.append(images.shape)
+        return clean_view(images, *arguments)
+
+    monkeypatch.setattr(prediction.views, "clean_view", counting)
+    assert len(list(predictor.stream(photos[0], batch_size=2))) == 5
+    assert traced == [(2, 32, 32, 3)]
+
+
+def test_an_image_that_can_not_be_read_stops_or_is_a_row(finished, photos, tmp_path):
+    workdir = finished[0]
+    shutil.copytree(photos[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "1.png").write_bytes(b"")
+    with pytest.raises(UnreadableImage, match=r"1.png can't be read as an image: it is empty"):
+        predict(workdir / "coop", tmp_path)
+    named = [tmp_path, tmp_path / "none.jpg"]
+    rows = predict(workdir / "coop", named, on_error="skip")
+    bad = {i: row for i, row in enumerate(rows) if isinstance(row, UnreadableImage)}
+    assert {i: row.reason for i, row in bad.items()} == {
+        1: "it is empty",
+        5: "No such file or directory",
+    }
+    for i, row in enumerate(predict(workdir / "coop", photos[0], abstain="probability:1")):
+        assert row.abstained
+        if i not in bad:
+            assert not rows[i].abstained
+            assert rows[i].probability == row.probability
+
+
+def test_hand_crafted_templates_predict_and_a_probe_keeps_to_its_classes(photos, tmp_path):
+    model, _ = clip.load("world")
+    names = ["solid gear", "hollow flower"]
+    for method, vectors in {
+        "zero_shot_aspects": {},
+        "linear_probe": {"classifier": np.zeros((1, 2, model.config.embed_width), np.float32)},
+    }.items():
+        described = adapted.describe(
+            vectors, names, "a photo of a {}.", methods.configure(method, small=True), 8.0,
+            "world", model,
+        )  # fmt: skip
+        adapted.write(tmp_path / method / "adapted", described)
+    for row in predict(tmp_path / "zero_shot_aspects", photos[0], class_names=["a", "b"]):
+        assert len(row.templates) == 4
+    for row in predict(tmp_path / "linear_probe", photos[0]):
+        assert dict(row.probability) == pytest.approx({name: 0.5 for name in names})
+    with pytest.raises(ValueError, match="a linear probe, which knows its own classes only"):
+        prediction.load(tmp_path / "linear_probe", class_names=["a", "b"])
+
+
+def test_a_bad_image_is_named_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(UnreadableImage, match="none.jpg"):
+        predict(tmp_path / "no_run", tmp_path / "none.jpg")
+
+
+def test_a_base_that_was_moved_is_accepted_and_another_refused(finished, photos, tmp_path):
+    workdir = finished[0]
+    model, tokenizer = clip.load("world")
+    clip.save_pretrained(model, tokenizer, tmp_path / "moved")
+    here, there = (
+        predict(workdir / "coop", photos[0], model=m) for m in (None, tmp_path / "moved")
+    )
+    assert here == there
+    model.text.projection[...] = model.text.projection[...].at[0, 0].add(jnp.float32(1e-3))
+    clip.save_pretrained(model, tokenizer, tmp_path / "other")
+    was, now = clip.weights_hash(clip.load("world")[0])[:12], clip.weights_hash(model)[:12]
+    message = f"adapted on 'world' of weights {was}…, but '.*/other' has weights {now}…"
+    with pytest.raises(ValueError, match=message):
+        prediction.load(workdir / "coop", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"base": {"model": "/no/such/clip"}}, FileNotFoundError, "The base of .* was '/no/"),
+        ({"method": {"prompts": {"templates": 2}}}, ValueError, "holds vectors of shapes"),
+        ({"preprocessing": {"size": 64}}, ValueError, "images of 64 pixels, .* takes 32"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_refused(finished, tmp_path, change, error, message):
+    shutil.copytree(finished[0] / "coop/adapted", tmp_path, dirs_exist_ok=True)
+    description = json.loads((tmp_path / "adapted.json").read_text())
+    for key, value in change.items():
+        for name, inner in value.items():
+            merged = description[key].get(name)
+            description[key][name] = merged | inner if isinstance(inner, dict) else inner
+    (tmp_path / "adapted.json").write_text(json.dumps(description))
+    with pytest.raises(error, match=message):
+        prediction.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k and batch_size must be at least 1, got 0 and 32"),
+        ({"batch_size": 0}, "top_k and batch_size must be at least 1, got 3 and 0"),
+        ({"on_error": "go"}, 'on_error must be "stop" or "skip", got \'go\''),
+        ({"abstain": "vacuity:0.5"}, r"measure of this method's head \(probability, uncertainty\)"),
+        ({"class_names": ["cat"]}, r"class names must be at least two, .*, got \('cat',\)"),
+        ({"class_names": ["cat", "cat"]}, "none of them empty or given twice"),
+        ({"class_names": ["cat", " "]}, "none of them empty or given twice"),
+    ],
+)
+def test_a_bad_option_is_refused(finished, photos, options, message):
+    with pytest.raises(ValueError, match=message):
+        cdc_jax.predict(finished[0] / "coop", photos[0], **options)
+
+
+def command(*arguments):
+    script = os.path.join(os.path.dirname(__file__), "../experiments/predict.py")
+    return subprocess.run(
+        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_prints_and_writes(finished, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_text("text")
+    done = command(
+        finished[0] / "cdc", f"{photos[0]}/[0-2].png", tmp_path / "bad.jpg", "--on_error=skip",
+        "--top_k=2", "--batch_size=2", f"--csv={tmp_path}/out.csv", f"--json={tmp_path}/out.json",
+        "--abstain=probability:1", "--classes=hollow star,striped key,solid moon",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = predict(
+        finished[0] / "cdc", photos[0], class_names=["hollow star", "striped key", "solid moon"]
+    )
+    for part in ("2.png", expected[2].predicted, "(abstains)", "unreadable"):
+        assert part in done.stdout
+    *good, bad = json.loads((tmp_path / "out.json").read_text())
+    for row, theirs in zip(good, expected, strict=False):
+        assert (row["image"], row["predicted"]) == (theirs.image, theirs.predicted)
+        assert dict(row["probability"]) == pytest.approx(dict(theirs.probability[:2]), abs=1e-5)
+        assert row["abstained"]
+    assert len(good) == 3 and bad["image"] == str(tmp_path / "bad.jpg")
+    with open(tmp_path / "out.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["probability_1"]) for line in lines[:3]] == [
+        row["probability"][0][1] for row in good
+    ]
+
+
+def test_the_command_ends_with_one_line(finished, photos, tmp_path):
+    done = command(finished[0], photos[0], f"--csv={tmp_path}/out.csv")
+    assert done.returncode == 1 and not list(tmp_path.iterdir())
+    assert done.stderr.strip().splitlines() == [
+        f"FileNotFoundError: {finished[0]} holds several methods, choose one: {finished[0]}/cdc, "
+        f"{finished[0]}/coop"
+    ]
+
+
+def test_importing_the_leaves_does_not_load_the_rest():
+    code = "import sys; from cdc_jax import evidence; print('cdc_jax.clip' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert cdc_jax.predict is prediction.predict
+    with pytest.raises(AttributeError, match="module 'cdc_jax' has no attribute 'predcit'"):
+        _ = cdc_jax.predcit
