@@ -25,6 +25,7 @@ class Scores:
       labels: (examples,).
       probability: fused, (examples, classes).
       uncertainty: of the head, (examples,).
+      log_vacuity: of the fused opinion, NaN without one, (examples,).
       conflict: among the templates, (examples,).
       template_predicted: each template's own choice, (examples, templates).
       template_confidence: its probability, (examples, templates).
@@ -34,6 +35,7 @@ class Scores:
     labels: np.ndarray
     probability: np.ndarray
     uncertainty: np.ndarray
+    log_vacuity: np.ndarray
     conflict: np.ndarray
     template_predicted: np.ndarray
     template_confidence: np.ndarray
@@ -128,6 +130,7 @@ class Evaluator:
             labels=examples.labels,
             probability=said.probability,
             uncertainty=said.uncertainty,
+            log_vacuity=said.log_vacuity,
             conflict=said.conflict,
             template_predicted=said.template_probability.argmax(-1),
             template_confidence=said.template_probability.max(-1),
@@ -147,7 +150,8 @@ def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:
       for errors (`auroc`) and the area under the risk-coverage curve (`aurc`); the negative
       log-likelihood in nats (`nll`), the Brier score (`brier`) and the mean conflict. `summary`,
       in percent: the accuracy of every split; where there are base_x and new_x, their harmonic
-      mean `H_x` and the AUROC `novelty_x` of the uncertainty for new classes; `ece` and `auroc`
+      mean `H_x`, and the AUROC `novelty_x` of the vacuity, in a softmax head of its
+      uncertainty, for new classes; `ece` and `auroc`
       averaged over the splits under do(), `*_int`, or over all where there are none.
     """
     splits = {name: _figures(one) for name, one in scores.items()}
@@ -157,12 +161,16 @@ def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:
         if (new := f"new_{kind}") in scores:
             summary[f"H_{kind}"] = float(metrics.harmonic_mean(summary[base], summary[new]))
             summary[f"novelty_{kind}"] = 100 * metrics.novelty_auroc(
-                scores[base].uncertainty, scores[new].uncertainty
+                *(_novelty(scores[half]) for half in (base, new))
             )
     cut = [name for name in scores if name.endswith("_int")] or list(scores)
     for key in ("ece", "auroc"):
         summary[key] = float(np.mean([splits[name][key] for name in cut]))
     return {"splits": splits, "summary": summary}
+
+
+def _novelty(scores: Scores) -> np.ndarray:
+    return scores.uncertainty if np.isnan(scores.log_vacuity).any() else scores.log_vacuity
 
 
 def _figures(scores: Scores) -> dict[str, Any]:

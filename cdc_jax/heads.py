@@ -25,6 +25,7 @@ class Prediction(NamedTuple):
       probability: fused class probabilities, (..., classes).
       uncertainty: log-vacuity of the fused opinion in the evidential head unless it is told
         otherwise, 1 − max probability in the softmax head; higher is less certain, (...).
+      log_vacuity: log u of the fused opinion; NaN in the softmax head, which has no opinion, (...).
       conflict: disagreement among the templates in [0, 1], Dempster's C; 0 in the softmax head.
       template_probability: each template's own probabilities, (..., templates, classes).
       template_uncertainty: each template's own uncertainty, (..., templates).
@@ -32,6 +33,7 @@ class Prediction(NamedTuple):
 
     probability: Float[Array, "*b classes"]
     uncertainty: Float[Array, "*b"]
+    log_vacuity: Float[Array, "*b"]
     conflict: Float[Array, "*b"]
     template_probability: Float[Array, "*b templates classes"]
     template_uncertainty: Float[Array, "*b templates"]
@@ -105,7 +107,12 @@ class SoftmaxHead:
         uncertainty = 1 - probability.max(-1)
         own = jax.nn.softmax(logits, -1)
         return Prediction(
-            probability, uncertainty, jnp.zeros_like(uncertainty), own, 1 - own.max(-1)
+            probability=probability,
+            uncertainty=uncertainty,
+            log_vacuity=jnp.full_like(uncertainty, jnp.nan),
+            conflict=jnp.zeros_like(uncertainty),
+            template_probability=own,
+            template_uncertainty=1 - own.max(-1),
         )
 
     def loss(
@@ -163,12 +170,14 @@ class EvidentialHead:
         """See `Head`."""
         log_evidence = self._evidence(logits)
         fused = EVIDENCE_FUSIONS[self.fusion](log_evidence)
+        measure = _UNCERTAINTIES[self.uncertainty]
         return Prediction(
-            evidence.expected_probability(fused),
-            _UNCERTAINTIES[self.uncertainty](fused),
-            evidence.conflict(log_evidence),
-            evidence.expected_probability(log_evidence),
-            _UNCERTAINTIES[self.uncertainty](log_evidence),
+            probability=evidence.expected_probability(fused),
+            uncertainty=measure(fused),
+            log_vacuity=evidence.log_vacuity(fused),
+            conflict=evidence.conflict(log_evidence),
+            template_probability=evidence.expected_probability(log_evidence),
+            template_uncertainty=measure(log_evidence),
         )
 
     def loss(

@@ -24,7 +24,7 @@ class ImagePrediction(NamedTuple):
       predicted: the most probable class.
       probability: the most probable classes, each with its fused probability.
       uncertainty: of the head, larger is less certain: the log of the vacuity in the evidential
-        head, 1 − max probability in the softmax head.
+        head unless its settings say otherwise, 1 − max probability in the softmax head.
       vacuity: u of the fused opinion, in (0, 1]; None in the softmax head.
       conflict: among the templates, in [0, 1]; 0 in the softmax head.
       templates: of each template alone, its most probable class, the probability of that, and its

@@ -223,13 +223,12 @@ class Predictor:
 
     def _row(self, name: str, said: heads.Prediction, top_k: int) -> ImagePrediction:
         best = np.argsort(-said.probability, kind="stable")[:top_k]
-        uncertainty = float(said.uncertainty)
         return ImagePrediction(
             image=name,
             predicted=self.class_names[best[0]],
             probability=tuple((self.class_names[k], float(said.probability[k])) for k in best),
-            uncertainty=uncertainty,
-            vacuity=math.exp(uncertainty) if self.evidential else None,
+            uncertainty=float(said.uncertainty),
+            vacuity=math.exp(said.log_vacuity) if self.evidential else None,
             conflict=float(said.conflict),
             templates=tuple(
                 (self.class_names[p.argmax()], float(p.max()), float(u))

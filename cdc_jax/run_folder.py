@@ -78,6 +78,7 @@ def write_scores(folder: Path, scores: Mapping[str, Scores]) -> None:
             "predicted": one.probability.argmax(-1).astype(np.int32),
             "confidence": one.probability.max(-1),
             "uncertainty": one.uncertainty,
+            "log_vacuity": one.log_vacuity,
             "conflict": one.conflict,
             "template_predicted": one.template_predicted.astype(np.int32),
         }.items()

@@ -87,6 +87,8 @@ def test_confidence_as_the_uncertainty_of_an_evidential_head():
     np.testing.assert_allclose(
         predicted.uncertainty, 1 - predicted.probability.max(-1), rtol=1e-4, atol=1e-6
     )
+    by_vacuity = heads.EvidentialHead(shift=20.0).predict(jnp.asarray(LOGITS))
+    np.testing.assert_array_equal(predicted.log_vacuity, by_vacuity.uncertainty)
     with pytest.raises(ValueError, match="unknown uncertainty 'u': choose one of vacuity"):
         heads.EvidentialHead(shift=20.0, uncertainty="u")
 

@@ -15,7 +15,7 @@ WORDS = [f"w{i}" for i in range(9)]
 def scores(template_predicted):
     predicted = np.array(template_predicted)
     one = np.zeros(len(predicted))
-    return Scores(one, one, one, one, predicted, one, one)
+    return Scores(one, one, one, one, one, predicted, one, one)
 
 
 def test_nearest_words_are_those_at_the_least_distance():

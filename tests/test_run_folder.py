@@ -24,7 +24,8 @@ def split():
     templates = rng.dirichlet(np.ones(CLASSES), (COUNT, TEMPLATES))
     return examples, Scores(
         labels=examples.labels, probability=probability, uncertainty=np.arange(COUNT) / COUNT,
-        conflict=np.full(COUNT, 0.5), template_predicted=templates.argmax(-1),
+        log_vacuity=np.full(COUNT, np.nan), conflict=np.full(COUNT, 0.5),
+        template_predicted=templates.argmax(-1),
         template_confidence=templates.max(-1), template_uncertainty=1 - templates.max(-1),
     )  # fmt: skip
 
@@ -51,7 +52,7 @@ def test_scores_come_back(tmp_path, split):
     _, scores = split
     run_folder.write_scores(tmp_path, {"base_int": scores, "new_int": scores})
     with np.load(tmp_path / "scores.npz", allow_pickle=False) as stored:
-        assert len(stored.files) == 12
+        assert len(stored.files) == 14
         np.testing.assert_array_equal(stored["base_int/predicted"], scores.probability.argmax(1))
         np.testing.assert_array_equal(stored["new_int/confidence"], scores.probability.max(1))
         np.testing.assert_array_equal(stored["new_int/template_predicted"].shape, (COUNT, 2))
