@@ -1,36 +1,61 @@
-"""A progress bar that says what is being done and how long it will take."""
+"""Progress that says what is being done, how fast, and how long it will still take."""
 
+import time
+
+import jax
+import rich.console
 import rich.progress
+
+_LINE_EVERY = 30.0  # seconds, where the output is no terminal
 
 
 class Progress:
-    """A bar on the terminal, or a line now and then where the output is not a terminal.
+    """A bar on a terminal; elsewhere a line now and then. Of several hosts only the first shows it.
 
     Args:
       task: what is being done.
       total: number of steps.
       done: how many of them were done before, by an earlier run.
+      show: False for silence.
     """
 
-    def __init__(self, task: str, total: int, done: int = 0):
+    def __init__(self, task: str, total: int, done: int = 0, show: bool = True):
+        self._task, self._total, self._done, self._before = task, total, done, done
+        self._started = self._told = time.monotonic()
+        self._show = show and jax.process_index() == 0
+        console = rich.console.Console()
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[rate]}"),
             rich.progress.TimeElapsedColumn(),
             rich.progress.TextColumn("left"),
             rich.progress.TimeRemainingColumn(),
+            console=console,
             transient=True,
         )
-        self._task = self._bar.add_task(task, total=total, completed=done)
+        self._on_terminal = self._show and console.is_terminal
+        self._id = self._bar.add_task(task, total=total, completed=done, rate="")
 
     def advance(self) -> None:
         """One step is done."""
-        self._bar.advance(self._task)
+        self._done += 1
+        now = time.monotonic()
+        rate = (self._done - self._before) / max(now - self._started, 1e-9)
+        if self._on_terminal:
+            self._bar.update(self._id, advance=1, rate=f"{rate:.1f}/s")
+        elif self._show and now - self._told > _LINE_EVERY:
+            self._told = now
+            left = (self._total - self._done) / rate
+            line = f"{self._task}: {self._done} of {self._total}, {rate:.1f}/s, {left:.0f} s left"
+            print(line, flush=True)
 
     def __enter__(self) -> "Progress":
-        self._bar.start()
+        if self._on_terminal:
+            self._bar.start()
         return self
 
     def __exit__(self, *exception) -> None:
-        self._bar.stop()
+        if self._on_terminal:
+            self._bar.stop()

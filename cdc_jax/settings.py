@@ -37,6 +37,7 @@ def experiment() -> ConfigDict:
     # Lists separated by commas: a cell for each combination; empty ones are the single value above.
     config.sweep = ConfigDict({"datasets": "", "kinds": "", "rhos": "", "shots": "", "seeds": ""})
     config.evaluation_batch_size = 240
+    config.progress = True  # False for silence
     config.log_every = 10  # steps
     config.checkpoint_every = 60  # steps
     config.curve_every = 0  # epochs between evaluations in the course of training; 0 for none

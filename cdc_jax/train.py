@@ -126,7 +126,8 @@ def _run(run: _Run) -> dict[str, Any]:
         classes = devices.replicate(adapter.classes(clip, task.class_names), mesh)
         step = make_step(adapter, update, make_views(method, clip, task), steps, config.seed)
         window: list[dict[str, jax.Array]] = []
-        with Progress(f"{methods.title(run.name)}: training", steps, first) as progress:
+        title = f"{methods.title(run.name)}: training"
+        with Progress(title, steps, first, config.progress) as progress:
             put = functools.partial(devices.shard, mesh=mesh)
             for i, batch in enumerate(batches.stream(first, steps, put), first):
                 state, parts = step(state, clip, classes, batch)
@@ -175,7 +176,8 @@ def _evaluate(run: _Run, evaluator: Evaluator, parameters: PyTree) -> dict[str, 
     """Scores of every test split among whose classes the method can choose."""
     splits = {k: v for k, v in run.task.test.items() if run.adapter.covers(v.class_names)}
     scores = {}
-    with Progress(f"{methods.title(run.name)}: evaluating", len(splits)) as progress:
+    title = f"{methods.title(run.name)}: evaluating"
+    with Progress(title, len(splits), show=run.config.progress) as progress:
         for split, examples in splits.items():
             scores[split] = evaluator.scores(run.clip, parameters, examples)
             progress.advance()
@@ -247,7 +249,7 @@ def make_step(
 
 def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
     """The part of a configuration that a method's run depends on."""
-    others = {"methods", "sweep", "study", *methods.METHODS}
+    others = {"methods", "sweep", "study", "progress", *methods.METHODS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
     return shared | {"method": method.to_dict()}
 

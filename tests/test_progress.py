@@ -1,0 +1,28 @@
+"""Progress where the output is no terminal: lines now and then, or none."""
+
+import pytest
+
+from cdc_jax import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves on."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_a_line_says_rate_and_time_left(clock, capsys, show):
+    with progress.Progress("CoOp: training", total=110, done=10, show=show) as shown:
+        for _ in range(50):
+            clock[0] += 2.0
+            shown.advance()
+    lines = capsys.readouterr().out.splitlines()
+    expected = [  # after 32, 64 and 96 seconds, at 0.5 steps a second
+        "CoOp: training: 26 of 110, 0.5/s, 168 s left",
+        "CoOp: training: 42 of 110, 0.5/s, 136 s left",
+        "CoOp: training: 58 of 110, 0.5/s, 104 s left",
+    ]
+    assert lines == (expected if show else [])
