@@ -135,8 +135,12 @@ def read(folder: Path) -> Adapted:
 def find(run: str | Path) -> Path:
     """The folder of a run's adapted model.
 
+    Args:
+      run: a method's folder, a run's or a sweep's if it holds one method, or a copy of the folder
+        `adapted` itself.
+
     Raises:
-      FileNotFoundError: there is none, or the run has several methods; the message names them.
+      FileNotFoundError: there is none, or there are several; the message names some.
     """
     run = Path(run).expanduser()
     if not run.is_dir():
@@ -144,15 +148,19 @@ def find(run: str | Path) -> Path:
     for folder in (run, run / "adapted"):
         if (folder / DESCRIPTION).is_file():
             return folder
-    found = sorted(path.parent for path in run.glob(f"*/adapted/{DESCRIPTION}"))
+    below = (f"{depth}/adapted/{DESCRIPTION}" for depth in ("*", "*/*"))
+    found = sorted(path.parent for pattern in below for path in run.glob(pattern))
     if not found:
         raise FileNotFoundError(
             f"{run} holds no adapted/{DESCRIPTION}: a run writes it when its training "
             "ends, so let the run end first"
         )
     if len(found) > 1:
-        choices = ", ".join(str(folder.parent) for folder in found)
-        raise FileNotFoundError(f"{run} holds several methods, choose one: {choices}")
+        choices = ", ".join(str(folder.parent) for folder in found[:9])
+        raise FileNotFoundError(
+            f"{run} holds {len(found)} adapted models, choose one: {choices}"
+            + (", …" if found[9:] else "")
+        )
     return found[0]
 
 

@@ -65,8 +65,7 @@ def load(
     """Rebuilds the adapted model of a run.
 
     Args:
-      run: a method's folder in a run, the run's folder if it has one method, or a copy of the
-        folder `adapted` in it.
+      run: see `adapted.find`.
       model: where the base is now; None is where the run found it. Its weights must be the same.
       class_names: classes to tell apart, at least two; None takes those that were trained on.
 

@@ -101,12 +101,14 @@ def test_damage_is_refused(folder, damage, error, message):
 
 
 def test_find_takes_a_method_a_run_or_the_folder_itself(described, tmp_path):
-    adapted.write(tmp_path / "cdc/adapted", described[0])
-    for run in (tmp_path, tmp_path / "cdc", tmp_path / "cdc/adapted", str(tmp_path)):
-        assert adapted.find(run) == tmp_path / "cdc/adapted"
-    adapted.write(tmp_path / "coop/adapted", described[0])
-    with pytest.raises(FileNotFoundError, match="several methods, choose one: .*/cdc, .*/coop"):
-        adapted.find(tmp_path)
+    cell = tmp_path / "cell"
+    adapted.write(cell / "cdc/adapted", described[0])
+    for run in ("..", ".", "cdc", "cdc/adapted"):
+        assert adapted.find(cell / run).samefile(cell / "cdc/adapted")
+    adapted.write(cell / "coop/adapted", described[0])
+    for run in (cell, str(tmp_path)):
+        with pytest.raises(FileNotFoundError, match="2 adapted .*, choose one: .*/cdc, .*/coop"):
+            adapted.find(run)
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         FileNotFoundError, match="empty holds no adapted/adapted.json: a run writes"

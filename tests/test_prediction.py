@@ -258,7 +258,7 @@ def test_the_command_ends_with_one_line(finished, photos, tmp_path):
     done = command(finished[0], photos[0], f"--csv={tmp_path}/out.csv")
     assert done.returncode == 1 and not list(tmp_path.iterdir())
     assert done.stderr.strip().splitlines() == [
-        f"FileNotFoundError: {finished[0]} holds several methods, choose one: {finished[0]}/cdc, "
+        f"FileNotFoundError: {finished[0]} holds 2 adapted models, choose one: {finished[0]}/cdc, "
         f"{finished[0]}/coop"
     ]
 
