@@ -21,11 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from cdc_jax.clip.config import Transformer
 from cdc_jax.clip.model import Clip, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
 
 Parameters = dict[str, Any]
 MODALITIES = ("text", "multimodal", "probe")
+TEXT_MEMORY = 3 * 2**30
+"""Bytes that the activations of class names may take, unless told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,16 +135,19 @@ def initialize(
     return parameters
 
 
-@partial(jax.jit, static_argnames=("start_id", "chunk"))
+@partial(jax.jit, static_argnames=("start_id", "memory"))
 def text_features(
     clip: Clip,
     parameters: Parameters,
     start_id: int,
     fixed_words: Int[Array, "templates words"],
     names: Int[Array, "classes tokens"],
-    chunk: int | None = None,
+    memory: int = TEXT_MEMORY,
 ) -> Float[Array, "templates classes embed"]:
     """Normalised text features of every class under every template.
+
+    As many classes as fit into `memory` keep their activations for the derivative. A longer list's
+    others run in chunks, forward once more in the derivative: at most 1.5 times the products.
 
     Args:
       clip: the frozen model.
@@ -149,14 +155,42 @@ def text_features(
       start_id: id of the start-of-text token.
       fixed_words: token ids between each template's learned vectors and the name; may be empty.
       names: class names up to their end-of-text token, of `Tokenizer.names`.
-      chunk: classes at a time, see `TextTower.names`.
+      memory: bytes that the classes' activations may take, whatever their number.
     """
+    context = parameters["context"]
+    chunk, chunks = split_classes(clip.config.text, len(context), *names.shape, memory)
 
     def encode(context, words):
         prefix = clip.text.prefix(start_id, context, clip.text.embed(words))
-        return normalize(clip.text.names(prefix, names, chunk))
+        return normalize(clip.text.names(prefix, names, chunk, chunks))
 
-    return jax.vmap(encode)(parameters["context"], fixed_words)
+    return jax.vmap(encode)(context, fixed_words)
+
+
+def split_classes(
+    sizes: Transformer, templates: int, classes: int, tokens: int, memory: int
+) -> tuple[int, int]:
+    """How many classes of a list are encoded in chunks, so that activations stay within a bound.
+
+    A token of a class name leaves 5 width + mlp_width float32 numbers a block for the derivative:
+    the block's input, queries, keys, values, the attention's output and the MLP's input. The
+    classes outside the chunks keep theirs, and so does the one chunk at work; a chunk is an eighth
+    of what fits, long enough for fast products (this project's choice).
+
+    Args:
+      sizes: of the text tower.
+      templates: M.
+      classes: K.
+      tokens: of the longest name, with its end of text.
+      memory: bytes. At least one class is encoded at a time, whatever the bound.
+
+    Returns:
+      Classes a chunk, and the number of chunks: 0 where all fit.
+    """
+    one = 4 * sizes.depth * templates * tokens * (5 * sizes.width + sizes.mlp_width)
+    fit = max(memory // one, 1)
+    chunk = max(fit // 8, 1)
+    return chunk, 1 + -(-(classes - fit) // chunk) if classes > fit else 0
 
 
 def visual_prompts(parameters: Parameters) -> Float[Array, "templates layers d width"] | None:

@@ -245,13 +245,19 @@ def test_shared_prefix_equals_full_length_forward(load, name, layers, context, w
     def plain(tensors, prompts):
         return plain_text(tensors, config, texts, prompts)
 
-    def shared(clip, prompts, chunk):
-        prefix = clip.text.prefix(reference.START, prompts, clip.text.embed(jnp.array(words, int)))
-        return clip.text.names(prefix, names, chunk)
+    def full(clip, prompts):
+        return clip.text(texts, prompts)
 
+    def shared(clip, prompts, chunk=1, chunks=0):
+        prefix = clip.text.prefix(reference.START, prompts, clip.text.embed(jnp.array(words, int)))
+        return clip.text.names(prefix, names, chunk, chunks)
+
+    forms = [full, shared]
+    if context == 3:
+        forms.append(functools.partial(shared, chunk=1, chunks=3))
     expected = value_and_gradient(plain, reference.weights(config), prompts)
-    for chunk in (None, 3) if context == 3 else (None,):
-        found = value_and_gradient(functools.partial(shared, chunk=chunk), load(name), prompts)
+    for form in forms:
+        found = value_and_gradient(form, load(name), prompts)
         assert_close(found[0], expected[0])
         if context:
             for layer in range(layers):

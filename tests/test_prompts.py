@@ -135,6 +135,79 @@ def test_image_features_by_template(world):
 
 
 @pytest.mark.parametrize(
+    ("classes", "memory", "expected"),
+    [
+        # ViT-B/16: 12 blocks leave 4 (5 * 512 + 2048) = 18,432 bytes a token each, so a class of
+        # 10 tokens under 4 templates 8,847,360; 3 GiB hold 364 classes.
+        (364, 3 * 2**30, (45, 0)),
+        (365, 3 * 2**30, (45, 2)),
+        (1000, 3 * 2**30, (45, 16)),
+        (1000, 16 * 8_847_360, (2, 493)),
+        (1000, 1, (1, 1000)),
+    ],
+)
+def test_long_class_lists_are_split_to_fit(classes, memory, expected):
+    sizes, one = clip_lib.Transformer(512, 12, 8, 2048), 8_847_360
+    chunk, chunks = prompts.split_classes(sizes, 4, classes, 10, memory)
+    assert (chunk, chunks) == expected
+    kept = classes - chunk * chunks
+    assert kept >= 0
+    assert memory < one or (kept + chunk * (chunks > 0)) * one <= memory
+
+
+def test_memory_bounds_activations_and_changes_nothing(world):
+    model, tokenizer = world
+    parameters = {"context": jax.random.normal(jax.random.key(0), (2, 1, 2, 128))}
+    none = np.zeros((2, 0), np.int32)
+    weighting = jax.random.normal(jax.random.key(1), (2, 96, 128))
+
+    ids = np.random.default_rng(0).integers(3, 100, (96, 4)).astype(np.int32)
+    ids[:, 3] = tokenizer.eot_id
+
+    def weighed(parameters, model, memory):
+        found = prompts.text_features(model, parameters, tokenizer.start_id, none, ids, memory)
+        return jnp.vdot(found, weighting), found
+
+    def answers(memory):
+        function = jax.jit(jax.grad(weighed, has_aux=True), static_argnums=2)
+        compiled = function.lower(parameters, model, memory).compile()
+        return compiled.memory_analysis().temp_size_in_bytes, *compiled(parameters, model)
+
+    sizes = model.config.text
+    twelve_classes = 12 * 4 * sizes.depth * 2 * 4 * (5 * sizes.width + sizes.mlp_width)
+    bounded, gradient, features = answers(twelve_classes)
+    unbounded, at_once, whole = answers(2**30)
+    assert unbounded > 96 / 12 * twelve_classes
+    assert bounded < 3 * twelve_classes
+    np.testing.assert_allclose(features, whole, atol=2e-6)
+    scale = float(abs(at_once["context"]).max())
+    np.testing.assert_allclose(gradient["context"], at_once["context"], atol=1e-5 * scale)
+
+
+def test_bfloat16_templates_have_nearly_the_same_features_and_gradients(world):
+    parameters = {"context": jax.random.normal(jax.random.key(0), (2, 1, 2, 128))}
+    _, tokenizer = world
+    ids = jnp.asarray(tokenizer.names(["striped star", "dot"]))
+    words, weighting = np.array([[5], [6]]), jax.random.normal(jax.random.key(1), (2, 2, 128))
+
+    @jax.jit
+    def gradient(parameters, model):
+        def weighed(parameters):
+            found = prompts.text_features(model, parameters, tokenizer.start_id, words, ids)
+            return jnp.vdot(found, weighting), found
+
+        return jax.grad(weighed, has_aux=True)(parameters)
+
+    low = jax.tree.map(lambda weights: weights.astype(jnp.bfloat16), world[0])
+    for a, b in zip(
+        *(jax.tree.leaves(gradient(parameters, m)) for m in (low, world[0])), strict=True
+    ):
+        assert a.dtype == np.float32
+        assert jnp.vdot(a, b) / jnp.linalg.norm(a) / jnp.linalg.norm(b) > 0.999
+        assert abs(a - b).max() > 1e-5 * abs(b).max()  # they were computed in low precision
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"phrases": (), "context": 2}, "at least one template"),

@@ -20,18 +20,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from cdc_jax.clip.config import ClipConfig, Transformer
 
 KeysValues = tuple[Float[Array, "*b heads tokens head"], Float[Array, "*b heads tokens head"]]
-Prefix = tuple[Float[Array, "*p heads before head"], Float[Array, "*p heads before head"]]
+Prefix = tuple[Float[Array, "*d heads before head"], Float[Array, "*d heads before head"]]
+
+_KEPT = "product with weights"
 
 
 def _dot(pattern: str, a: Array, b: Array) -> Array:
     """An einsum with float32 sums; float32 inputs are not rounded to fewer bits on the way."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jnp.einsum(pattern, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _shared_dot(pattern: str, a: Array, b: Array) -> Array:
+    """`_dot` of a (*b, heads, tokens, _) with one b (heads, _, _): all of `a` as one matrix a head.
+
+    XLA turns other forms of it around on the CPU, and then has no product of bfloat16.
+    """
+    a = jnp.moveaxis(a, -3, 0)
+    out = _dot(pattern, a.reshape(a.shape[0], -1, a.shape[-1]), b)
+    return jnp.moveaxis(out.reshape(*a.shape[:-1], -1), 0, -3)
 
 
 def _project(x: Array, kernel: Array) -> Array:
@@ -71,7 +84,8 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b outputs"]:
         """In the kernel's dtype, with float32 sums and a float32 result."""
-        return _project(x, self.kernel[...]) + self.bias[...].astype(jnp.float32)
+        out = _project(x, self.kernel[...]) + self.bias[...].astype(jnp.float32)
+        return checkpoint_name(out, _KEPT)
 
 
 class LayerNorm(nnx.Module):
@@ -115,8 +129,8 @@ class Block(nnx.Module):
         Args:
           x: tokens.
           mask: added to the attention scores among `x`, 0 or -inf; None lets all attend to all.
-          prefix: keys and values of earlier tokens that all of `x` attends to as well; their
-            leading axes may be fewer than those of `x`.
+          prefix: keys and values, (heads, before, head), of earlier tokens that all of `x` attends
+            to as well.
 
         Returns:
           The tokens after the block, and their keys and values in its attention.
@@ -126,14 +140,14 @@ class Block(nnx.Module):
         if mask is not None:
             scores += mask
         if prefix is not None:
-            before = _dot("...qd,...kd->...qk", q, prefix[0])
+            before = _shared_dot("hqd,hkd->hqk", q, prefix[0])
             scores = jnp.concatenate([before, scores], -1)
         weights = jax.nn.softmax(scores, -1).astype(v.dtype)
         if prefix is None:
             mixed = _dot("...qk,...kd->...qd", weights, v)
         else:
             before, weights = jnp.split(weights, [prefix[0].shape[-2]], -1)
-            mixed = _dot("...qk,...kd->...qd", before, prefix[1])
+            mixed = _shared_dot("hqk,hkd->hqd", before, prefix[1])
             mixed += _dot("...qk,...kd->...qd", weights, v)
         x = x + self.attention_out(jnp.swapaxes(mixed, -3, -2).reshape(x.shape))
         hidden = self.mlp_in(self.mlp_norm(x))
@@ -180,7 +194,7 @@ def _scan(blocks: Block, x: Array, prompts: Array, start: int, mask=None, prefix
         return block(x, mask, prefix)
 
     # Products with weights are kept for the derivative, the cheap rest is computed again.
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
     layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
     return jax.lax.scan(layer, x, (blocks, padded, replaced, prefix))
 
@@ -265,15 +279,21 @@ class TextTower(nnx.Module):
         """Token embeddings, without positions, in float32."""
         return self.token_embedding[...][token_ids].astype(jnp.float32)
 
-    def __call__(self, token_ids: Int[Array, "texts tokens"]) -> Float[Array, "texts embed"]:
+    def __call__(
+        self,
+        token_ids: Int[Array, "texts tokens"],
+        prompts: Float[Array, "layers prompt width"] | None = None,
+    ) -> Float[Array, "texts embed"]:
         """Text features before normalisation, by the plain full-length forward pass.
 
         Args:
           token_ids: start-of-text, words, end-of-text, padding; at most the context length.
+          prompts: take the places after start-of-text, whatever token stands there.
         """
-        no_prompt = jnp.zeros((1, 0, self.token_embedding.shape[1]))
-        x = self._placed(self.embed(token_ids), 0)
-        x, _ = _scan(self.blocks, x, no_prompt, 0, mask=_causal(x.shape[-2]))
+        if prompts is None:
+            prompts = jnp.zeros((1, 0, self.token_embedding.shape[1]))
+        x = self.embed(token_ids).at[..., 1 : 1 + prompts.shape[1], :].set(prompts[0])
+        x, _ = _scan(self.blocks, self._placed(x, 0), prompts, 1, mask=_causal(x.shape[-2]))
         return self._pool(x, token_ids)
 
     def prefix(
@@ -300,7 +320,8 @@ class TextTower(nnx.Module):
         self,
         prefix: Prefix,
         token_ids: Int[Array, "classes tokens"],
-        chunk: int | None = None,
+        chunk: int = 1,
+        chunks: int = 0,
     ) -> Float[Array, "classes embed"]:
         """Text features, before normalisation, of one template's prefix and every class name.
 
@@ -309,8 +330,12 @@ class TextTower(nnx.Module):
         Args:
           prefix: of `prefix`.
           token_ids: names up to their end-of-text token, padded to the longest.
-          chunk: so many classes at a time, recomputed in the derivative: bounds the memory of
-            long class lists. None takes all at once.
+          chunk: classes at a time, where there are chunks.
+          chunks: the last chunks * chunk classes run one chunk after the other, and again in the
+            derivative instead of keeping what it needs: bounds the memory of long class lists.
+
+        Raises:
+          ValueError: more classes in chunks than there are.
         """
 
         def encode(token_ids):
@@ -321,10 +346,17 @@ class TextTower(nnx.Module):
             x, _ = _scan(self.blocks, x, no_prompt, 0, mask=mask, prefix=prefix)
             return self._pool(x, token_ids)
 
-        if chunk is None or chunk >= len(token_ids):
-            return encode(token_ids)
-        one = jax.checkpoint(lambda ids: encode(ids[None])[0])
-        return jax.lax.map(one, token_ids, batch_size=chunk)
+        classes, tokens = token_ids.shape
+        kept = classes - chunks * chunk
+        if kept < 0:
+            raise ValueError(f"{chunks} chunks of {chunk} exceed the {classes} classes")
+        features = [encode(token_ids[:kept])] if kept else []
+        if chunks:
+            rest = jax.lax.map(
+                jax.checkpoint(encode), token_ids[kept:].reshape(chunks, chunk, tokens)
+            )
+            features.append(rest.reshape(chunks * chunk, -1))
+        return jnp.concatenate(features)
 
     def _placed(self, x: Array, first: int) -> Array:
         """Adds the embeddings of the positions from `first` on."""

@@ -1,6 +1,6 @@
 """Dempster's rule in closed form against the usual outer-product rule, in one run.
 
-    python experiments/benchmark_evidence.py
+    python experiments/benchmark.py --only=evidence
 
 Prints time and compiled temporary memory of both at K = 100 and 1000 (M = 4, float32), and how
 often each fails on logits of the sizes that CLIP gives.
