@@ -158,7 +158,9 @@ def text_features(
       memory: bytes that the classes' activations may take, whatever their number.
     """
     context = parameters["context"]
-    chunk, chunks = split_classes(clip.config.text, len(context), *names.shape, memory)
+    chunk, chunks = split_classes(
+        clip.config.text, len(context), names.shape[0], names.shape[1], memory
+    )
 
     def encode(context, words):
         prefix = clip.text.prefix(start_id, context, clip.text.embed(words))
