@@ -23,7 +23,7 @@ DEFAULTS = {
         "modality": "text", "noise": 0.02, "anchors": "", "ensemble": False,
     },
     "views": "shared",  # a name of views.SETS, or a composition
-    "train_on": "train",  # the shots, or "oracle": plentiful images without spurious correlation
+    "train_on": "train",  # the shots, or another name that `Task.training_set` knows
     # See heads. The evidential shift is shift_multiple times the mean logit of the training images.
     "head": {
         "name": "softmax", "fusion": "mean_logit", "template_weight": 0.0, "fused_weight": 1.0,

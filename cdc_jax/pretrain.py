@@ -20,8 +20,7 @@ from cdc_jax.clip.config import ClipConfig, Transformer
 from cdc_jax.clip.model import Clip, Dense, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
 from cdc_jax.progress import Progress
-from cdc_jax.tasks.world import captions, factors, render, vocabulary
-from cdc_jax.tasks.world.fewshot import aligned_classes
+from cdc_jax.tasks.world import captions, factors, kinds, render, vocabulary
 
 # Factors that an auxiliary head reads off the class token.
 _HEADS = ("shape", "colour", "fill", "position", "size", "rotation", "background", "pattern")
@@ -158,7 +157,7 @@ def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -
         accuracy |= {f"{first}_shape": pairs, f"{first}_shape_unseen": pairs[unseen]}
     task = []
     for s in range(5):
-        classes = aligned_classes(s)
+        classes = kinds.draw_classes(kinds.KINDS["aligned"], s)
         labels = np.random.default_rng([seed, _EVALUATION, s]).integers(
             len(classes), size=scenes // 5
         )

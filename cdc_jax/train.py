@@ -21,7 +21,7 @@ from cdc_jax.clip.model import Clip
 from cdc_jax.evaluate import Evaluator, ImageFeatures, Scores, summarize
 from cdc_jax.interpretation import interpret
 from cdc_jax.progress import Progress
-from cdc_jax.tasks import Examples, Task, load
+from cdc_jax.tasks import Task, load
 from cdc_jax.tasks.batches import TrainingBatches
 from cdc_jax.views.compose import ViewFunction
 
@@ -101,7 +101,7 @@ def _run(run: _Run) -> dict[str, Any]:
     config, method, adapter, task = run.config, run.method, run.adapter, run.task
     clip, mesh = run.clip, run.mesh
     run_folder.write_json(run.folder / "split.json", task.items())
-    examples = training_examples(task, method.train_on)
+    examples = task.training_set(method.train_on)
     batches = TrainingBatches(examples, method.optimizer.batch_size, config.seed)
     steps = method.optimizer.epochs * batches.per_epoch
     update = optimizer.make(method.optimizer, batches.per_epoch)
@@ -182,25 +182,6 @@ def _evaluate(run: _Run, evaluator: Evaluator, parameters: PyTree) -> dict[str, 
             scores[split] = evaluator.scores(run.clip, parameters, examples)
             progress.advance()
     return scores
-
-
-def training_examples(task: Task, train_on: str) -> Examples:
-    """What a method is trained on.
-
-    Args:
-      task: the task.
-      train_on: "train" for the shots; "oracle" for plentiful images without the correlation.
-
-    Raises:
-      ValueError: an unknown name, or a task whose factors are not known.
-    """
-    if train_on == "train":
-        return task.train
-    if train_on == "oracle" and task.oracle is not None:
-        return task.oracle
-    raise ValueError(
-        f'train_on {train_on!r} can\'t be had: "train" always, "oracle" in tasks of the world'
-    )
 
 
 def make_views(method: ConfigDict, clip: Clip, task: Task) -> ViewFunction:

@@ -1,12 +1,16 @@
 """The embedded world: factors, pictures, captions, vocabulary and few-shot tasks."""
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from scipy import stats
 
+from cdc_jax import clip as clip_lib
 from cdc_jax import tasks
-from cdc_jax.tasks.world import captions, factors, fewshot, render, vocabulary
+from cdc_jax.tasks.world import captions, factors, fewshot, kinds, render, vocabulary
+from cdc_jax.views import clean_view
+from cdc_jax.views.compose import ASPECTS
 
 
 def scene(count=1, seed=0, **values):
@@ -178,23 +182,58 @@ def test_merges_by_hand():
     assert vocabulary.merges(["aab", "ab"]) == [("a", "b</w>"), ("a", "ab</w>")]
 
 
+every_kind = pytest.mark.parametrize("kind", kinds.KINDS)
+
+
+def world_scenes(kind, seed, each, **change):
+    """Many scenes of every class, with the labels and the classes' own G_i."""
+    kind = kinds.KINDS[kind]
+    classes, own = kinds.draw_classes(kind, seed), fewshot.correlated_values(kind, seed)
+    labels = np.repeat(np.arange(24), each)
+    return fewshot._scenes(kind, classes, labels, own, [seed, 9], **change), labels, own
+
+
+@every_kind
 @pytest.mark.parametrize("seed", range(5))
-def test_aligned_classes_are_a_grid_that_pretraining_knew(seed):
-    classes = fewshot.aligned_classes(seed)
+def test_classes_are_a_grid_that_pretraining_knew(kind, seed):
+    classes = kinds.draw_classes(kinds.KINDS[kind], seed)
     assert len({c.name for c in classes}) == 24
-    fills, shapes = ({c.factors[f] for c in classes} for f in ("fill", "shape"))
-    assert (len(fills), len(shapes)) == (4, 6)
+    relevant = kinds.KINDS[kind].relevant
+    assert [len({c.factors[f] for c in classes}) for f in relevant] == list(relevant.values())
+    words = set(captions.vocabulary())
     for c in classes:
-        fill, shape = c.name.split()
-        assert factors.VALUES["fill"][c.factors["fill"]] == fill
-        assert factors.VALUES["shape"][c.factors["shape"]] == shape
-        seen = {name: np.arange(10) for name in ("colour",)}
-        seen |= {name: np.full(10, c.factors[name]) for name in ("fill", "shape")}
-        assert not factors.held_out(seen).all()
+        assert c.name == " ".join(factors.VALUES[f][c.factors[f]] for f in relevant)
+        assert set(c.name.split()) <= words
+        # Whatever its other factors are, not every one of its scenes is held out.
+        scenes = factors.sample(2000, seed)
+        scenes |= {f: np.full(2000, v) for f, v in c.factors.items()}
+        assert factors.held_out(scenes).mean() < 0.5
 
 
-def test_the_task_has_the_promised_splits():
-    task = tasks.load(world_config())
+def test_a_held_out_pair_needs_both_its_factors():
+    shape = np.arange(28)
+    assert not factors.held_out({"shape": shape}).any()
+    assert not factors.held_out({"background": np.arange(8), "rotation": np.zeros(8, int)}).any()
+    assert factors.held_out({"shape": shape, "colour": np.zeros(28, int)}).sum() == 3  # 0, 10, 20
+    assert factors.held_out({"shape": shape, "fill": np.zeros(28, int)}).sum() == 2  # 0, 14
+
+
+@every_kind
+def test_a_kind_is_consistent(kind):
+    kind = kinds.KINDS[kind]
+    assert not set(kind.relevant) & set(kind.irrelevant)
+    assert not set(kind.styles) & set(kind.unseen_styles)
+    assert set(kind.styles + kind.unseen_styles) <= set(factors.VALUES["style"])
+    # A sketch shows neither colours nor backgrounds.
+    assert {"fill", "shape"} == set(kind.relevant) or "sketch" not in kind.unseen_styles
+    assert set(kind.relevant) <= ASPECTS
+
+
+@every_kind
+def test_the_task_has_the_promised_splits(kind, get_config):
+    config = get_config("fewshot", f"world.kind={kind},seed=3")
+    task = tasks.load(config)
+    assert task.about == tuple(kinds.KINDS[kind].relevant)
     assert len(task.train) == 12 * 16
     assert (np.bincount(task.train.labels) == 16).all()
     assert (np.bincount(task.val.labels) == 4).all()
@@ -204,47 +243,187 @@ def test_the_task_has_the_promised_splits():
         for split in fewshot.SPLITS:
             examples = task.test[f"{half}_{split}"]
             assert examples.class_names == halves[half]
-            assert (np.bincount(examples.labels) == 40).all()
-    images = [task.train.images, task.val.images, *(e.images for e in task.test.values())]
+            assert (np.bincount(examples.labels, minlength=12) >= 40).all()
+    oracle = task.training_set("oracle")
+    assert oracle.class_names == task.class_names
+    assert (np.bincount(oracle.labels) == 200).all()
+    images = [e.images for e in (task.train, task.val, *task.test.values(), oracle)]
     assert len(np.unique(np.concatenate(images), axis=0)) == sum(map(len, images))
 
 
-def test_spurious_correlation_has_the_asked_strength():
-    classes = fewshot.aligned_classes(0)
-    own = fewshot.correlated_values(24, 0)
-    chosen = np.repeat(np.arange(24), 400)
+def splits(task):
+    """All that a task offers, by name."""
+    return {name: task.training_set(name) for name in ("train", *task.others)} | {
+        "val": task.val, **task.test,
+    }  # fmt: skip
 
-    def agreement(**kind):
-        scenes = fewshot._scenes(classes, chosen, own, [0, 9], **kind)
-        for name in ("fill", "shape"):
-            relevant = np.array([c.factors[name] for c in classes])
-            assert np.array_equal(scenes[name], relevant[chosen])
-        return {name: scenes[name] == own[name][chosen] for name in fewshot.IRRELEVANT}
 
-    tied = agreement(rho=0.9)
-    for name, values in {"background": 8, "colour": 10, "marks": 3, "style": 3}.items():
-        assert abs(tied[name].mean() - (0.9 + 0.1 / values)) < 0.02
+SMALL = {"world.test_images": 3, "shots": 2}
+
+
+@every_kind
+def test_a_task_is_a_pure_function_of_its_configuration(kind):
+    first, again = (splits(tasks.load(world_config(**SMALL, **{"world.kind": kind}))) for _ in "ab")
+    other = splits(tasks.load(world_config(**SMALL, **{"world.kind": kind, "seed": 4})))
+    for name, examples in first.items():
+        assert np.array_equal(examples.images, again[name].images)
+        assert np.array_equal(examples.labels, again[name].labels)
+        assert examples.class_names == again[name].class_names
+        assert not np.array_equal(examples.images, other[name].images)
+
+
+def test_the_aligned_task_is_what_it_was():
+    # Mean grey levels of its first version: a digest would differ wherever a sine's last bit does.
+    task = tasks.load(world_config(**SMALL))
+    assert task.class_names[:3] == ("striped bolt", "solid flag", "striped flag")
+    assert task.training_set("train").images.mean() == pytest.approx(139.196, abs=0.02)
+    assert task.val.images.mean() == pytest.approx(128.013, abs=0.02)
+    means = {
+        "base_iid": 136.307, "base_int": 137.884, "base_rev": 131.787, "base_style": 175.424,
+        "new_iid": 137.707, "new_int": 133.683, "new_rev": 129.807, "new_style": 156.681,
+    }  # fmt: skip
+    found = {name: examples.images.mean() for name, examples in task.test.items()}
+    assert found == pytest.approx(means, abs=0.02)
+
+
+@every_kind
+def test_spurious_correlation_has_the_asked_strength(kind):
+    irrelevant, relevant = kinds.KINDS[kind].irrelevant, kinds.KINDS[kind].relevant
+    sizes = {name: len(factors.VALUES[name]) for name in irrelevant}
+    sizes["style"] = len(kinds.KINDS[kind].styles)
+    classes = kinds.draw_classes(kinds.KINDS[kind], 0)
+
+    def agreement(**change):
+        scenes, labels, own = world_scenes(kind, 0, 400, **change)
+        for name in relevant:
+            assert np.array_equal(
+                scenes[name], np.array([classes[k].factors[name] for k in labels])
+            )
+        return {name: scenes[name] == own[name][labels] for name in irrelevant}
+
+    for rho in (0.9, 0.5, 0.0):
+        tied = agreement(rho=rho)
+        for name, values in sizes.items():
+            assert abs(tied[name].mean() - (rho + (1 - rho) / values)) < 0.02
     # One draw decides for all factors of an image.
+    tied = agreement(rho=0.9)
     assert abs(np.logical_and.reduce(list(tied.values())).mean() - 0.9) < 0.02
-    cut = agreement(rho=0.0)
-    assert abs(cut["background"].mean() - 1 / 8) < 0.02
-    assert abs(cut["colour"].mean() - 1 / 10) < 0.02
-    permuted = agreement(rho=0.9, permuted=True)
-    assert permuted["background"].mean() < 0.35
+    assert agreement(rho=0.9, permuted=True)[irrelevant[0]].mean() < 0.35
 
 
-def test_the_permutation_keeps_halves_and_has_no_fixed_point():
+@every_kind
+def test_an_intervention_makes_irrelevant_factors_uniform_and_independent_of_the_class(kind):
+    unseen = kinds.KINDS[kind].unseen_styles
+    scenes, labels, _ = world_scenes(kind, 1, 200, rho=0.0, styles=unseen)
+    assert {factors.VALUES["style"][v] for v in scenes["style"]} == set(unseen)
+    scenes, labels, _ = world_scenes(kind, 1, 200, rho=0.0)
+    for name in kinds.KINDS[kind].irrelevant:
+        table = stats.contingency.crosstab(labels, scenes[name]).count
+        assert stats.chisquare(table.sum(0)).pvalue > 1e-4
+        assert stats.chi2_contingency(table).pvalue > 1e-4
+
+
+@every_kind
+@pytest.mark.parametrize("seed", range(3))
+def test_the_reversed_split_deranges_pi(kind, seed):
+    scenes, labels, own = world_scenes(kind, seed, 1, rho=1.0, permuted=True)
     giver = fewshot.permuted_classes(np.arange(24), 24)
     assert (giver != np.arange(24)).all()
     assert (giver // 12 == np.arange(24) // 12).all()
     assert sorted(giver) == list(range(24))
+    shown, values = (
+        np.stack([part[n] for n in kinds.KINDS[kind].irrelevant], 1) for part in (scenes, own)
+    )
+    assert np.array_equal(shown, values[giver][labels])
+    # No class meets all of its own values again.
+    assert (shown != values[labels]).any(1).all()
+
+
+@pytest.mark.parametrize("kind", ["task_misaligned", "domain_gap"])
+def test_the_embedded_clip_has_room(kind, monkeypatch):
+    """Its image features know at least 15 points more than the hand-crafted template asks for."""
+    monkeypatch.setattr(fewshot, "PLENTY", 60)
+    clip, tokenizer = clip_lib.load("world")
+    task = tasks.load(world_config(**{"world.kind": kind, "world.test_images": 20, "seed": 11}))
+    encode = jax.jit(clip.encode_image)
+
+    def features(examples):
+        view = clean_view(examples.images, clip.config.mean, clip.config.std)
+        return np.asarray(encode(view), np.float64)
+
+    test, oracle = task.test["base_int"], task.training_set("oracle")
+    texts = tokenizer([task.template.format(name) for name in task.class_names])
+    known = features(test)
+    zero_shot = (known @ np.asarray(clip.encode_text(texts)).T).argmax(1) == test.labels
+    # Ridge regression to one-hot labels, in closed form.
+    x = features(oracle)
+    weights = np.linalg.solve(x.T @ x + 0.1 * np.eye(x.shape[1]), x.T @ np.eye(12)[oracle.labels])
+    linear = (known @ weights).argmax(1) == test.labels
+    assert linear.mean() > zero_shot.mean() + 0.15
+
+
+def class_share(examples):
+    """The share of the variance of pixels' colours that the class explains (eta squared)."""
+    pixels = examples.images.reshape(len(examples), -1).astype(float)
+    means = np.stack([pixels[examples.labels == k].mean(0) for k in range(12)])
+    return means[examples.labels].var(0).sum() / pixels.var(0).sum()
+
+
+@pytest.mark.parametrize("kind", ["aligned", "domain_gap"])
+def test_pixels_show_the_correlation_where_it_is(kind):
+    task = tasks.load(world_config(**{"world.kind": kind}))
+    shares = {name: class_share(examples) for name, examples in splits(task).items()}
+    for name in ("train", "base_iid", "base_rev", "new_iid"):
+        assert shares[name] > 0.4
+    for name in ("oracle", "redrawn", "base_int", "new_int", "new_style"):
+        assert shares[name] < 0.2
+
+
+def test_redrawn_scenes_keep_what_the_label_is_about(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        render, "render",
+        lambda scenes, seed: drawn.append(scenes) or np.zeros((len(scenes["shape"]), 1, 1, 3)),
+    )  # fmt: skip
+    task = tasks.load(world_config(**SMALL))
+    train = next(scenes for scenes in drawn if len(scenes["shape"]) == len(task.train))
+    labels = task.training_set("redrawn").labels
+    assert np.array_equal(labels, np.tile(task.train.labels, fewshot.REDRAWN))
+    for name, values in drawn[-1].items():
+        same = values.reshape(fewshot.REDRAWN, len(task.train)) == train[name]
+        if name in kinds.KINDS["aligned"].irrelevant:
+            assert same.mean() < 0.6
+        else:
+            assert same.all()
+
+
+def test_training_sets_are_drawn_when_asked_for(monkeypatch):
+    drawn = []
+    original = render.render
+
+    def count(scenes, seed):
+        drawn.append(len(scenes["shape"]))
+        return original(scenes, seed)
+
+    monkeypatch.setattr(render, "render", count)
+    task = tasks.load(world_config(**SMALL))
+    assert sum(drawn) == 12 * (2 + 2 + 8 * 3)
+    assert task.training_set("train") is task.train
+    assert sum(drawn) == 12 * (2 + 2 + 8 * 3)
+    assert len(task.training_set("oracle")) == drawn[-1] == 12 * fewshot.PLENTY
+    assert len(task.training_set("redrawn")) == drawn[-1] == 12 * 2 * fewshot.REDRAWN
+    with pytest.raises(ValueError, match="no training set 'orakel': it has train, oracle, redrawn"):
+        task.training_set("orakel")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"dataset": "wrld"}, "unknown dataset 'wrld': did you mean 'world'?"),
-        ({"world.kind": "aligend"}, "unknown kind of world task 'aligend'"),
+        (
+            {"world.kind": "aligend"},
+            "unknown kind of world task 'aligend': did you mean 'aligned'\\? There are aligned, ",
+        ),
         ({"world.rho": 1.5}, "world.rho is a probability, got 1.5"),
         ({"shots": 0}, "must be at least 1"),
         ({"seed": -1}, "seed at least 0"),

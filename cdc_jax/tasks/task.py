@@ -1,7 +1,7 @@
 """What a task is."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -69,8 +69,7 @@ class Task:
       class_names: the classes that are trained on.
       template: the hand-crafted template t^0, with {} for the class name.
       about: what the labels are about, see `views.ASPECTS`.
-      oracle: plentiful training images without any spurious correlation; None where the task's
-        factors are not known.
+      others: training sets beside `train`, by name, for controls; made when asked for.
       note: what tables must say beside the figures; "" is nothing.
       skipped: images of its splits that were left out.
     """
@@ -81,7 +80,7 @@ class Task:
     class_names: tuple[str, ...]
     template: str
     about: tuple[str, ...]
-    oracle: Examples | None = None
+    others: Mapping[str, Callable[[], Examples]] = dataclasses.field(default_factory=dict)
     note: str = ""
     skipped: tuple[Skipped, ...] = ()
 
@@ -98,3 +97,16 @@ class Task:
             ]
             for name, part in parts.items()
         }
+
+    def training_set(self, name: str) -> Examples:
+        """The examples to train on: `"train"`, the shots, or one of `others`.
+
+        Raises:
+          ValueError: the task has no such set.
+        """
+        if name == "train":
+            return self.train
+        if name not in self.others:
+            known = ", ".join(["train", *self.others])
+            raise ValueError(f"this task has no training set {name!r}: it has {known}")
+        return self.others[name]()

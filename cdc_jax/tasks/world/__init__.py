@@ -1,5 +1,5 @@
 """The embedded causal world: a few thousand images a second, every generative factor known.
 
-`factors` are drawn and intervened on, `render` draws them, `captions` describes them, `fewshot`
-makes tasks with spurious correlations, `vocabulary` holds the words of the embedded CLIP.
+`factors` are drawn and intervened on, `render` draws them, `captions` describes them, `kinds` and
+`fewshot` make tasks with spurious correlations, `vocabulary` holds the embedded CLIP's words.
 """
