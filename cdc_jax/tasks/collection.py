@@ -50,6 +50,9 @@ class Photographs:
       size: side of the test's images.
       side: side of the view stage's, see `squeezed`.
       workers: threads; 0 is one a core.
+
+    Raises:
+      ValueError: a side below 1, or a negative number of workers.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Photographs:
         side: int,
         workers: int = 0,
     ):
+        if side < 1:
+            raise ValueError(f"data.side must be at least 0 (1.5 x the model's), got {side}")
         self._paths, self._contents = paths, contents
         self._size, self._side = size, side
         self.workers = threads(workers)

@@ -118,10 +118,20 @@ def _class_folders(folder: Path) -> list[Row]:
 def _folders(folder: Path) -> list[str]:
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     for entry in entries:
-        # Links could lead in a circle, count images twice, or leave the folder.
-        if entry.is_symlink() and not entry.is_file():
+        if entry.is_symlink() and os.path.isdir(_followed(entry.path)):
+            # It could lead in a circle, count images twice, or leave the folder.
             raise ValueError(f"{entry.path} is a link to a folder: put the folder itself there")
     return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def _followed(path: str) -> str:
+    """Where a path leads in the end; itself if nowhere."""
+    try:
+        return os.path.realpath(path, strict=True)
+    except FileNotFoundError:
+        return path  # `sources` reports what is missing
+    except OSError as error:
+        raise ValueError(f"{path} can't be followed: {error.strerror}") from None
 
 
 def _images(folder: Path, part: str, name: str) -> list[Row]:
@@ -213,12 +223,9 @@ def _check_files(folder: Path, paths: list[str]) -> None:
     root = os.path.realpath(folder)
     seen: dict[str, str] = {}
     for path in paths:
-        try:
-            real = os.path.realpath(folder / path, strict=True)
-        except FileNotFoundError:
-            continue  # `sources` reports all that are missing
-        except OSError as error:
-            raise ValueError(f"{folder / path} can't be followed: {error.strerror}") from None
+        real = _followed(str(folder / path))
+        if not os.path.exists(real):
+            continue
         if os.path.commonpath([root, real]) != root:
             raise ValueError(f"{folder / path} leads out of {folder}, to {real}")
         if real in seen:

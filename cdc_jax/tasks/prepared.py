@@ -101,7 +101,7 @@ def _records(sources: _Sources, class_names: Sequence[str], entry: Tfds) -> dict
             for number in range(len(source)):
                 example = source[number]
                 class_name = class_names[int(example["label"])]
-                path = f"{split}/{number}"
+                path = f"{split}/{number:07d}"  # sorts as counted
                 if entry.file:
                     file = bytes(example[entry.file]).decode().strip("/")
                     path = entry.path.format(file=file, label=class_name, split=split)
