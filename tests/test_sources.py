@@ -554,10 +554,10 @@ def test_tfds_that_is_not_prepared(config, tmp_path):
         changed = config(dataset=name, data__root=str(tmp_path), data__format="tfds")
         if published.tfds is None:
             with pytest.raises(ValueError, match=f"TFDS does not have {name} as images"):
-                sources.read(changed)
+                sources.read(name, changed)
             continue
         with pytest.raises(FileNotFoundError) as error:
-            sources.read(changed)
+            sources.read(name, changed)
         message = str(error.value)
         assert "pip install 'cdc-jax[tf]'" in message and published.tfds.name in message
         assert published.size in message and published.publisher in message

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from cdc_jax import checkpoint, optimizer, train
 from cdc_jax.tasks import Examples
@@ -99,6 +100,36 @@ def test_an_interrupted_run_ends_with_the_same_numbers(small, finished, tmp_path
     assert train.train_and_evaluate(small, tmp_path) == results
     assert taken == [4, 5, 6, 7, 8]
     assert lines(tmp_path) == lines(workdir)
+
+
+def test_photographs_end_to_end(get_config, tmp_path):
+    """Red and blue pictures of many forms; one that can't be decoded is left out and listed."""
+    rng = np.random.default_rng(0)
+    for colour, name in enumerate(("red", "blue")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 80, (30 + 3 * i, 60 - 2 * i, 3), np.uint8)
+            pixels[..., 2 * colour] += 150
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    (tmp_path / "photos" / "red" / "5.png").write_bytes(b"")
+    config = get_config(
+        "fewshot",
+        "dataset=folder,shots=4,methods=coop,coop.views=shared,coop.optimizer.epochs=5,"
+        f"data.on_error=skip,data.root={tmp_path / 'photos'}",
+    )
+    result = train.train_and_evaluate(config, tmp_path / "run")["coop"]
+    images = result["splits"]["test"]["images"]
+    skipped = result["skipped"]
+    if skipped["count"]:
+        assert skipped["images"][0]["file"].endswith("red/5.png") and skipped["images"][0]["reason"]
+    items = json.loads((tmp_path / "run/coop/split.json").read_text())
+    used = [file for part in items.values() for file, _, _ in part]
+    assert len(items["test"]) == images and len(set(used)) == len(used)
+    assert all(file.startswith(name) for file, _, name in items["test"])
+    assert "red/5.png" not in used
+    assert set(result["summary"]) == {"test", "ece", "auroc"}
+    logged = lines(tmp_path / "run", "coop")
+    assert logged[-1]["loss"] < logged[0]["loss"]
 
 
 def test_checkpoints_hold_no_frozen_weight(finished):

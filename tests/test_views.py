@@ -319,6 +319,84 @@ def test_probability():
         assert share == p if p in (0, 1) else abs(share - p) < 0.07
 
 
+# ---- photographs squeezed into squares
+
+SQUEEZED, FORMS = 336, [(450, 300), (300, 400), (240, 480), (333, 333)]
+
+
+def photograph(width, height):
+    """Smooth and with edges, at the size of a photograph on disk, and squeezed."""
+    image = Image.fromarray(synthetic_image(width, height, width))
+    return image, image.resize((SQUEEZED, SQUEEZED), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("width, height", FORMS)
+def test_boxes_are_distributed_as_in_the_photograph(width, height):
+    """Drawn in a square, they are torchvision's in the photograph, as parts of its sides."""
+    got = draws("crop", SQUEEZED, SQUEEZED, aspect=np.float32(width / height)) / SQUEEZED
+    rng = random.Random(0)
+    options = views.AUGMENTATIONS["crop"].options
+    expected = [torchvision_crop(rng, height, width, **options) for _ in range(len(got))]
+    expected = np.array(expected) / [height, width, height, width]
+    ratio = [box[:, 3] / box[:, 2] * width / height for box in (got, expected)]
+    assert 0.74 < ratio[0].min() < 0.76 and 1.32 < ratio[0].max() < 1.35
+    for a, b in [*zip(got.T, expected.T, strict=True), ratio]:
+        assert scipy.stats.ks_2samp(a, b, method="asymp").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("width, height", [(640, 80), (80, 640), (440, 400)])
+def test_crop_without_a_fitting_box_in_a_photograph(width, height):
+    never = {"scale": (3.0, 3.0), "ratio": (0.75, 4 / 3)}
+    expected = torchvision_crop(random.Random(0), height, width, **never)
+    got = draws("crop", SQUEEZED, SQUEEZED, number=2, aspect=np.float32(width / height), **never)
+    expected = np.array(expected) / [height, width, height, width] * SQUEEZED
+    assert np.abs(got - expected).max() <= 1.5
+
+
+@pytest.mark.parametrize("width, height", FORMS)
+def test_views_of_a_photograph_are_pillows(width, height):
+    """Crops and centred squares, within 2.5 levels of 255 in the mean: squeezing blurs a little."""
+    image, squeezed = photograph(width, height)
+    aspect = np.float32(width / height)
+    pixel = np.array([height, width, height, width]) / SQUEEZED
+    for box in [(20, 30, 200, 180), (100, 5, 236, 300), (40, 120, 90, 90)]:
+        top, left, tall, wide = box * pixel
+        corners = (left, top, left + wide, top + tall)
+        expected = image.resize((56, 56), Image.Resampling.BICUBIC, box=corners)
+        got = run(pixels.resized_crop, np.asarray(squeezed), box, size=56)
+        assert np.abs(got - np.float32(expected)).mean() < 2.5
+    got = run(pixels.centre_crop, np.asarray(squeezed), size=56, aspect=aspect)
+    side = min(width, height)
+    corners = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    expected = image.resize((56, 56), Image.Resampling.BICUBIC, box=corners)
+    assert np.abs(got - np.float32(expected)).mean() < 2.5
+
+
+def test_aspects_reach_every_first_step():
+    images = np.stack([np.asarray(photograph(*form)[1].resize((48, 48))) for form in FORMS])
+    aspects = np.array([width / height for width, height in FORMS], np.float32)
+    made = np.asarray(build("flip(p=0); crop", templates=2)(5, 6, np.arange(4), images, aspects))
+    for row, (image, aspect) in enumerate(zip(images, aspects, strict=True)):
+        clean = run(pixels.centre_crop, image, size=24, aspect=aspect)
+        np.testing.assert_allclose(made[0, row], (clean / 255 - FILL) / STD, atol=1e-4)
+        key = jax.random.fold_in(jax.random.key(5, impl="threefry2x32"), 6)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, row), 1), 0)
+        options = views.AUGMENTATIONS["crop"].options
+        (box,) = augmentations.draw_crop(
+            jax.random.split(key)[0], 48, 48, aspect=jnp.float32(aspect), **options
+        )
+        crop = run(pixels.resized_crop, image, box, size=24)
+        np.testing.assert_allclose(made[1, row], (crop / 255 - FILL) / STD, atol=1e-4)
+
+
+def test_squares_need_no_aspects():
+    ones = np.ones(6, np.float32)
+    make = build("crop | flip", templates=1)
+    np.testing.assert_array_equal(make(1, 2, INDICES, BATCH), make(1, 2, INDICES, BATCH, ones))
+    with pytest.raises(ValueError, match=r"got aspects of shape \(2,\) for 6 images"):
+        make(1, 2, INDICES, BATCH, ones[:2])
+
+
 # ---- the sets
 
 
