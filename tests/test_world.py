@@ -21,6 +21,7 @@ def world_config(**changes):
     config = ConfigDict(
         {
             "dataset": "world",
+            "targets": "",
             "world": {"kind": "aligned", "rho": 0.9, "test_images": 40},
             "shots": 16,
             "seed": 3,
@@ -440,3 +441,28 @@ def test_examples_check_their_labels():
         tasks.Examples(images, np.array([0, 2]), ("a", "b"))
     with pytest.raises(ValueError, match="got 2 images and 1 labels"):
         tasks.Examples(images, np.array([0]), ("a", "b"))
+
+
+def test_targets_are_other_kinds_and_other_domains(get_config):
+    argument = "shots=1,world.test_images=3,targets=domain_gap,sketch,inverted"
+    task = tasks.load(get_config("fewshot", argument))
+    assert len(task.test["domain_gap"]) == 24 * 3
+    other = tasks.load(get_config("fewshot", "shots=1,world.test_images=3,world.kind=domain_gap"))
+    names = (*other.test["base_int"].class_names, *other.test["new_int"].class_names)
+    assert task.test["domain_gap"].class_names == names
+    for domain in ("sketch", "inverted"):
+        assert task.test[domain].class_names == task.class_names
+        assert len(task.test[domain]) == 12 * 3
+    # A sketch is drawn in two colours: of most pixels, all channels are alike.
+    sketch = task.test["sketch"].images.astype(int)
+    assert (
+        (np.ptp(sketch, axis=-1) < 30).mean()
+        > 0.9
+        > (np.ptp(task.test["inverted"].images.astype(int), axis=-1) < 30).mean()
+    )
+    for name, message in (
+        ("aligned", "is the kind of task that is learned"),
+        ("photo", "unknown kind"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tasks.load(get_config("fewshot", f"shots=1,world.test_images=1,targets={name}"))

@@ -36,7 +36,7 @@ PLENTY = 200
 REDRAWN = 8
 """Drawings of each training scene in the training set `redrawn`."""
 
-_TRAIN, _VAL, *_TEST, _ORACLE = range(3 + len(SPLITS))  # streams of scenes
+_TRAIN, _VAL, *_TEST, _ORACLE, _TARGET = range(4 + len(SPLITS))  # streams of scenes
 
 
 def load(config: ConfigDict) -> Task:
@@ -48,7 +48,8 @@ def load(config: ConfigDict) -> Task:
 
     Returns:
       The first half of the classes as base (trained on), the second as new; test splits
-      `base_iid`, `new_iid` and so on.
+      `base_iid`, `new_iid` and so on; and one for each of `config.targets`, under do(G_i): another
+      kind's classes, or the base classes in another domain, see `kinds.target`.
 
     Raises:
       ValueError: an unknown kind, rho outside [0, 1], no shots, or a seed that is not one.
@@ -62,24 +63,9 @@ def load(config: ConfigDict) -> Task:
             "shots and world.test_images must be at least 1, seed at least 0; got "
             f"{config.shots}, {world.test_images}, {config.seed}"
         )
-    classes = kinds.draw_classes(kind, config.seed)
-    half = len(classes) // 2
-    base, new = range(half), range(half, len(classes))
-    own = correlated_values(kind, config.seed)
-
-    def examples(
-        members: range, count: int, stream: int, *, redrawn: int = 0, **correlation: Any
-    ) -> Examples:
-        seed = [config.seed, stream, members.start]
-        chosen = np.repeat(members, count)
-        scenes = _scenes(kind, classes, chosen, own, seed, **correlation)
-        if redrawn:
-            chosen = np.tile(chosen, redrawn)
-            scenes = {name: np.tile(values, redrawn) for name, values in scenes.items()}
-            scenes = factors.do(scenes, [*seed, 4], **_cut(kind, kind.styles))
-        images = kind.render(scenes, [*seed, 1])
-        return Examples(images, chosen - members.start, tuple(classes[m].name for m in members))
-
+    count = math.prod(kind.relevant.values())
+    base, new = range(count // 2), range(count // 2, count)
+    examples = partial(_examples, kind, config.seed)
     correlations: dict[str, dict[str, Any]] = {
         "iid": {"rho": world.rho},
         "int": {"rho": 0.0},
@@ -91,6 +77,10 @@ def load(config: ConfigDict) -> Task:
         for half_name, members in (("base", base), ("new", new))
         for split, stream in zip(SPLITS, _TEST, strict=True)
     }
+    for name in filter(None, config.targets.split(",")):
+        target = kinds.target(name, kind)
+        members = base if target.relevant == kind.relevant else range(len(base) + len(new))
+        test[name] = _examples(target, config.seed, members, world.test_images, _TARGET, rho=0.0)
     train = examples(base, config.shots, _TRAIN, rho=world.rho)
     return Task(
         train=train,
@@ -125,6 +115,30 @@ def permuted_classes(chosen: np.ndarray, classes: int) -> np.ndarray:
     """sigma: a cyclic shift within base and within new, so that base values stay in base."""
     half = classes // 2
     return chosen // half * half + (chosen % half + half // 2) % half
+
+
+def _examples(
+    kind: Kind,
+    seed: int,
+    members: range,
+    count: int,
+    stream: int,
+    *,
+    redrawn: int = 0,
+    **correlation: Any,
+) -> Examples:
+    """So many images of each member of the classes, from a stream of scenes of its own."""
+    classes = kinds.draw_classes(kind, seed)
+    own = correlated_values(kind, seed)
+    stream_seed = [seed, stream, members.start]
+    chosen = np.repeat(members, count)
+    scenes = _scenes(kind, classes, chosen, own, stream_seed, **correlation)
+    if redrawn:
+        chosen = np.tile(chosen, redrawn)
+        scenes = {name: np.tile(values, redrawn) for name, values in scenes.items()}
+        scenes = factors.do(scenes, [*stream_seed, 4], **_cut(kind, kind.styles))
+    images = kind.render(scenes, [*stream_seed, 1])
+    return Examples(images, chosen - members.start, tuple(classes[m].name for m in members))
 
 
 def _scenes(

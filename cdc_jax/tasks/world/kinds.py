@@ -100,6 +100,31 @@ def known(name: str) -> Kind:
     return KINDS[name]
 
 
+DOMAINS: dict[str, dict] = {
+    "clean": {"styles": ("clean",)},
+    "sketch": {"styles": ("sketch",)},
+    "inverted": {"finish": inverted},
+}
+"""Domain -> what it changes in a kind; none of them is in the training images of `aligned`."""
+
+
+def target(name: str, source: Kind) -> Kind:
+    """What a prompt that was learned on one kind is tested on: another kind, or another domain.
+
+    Args:
+      name: a key of `KINDS`, or of `DOMAINS` for the source's own classes in that domain.
+      source: the kind that the prompt was learned on.
+
+    Raises:
+      ValueError: it is neither, or the source itself.
+    """
+    if name in DOMAINS:
+        return dataclasses.replace(source, **DOMAINS[name])
+    if known(name) is source:
+        raise ValueError(f"the target {name!r} is the kind of task that is learned")
+    return KINDS[name]
+
+
 def draw_classes(kind: Kind, seed: int) -> list[WorldClass]:
     """The 24 classes of a task, drawn and ordered by the seed.
 
