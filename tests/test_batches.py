@@ -1,5 +1,7 @@
 """Batches of photographs: what is in them, hosts, threads, positions; images for evaluation."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -185,3 +187,21 @@ def test_what_is_refused(examples):
         TrainingBatches(examples, 8, seed=0, host=0, hosts=3)
     with pytest.raises(ValueError, match="the training set is empty"):
         TrainingBatches(Examples(examples.images[:0], np.zeros(0, int), ("a",)), 4, seed=0)
+
+
+# ---- the benchmark
+
+
+def test_the_benchmark_compares_the_same_work(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")
+    from benchmarks import pipeline
+
+    paths = pipeline.draw(tmp_path, 3)
+    images = Photographs(paths, Path, pipeline.SIZE, pipeline.SIDE)
+    for number, path in enumerate(paths):
+        np.testing.assert_array_equal(images[number : number + 1][0], pipeline.pillow_test(path))
+        squeezed, aspect = images.squeezed(number)
+        np.testing.assert_array_equal(squeezed, pipeline.pillow_squeezed(path))
+        assert aspect == np.float32(500 / 375)
+    with pytest.raises(ValueError, match="at least 32 photographs are needed, got 3 in x"):
+        pipeline.measure(paths, "x")

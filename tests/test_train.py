@@ -112,24 +112,23 @@ def test_photographs_end_to_end(get_config, tmp_path):
             pixels[..., 2 * colour] += 150
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
     (tmp_path / "photos" / "red" / "5.png").write_bytes(b"")
+    (tmp_path / "photos" / "task.toml").write_text("val = 0\ntest = 0.5")  # all are used
     config = get_config(
         "fewshot",
-        "dataset=folder,shots=4,methods=coop,coop.views=shared,coop.optimizer.epochs=5,"
+        "dataset=folder,shots=6,methods=coop,coop.views=shared,coop.optimizer.epochs=5,"
         f"data.on_error=skip,data.root={tmp_path / 'photos'}",
     )
     result = train.train_and_evaluate(config, tmp_path / "run")["coop"]
-    images = result["splits"]["test"]["images"]
-    skipped = result["skipped"]
-    if skipped["count"]:
-        assert skipped["images"][0]["file"].endswith("red/5.png") and skipped["images"][0]["reason"]
+    (skipped,) = result["skipped"]["images"]
+    assert result["skipped"]["count"] == 1
+    assert skipped["file"].endswith("red/5.png") and "empty" in skipped["reason"]
     items = json.loads((tmp_path / "run/coop/split.json").read_text())
     used = [file for part in items.values() for file, _, _ in part]
-    assert len(items["test"]) == images and len(set(used)) == len(used)
+    assert len(set(used)) == len(used) == 23
+    assert len(items["test"]) == result["splits"]["test"]["images"]
     assert all(file.startswith(name) for file, _, name in items["test"])
     assert "red/5.png" not in used
-    assert set(result["summary"]) == {"test", "ece", "auroc"}
-    logged = lines(tmp_path / "run", "coop")
-    assert logged[-1]["loss"] < logged[0]["loss"]
+    assert result["summary"]["test"] > 90
 
 
 def test_checkpoints_hold_no_frozen_weight(finished):

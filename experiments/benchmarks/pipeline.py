@@ -25,7 +25,7 @@ from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 from cdc_jax.tasks.collection import Photographs, threads
 
-SIZE, SIDE, BATCH, PHOTOGRAPHS, ROUNDS = 224, 336, 32, 384, 3
+SIZE, SIDE, BATCH, PHOTOGRAPHS, ROUNDS = 224, 336, 32, 256, 3
 
 
 def main() -> None:
