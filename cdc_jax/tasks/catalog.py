@@ -7,17 +7,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-IMAGENET_ENSEMBLE = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-"""CLIP's seven for zero-shot ImageNet: text features are normalised, averaged, renormalised."""
-
 _IMAGENET = "the ImageNet project, image-net.org, after registration"
 _VGG = "Oxford's Visual Geometry Group, robots.ox.ac.uk/~vgg/data/"
 
