@@ -48,13 +48,20 @@ def few_shot_curves(family: Family, looks: Mapping[str, Style], name: str) -> li
         with canvas() as figure:
             axes = figure.subplots()
             axes.set_xscale("log", base=2)
-            _draw(axes, lines, looks)
+            # Side by side, so that whiskers don't cover one another.
+            for place, row in enumerate(lines):
+                aside = 1.045 ** (place - (len(lines) - 1) / 2)
+                lines[row] = {shots * aside: value for shots, value in lines[row].items()}
+            _draw(axes, lines, looks, whiskers=True)
             axes.set_xticks(family.shots, [str(shots) for shots in family.shots])
             axes.minorticks_off()
             axes.set_xlabel("training images a class")
             axes.set_ylabel(f"{measure.title} (%)")
             drawing = svg(figure, f"{name}-shots{i}", f"{measure.title} by shots, {title}")
-        caption = f"{capitalized(measure.title)} by the number of training images a class.{_BAND}"
+        caption = (
+            f"{capitalized(measure.title)} by the number of training images a class. Whiskers: "
+            "95 % t-intervals over seeds."
+        )
         plots.append(Plot(f"{name}-shots{i}", f"By shots: {title}", caption, drawing))
     return plots
 
@@ -81,7 +88,7 @@ def epoch_curves(
         with canvas(380, 380) as figure:
             for axes, half in zip(figure.subplots(2, sharex=True), ("base", "new"), strict=True):
                 lines = {row: curve.get(f"{half}_{kind}", {}) for row, curve in curves.items()}
-                _draw(axes, lines, looks, markers=False)
+                _draw(axes, lines, looks)
                 axes.set_ylabel(f"{half} (%)")
                 axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
             axes.set_xlabel("epoch")
@@ -195,18 +202,21 @@ def _draw(
     axes: Axes,
     lines: Mapping[str, Mapping[Any, Value]],
     looks: Mapping[str, Style],
-    markers: bool = True,
+    whiskers: bool = False,
 ) -> None:
-    """Lines x -> value with their intervals as bands, named at their ends."""
+    """Lines x -> value with their intervals as bands or whiskers, named at their ends."""
     ends = {}
     for row, line in lines.items():
         if not line:
             continue
         x = sorted(line)
         look, mean = looks[row], [line[at].mean for at in x]
-        axes.plot(x, mean, marker=look.marker if markers else "", markersize=4, **look.line())
+        marker = look.marker if len(x) < 7 else ""
+        axes.plot(x, mean, marker=marker, markersize=4.5, **look.line())
         low, high = (np.array([getattr(line[at], end) for at in x]) for end in ("low", "high"))
-        if not np.isnan(low).all():
+        if whiskers:
+            axes.vlines(x, low, high, color=look.color, linewidth=1.2, alpha=0.7)
+        else:
             axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
         if row:
             ends[row] = (x[-1], mean[-1])

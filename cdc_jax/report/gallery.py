@@ -12,6 +12,8 @@ from cdc_jax.report.cells import Cell, read_json_list
 from cdc_jax.report.markup import element
 
 _KEYS = ("split", "file", "label", "predicted", "probability", "uncertainty")
+_SHARE = (str, int | float)  # class, probability
+_OPINION = (*_SHARE, int | float)  # class, probability, uncertainty
 _SMALL = 96  # pixels; below that, pixels are shown as squares
 
 
@@ -29,8 +31,16 @@ def read_gallery(cell: Cell) -> list[dict[str, Any]]:
         missing = [key for key in _KEYS if key not in entry]
         if missing:
             raise ValueError(f"{path}: an image lacks {', '.join(missing)}; run that cell again")
+        for key, kinds in (("probability", _SHARE), ("templates", _OPINION)):
+            for found in entry.get(key) or ():
+                if not isinstance(found, list) or not _are(found, kinds):
+                    raise ValueError(f"{path}: {key} holds {found!r}; run that cell again")
         _image(cell.folder, entry["file"])
     return sorted(entries, key=lambda entry: (entry["uncertainty"], entry["file"]))
+
+
+def _are(values: list[Any], kinds: tuple[Any, ...]) -> bool:
+    return len(values) == len(kinds) and all(map(isinstance, values, kinds))
 
 
 def _image(folder: Path, name: str) -> Path:

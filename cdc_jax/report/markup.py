@@ -36,37 +36,23 @@ def html(node: ET.Element) -> str:
 
 
 def table_figure(table: Table) -> ET.Element:
-    """A table that scrolls within itself, with title, caption, notes and sources."""
-    bold = best(table)
-    titles = [element("th", table.head, scope="col")]
-    for column in table.columns:
-        kind = {"class_": "text"} if column.text else {}
-        titles.append(element("th", column.title, scope="col", **kind))
-    titles.append(element("th", "n", scope="col"))
-    body = []
-    for g, (group, rows) in enumerate(table.groups):
-        lines = []
-        if group:
-            span = str(len(table.columns) + 2)
-            inner = element("th", element("span", group), scope="rowgroup", colspan=span)
-            lines.append(element("tr", inner, class_="group"))
-        for r, row in enumerate(rows):
-            cells = [
-                _cell(cell, column, row, table.signed, (g, r, c) in bold)
-                for c, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
-            ]
-            title = element("th", row.title, scope="row")
-            seeds = element("td", str(count(row) or "–"), class_="n")
-            lines.append(element("tr", title, *cells, seeds, class_=row.mark or "measured"))
-        body.append(element("tbody", *lines))
+    """A table that scrolls within itself, with title, caption, notes and sources.
+
+    Many groups of few columns stand side by side as tables of their own, as the papers have them.
+    """
+    bodies = [_body(table, g) for g in range(len(table.groups))]
+    if len(bodies) > 4 and len(table.columns) <= 3:
+        grids = [_scrolling(_head(table), [body], table.title) for body in bodies]
+        content = element("div", *grids, class_="split")
+    else:
+        content = _scrolling(_head(table), bodies, table.title)
     sources = sorted(
         {f"{row.title}: {row.source}." for _, rows in table.groups for row in rows if row.source}
     )
-    grid = element("table", element("thead", element("tr", *titles)), *body)
     return element(
         "figure",
         element("h3", table.title),
-        element("div", grid, class_="scroll", tabindex="0", role="region", aria_label=table.title),
+        content,
         element(
             "figcaption",
             table.caption,
@@ -75,6 +61,39 @@ def table_figure(table: Table) -> ET.Element:
         ),
         class_="table",
     )
+
+
+def _scrolling(head: ET.Element, bodies: list[ET.Element], label: str) -> ET.Element:
+    grid = element("table", head, *bodies)
+    return element("div", grid, class_="scroll", tabindex="0", role="region", aria_label=label)
+
+
+def _head(table: Table) -> ET.Element:
+    titles = [element("th", table.head, scope="col")]
+    for column in table.columns:
+        kind = {"class_": "text"} if column.text else {}
+        titles.append(element("th", column.title, scope="col", **kind))
+    titles.append(element("th", "n", scope="col"))
+    return element("thead", element("tr", *titles))
+
+
+def _body(table: Table, g: int) -> ET.Element:
+    group, rows = table.groups[g]
+    bold = best(table)
+    lines = []
+    if group:
+        span = str(len(table.columns) + 2)
+        inner = element("th", element("span", group), scope="rowgroup", colspan=span)
+        lines.append(element("tr", inner, class_="group"))
+    for r, row in enumerate(rows):
+        cells = [
+            _cell(cell, column, row, table.signed, (g, r, c) in bold)
+            for c, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
+        ]
+        title = element("th", row.title, scope="row")
+        seeds = element("td", str(count(row) or "–"), class_="n")
+        lines.append(element("tr", title, *cells, seeds, class_=row.mark or "measured"))
+    return element("tbody", *lines)
 
 
 def _cell(

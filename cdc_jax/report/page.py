@@ -81,7 +81,7 @@ def _section(part: Part, i: int) -> ET.Element:
         element("p", _about(part.family), class_="lead"),
         first,
         _grid(part.general),
-        *others,
+        element("div", *others, class_="tables") if others else None,
     ]
     shown = [(title, plots) for title, plots in part.plots if plots]
     for title, plots in shown:
@@ -115,7 +115,7 @@ def _leads(parts: Sequence[Part]) -> list[str]:
     """What the paired differences of each part say, in a sentence."""
     sentences = []
     for part in parts:
-        table = next((t for t in part.tables if t.name == "differences"), None)
+        table = next((t for t in reversed(part.tables) if t.name == "differences"), None)
         if table is None:
             if len(part.family.rows) > 1:
                 sentences.append(f"{_full_title(part)}: no run of the method to compare with.")

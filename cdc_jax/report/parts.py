@@ -32,8 +32,8 @@ class Part:
       reference: title of the row that others are compared with, or None.
       tables: in order.
       general: plots of all its tasks together.
-      plots: (task, plots), in order.
-      galleries: as HTML.
+      plots: (dataset, plots) at its most shots, in order.
+      galleries: of the same, as HTML.
     """
 
     family: Family
@@ -84,18 +84,18 @@ def part(family: Family, name: str, reference: str | None, tables: Sequence[Tabl
     general += few_shot_curves(shown, looks, name)
     plots, galleries = [], []
     for d, dataset in enumerate(family.datasets):
-        for shots in family.shots:
-            cells = {
-                row: own
-                for row, found in with_shots(shown, shots).items()
-                if (own := [cell for cell in found if cell.dataset == dataset])
-            }
-            where = [dataset] if len(family.datasets) > 1 else []
-            where += [f"{shots} shots"] if len(family.shots) > 1 else []
-            key = f"{name}-{d}-{shots}"
-            drawn = ablation_curves(family, dataset, shots, key) + _plots(cells, looks, key)
-            plots.append((", ".join(where), drawn))
-            galleries += _gallery(cells, shown_reference, where)
+        shots = max(cell.shots for cell in family.cells() if cell.dataset == dataset)
+        cells = {
+            row: own
+            for row, found in with_shots(shown, shots).items()
+            if (own := [cell for cell in found if cell.dataset == dataset])
+        }
+        where = [dataset] if len(family.datasets) > 1 else []
+        where += [f"{shots} shot{'s' * (shots > 1)}"] if len(family.shots) > 1 else []
+        key = f"{name}-{d}"
+        drawn = ablation_curves(family, dataset, shots, key) + _plots(cells, looks, key)
+        plots.append((", ".join(where), drawn))
+        galleries += _gallery(cells, shown_reference, where)
     return Part(shown, shown_reference, tables, general, plots, galleries)
 
 

@@ -44,8 +44,9 @@ def family_tables(family: Family, reference: str | None) -> list[Table]:
     shown, shown_reference = family.main(reference)
     tables: list[Table | None] = [shots_table(shown, shown_reference)]
     for shots in family.shots:
+        said_by_shots = family.protocol == "few_shot" and tables[0] is not None
         tables += [
-            main_table(shown, shots, shown_reference),
+            None if said_by_shots else main_table(shown, shots, shown_reference),
             matrix_table(shown, shots, shown_reference),
             comparisons.difference_table(shown, shots, shown_reference),
             comparisons.room_table(shown, shots),

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,13 +62,13 @@ def interpretation(cell: Cell) -> dict[str, Any] | None:
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: expected a list {key}; run that cell again")
     for key in ("template_cosine", "disagreement"):
-        _square(path, key, content[key])
+        rows = content[key]
+        if any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
+            raise ValueError(f"{path}: {key} must be square, templates by templates")
+    for near in (near for vectors in content["words"] for vector in vectors for near in vector):
+        if not isinstance(near, dict) or not {"word", "distance"} <= near.keys():
+            raise ValueError(f"{path}: words holds {near!r}; run that cell again")
     return content
-
-
-def _square(path: Path, key: str, rows: Sequence[Any]) -> None:
-    if any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
-        raise ValueError(f"{path}: {key} must be square, templates by templates")
 
 
 def template_maps(cells: Mapping[str, Sequence[Cell]], name: str) -> list[Plot]:
