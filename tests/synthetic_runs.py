@@ -15,7 +15,7 @@ WORLD_SPLITS = tuple(f"{h}_{k}" for h in ("base", "new") for k in ("iid", "int",
 def write_cell(
     folder, method="cdc", *, dataset="world", kind="aligned", rho=0.9, shots=16, seed=1,
     splits=WORLD_SPLITS, model="world", changes=(), classes=("star", "disc", "key", "bell"),
-    images=60, accuracy=None, optional=(), note="",
+    images=60, accuracy=None, optional=(), note="", skipped=0,
 ):  # fmt: skip
     """Writes a cell.
 
@@ -25,6 +25,7 @@ def write_cell(
       changes: method's settings that aren't its own, dots reaching into the parts.
       optional: which of "scores", "curve", "interpretation" and "gallery" there are.
       note: what sets the task apart.
+      skipped: images that could not be used.
     """
     folder.mkdir(parents=True)
     choices = methods.configure(method, model == "world").unlock()
@@ -47,12 +48,16 @@ def write_cell(
         figures = {
             split: figures_of(scored[split]) | {"accuracy": accuracy[split]} for split in splits
         }
+    summary = {split: figure["accuracy"] for split, figure in figures.items()}
+    for new in [split for split in splits if split.startswith("new_")]:
+        halves = [scored[half + new[4:]]["uncertainty"] for half in ("base_", "new_")]
+        summary[f"novelty_{new[4:]}"] = 100 * metrics.novelty_auroc(*halves)
+    changed = "@" + ";".join(f"{key}={value}" for key, value in changes) if changes else ""
     results = {
-        "splits": figures, "summary": {s: f["accuracy"] for s, f in figures.items()},
-        "method": method, "steps": 30 * choices.optimizer.epochs,
+        "splits": figures, "summary": summary, "note": note, "method": method + changed,
+        "skipped": {"count": skipped, "images": []}, "steps": 30 * choices.optimizer.epochs,
         "trainable_parameters": 2048, "device": "1 x cpu",
     }  # fmt: skip
-    results |= {"note": note} if note else {}
     (folder / "results.json").write_text(json.dumps(results, indent=2))
     if "scores" in optional:
         arrays = {f"{s}/{key}": a for s, parts in scored.items() for key, a in parts.items()}
@@ -133,31 +138,33 @@ def write_interpretation(folder, rng, templates, context):
 
 
 def write_gallery(folder, rng, scored, classes, each=3):
-    split = next(iter(scored))
-    arrays = scored[split]
-    order = np.argsort(arrays["uncertainty"], kind="stable")
     (folder / "gallery").mkdir()
     entries = []
-    for i in [*order[:each], *order[-each:]]:
-        predicted = classes[arrays["predicted"][i]]
-        p = float(arrays["confidence"][i])
-        others = [name for name in classes if name != predicted][:2]
-        picture = np.full((32, 32, 3), rng.integers(40, 200, 3), np.uint8)
-        low, high = np.sort(rng.choice(np.arange(2, 30), (2, 2)), axis=0)
-        picture[low[0] : high[0] + 2, low[1] : high[1] + 2] = rng.integers(0, 255, 3)
-        name = f"gallery/{split}-{i:05d}.png"
-        PIL.Image.fromarray(picture).save(folder / name)
-        entries.append(
-            {
-                "split": split, "file": name, "label": classes[arrays["labels"][i]],
-                "predicted": predicted,
-                "probability": [[predicted, p], *([o, (1 - p) / 2] for o in others)],
-                "uncertainty": float(arrays["uncertainty"][i]),
-                "conflict": float(arrays["conflict"][i]),
-                "templates": [
-                    [classes[k], 0.9 * p, 0.1 + 0.05 * m]
-                    for m, k in enumerate(arrays["template_predicted"][i])
-                ],
-            }
-        )  # fmt: skip
+    for split, arrays in scored.items():
+        order = np.argsort(arrays["uncertainty"], kind="stable")
+        for end, chosen in (("most", order[:each]), ("least", order[::-1][:each])):
+            for rank, i in enumerate(chosen):
+                name = f"gallery/{split}-{end}-{rank}.png"
+                write_picture(folder / name, rng)
+                predicted, p = classes[arrays["predicted"][i]], float(arrays["confidence"][i])
+                others = [one for one in classes if one != predicted][:2]
+                entry = {
+                    "split": split, "end": f"{end} certain", "file": name,
+                    "label": classes[arrays["labels"][i]], "predicted": predicted,
+                    "probability": [[predicted, p], *([o, (1 - p) / 2] for o in others)],
+                    "uncertainty": float(arrays["uncertainty"][i]),
+                    "conflict": float(arrays["conflict"][i]),
+                    "templates": [
+                        [classes[k], 0.9 * p, 0.1 + 0.05 * m]
+                        for m, k in enumerate(arrays["template_predicted"][i])
+                    ],
+                }  # fmt: skip
+                entries.append(entry)
     (folder / "gallery.json").write_text(json.dumps(entries, indent=2))
+
+
+def write_picture(path, rng):
+    picture = np.full((32, 32, 3), rng.integers(40, 200, 3), np.uint8)
+    low, high = np.sort(rng.choice(np.arange(2, 30), (2, 2)), axis=0)
+    picture[low[0] : high[0] + 2, low[1] : high[1] + 2] = rng.integers(0, 255, 3)
+    PIL.Image.fromarray(picture).save(path)

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cdc_jax import metrics
-
 # How a run was executed, not what was run.
-_EXECUTION = {"log_every", "checkpoint_every", "evaluation_batch_size", "seed", "shots", "dataset"}
+_EXECUTION = {"log_every", "checkpoint_every", "curve_every", "evaluation_batch_size"}
+_AXES = {"dataset", "world.kind", "shots", "seed"}
 _FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
 _SCORES = ("labels", "predicted", "confidence", "uncertainty")
@@ -32,10 +31,9 @@ class Cell:
       protocol: "world", "base_new", "few_shot" or "transfer", by the names of the test splits.
       dataset: with the kind of task where it is the world.
       others: the remaining settings that its task depends on, as (key, value) sorted by key.
-      method: name of the method.
+      method: name of the method; without the settings that a name like `cdc@views=flip` changes.
       choices: the method's own settings, keys joined by dots.
-      splits: split -> figures of `evaluate.summarize`, and `novelty` in percent for `new_*` splits
-        whose scores are there.
+      splits: split -> figures of `evaluate.summarize`; for `new_*` splits the `novelty` as well.
       about: steps, trainable_parameters and device.
       note: what sets the task apart from the published one, or nothing.
     """
@@ -107,7 +105,10 @@ def read(folder: Path, name: str) -> Cell:
     _check_splits(results, found["splits"])
     world = settings["dataset"] == "world"
     flat = flatten({key: value for key, value in settings.items() if key != "method"})
-    dropped = ("data.", "world.kind") if world else ("data.", "world.")
+    # The world has both halves of its classes, whatever `classes` says; others have no world.
+    ignored = ("data.", "classes") if world else ("data.", "world.")
+    skipped = found.get("skipped", {}).get("count")
+    notes = [found.get("note"), f"{skipped} images can't be used" if skipped else None]
     return Cell(
         name=name,
         folder=folder,
@@ -119,14 +120,14 @@ def read(folder: Path, name: str) -> Cell:
             sorted(
                 (key, tuple(value) if isinstance(value, list) else value)
                 for key, value in flat.items()
-                if key not in _EXECUTION and not key.startswith(dropped)
+                if key not in _EXECUTION | _AXES and not key.startswith(ignored)
             )
         ),
-        method=found["method"],
+        method=found["method"].partition("@")[0],
         choices=flatten(settings["method"]),
-        splits=_with_novelty(found["splits"], scores(folder, found["splits"])),
+        splits=_figures_of(found),
         about={key: found[key] for key in ("steps", "trainable_parameters", "device")},
-        note=found.get("note") or "",
+        note="; ".join(note for note in notes if note),
     )
 
 
@@ -226,35 +227,26 @@ def _check_splits(path: Path, splits: Any) -> None:
                 )
         if not isinstance(figures.get("template_accuracy"), list):
             raise ValueError(f"{path}: splits.{split}.template_accuracy must be a list")
-    halves = {half: _kinds(splits, half) for half in ("base_", "new_")}
-    if halves["base_"] != halves["new_"]:
-        raise ValueError(f"{path}: base_* and new_* splits don't match: {', '.join(splits)}")
-
-
-def _kinds(splits: Iterable[str], half: str) -> set[str]:
-    return {split.removeprefix(half) for split in splits if split.startswith(half)}
 
 
 def _protocol(splits: Iterable[str]) -> str:
-    kinds = _kinds(splits, "base_")
+    if any(split != "test" and not split.startswith(("base_", "new_")) for split in splits):
+        return "transfer"
+    kinds = {split.removeprefix("base_") for split in splits if split.startswith("base_")}
     if kinds:
         return "base_new" if kinds == {"test"} else "world"
-    return "few_shot" if set(splits) == {"test"} else "transfer"
+    return "few_shot"
 
 
-def _with_novelty(
-    splits: Mapping[str, Mapping[str, Any]], scored: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, Any]]:
-    """Adds how well uncertainty tells each `new_*` split from its `base_*`."""
+def _figures_of(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures of each split; `novelty` of a kind goes to its `new_*` split."""
+    summary = results.get("summary", {})
     out = {
         split: {key: np.nan if value is None else value for key, value in figures.items()}
-        for split, figures in splits.items()
+        for split, figures in results["splits"].items()
     }
-    for split in scored:
-        if split.startswith("new_"):
-            base, new = (
-                scored[half + split.removeprefix("new_")]["uncertainty"]
-                for half in ("base_", "new_")
-            )
-            out[split]["novelty"] = 100 * metrics.novelty_auroc(base, new)
+    for split, figures in out.items():
+        novelty = summary.get(f"novelty_{split.removeprefix('new_')}")
+        if split.startswith("new_") and novelty is not None:
+            figures["novelty"] = novelty
     return out

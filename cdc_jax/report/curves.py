@@ -14,7 +14,16 @@ from cdc_jax.report.cells import Cell, read_lines
 from cdc_jax.report.drawing import Style, canvas, color, label_ends, styles, svg
 from cdc_jax.report.families import Family, varying
 from cdc_jax.report.measures import primary
-from cdc_jax.report.table import Table, Value, capitalized, entry, over_seeds, scopes, with_shots
+from cdc_jax.report.table import (
+    Table,
+    Value,
+    capitalized,
+    entry,
+    first_column,
+    over_seeds,
+    scopes,
+    with_shots,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,12 +180,11 @@ def ablation_curves(family: Family, dataset: str, shots: int, name: str) -> list
     return plots
 
 
-def difference_plot(table: Table, measure: str, name: str) -> Plot:
+def difference_plots(table: Table, measure: str, name: str) -> list[Plot]:
     """The paired differences in a measure, with their intervals around zero."""
-    rows = table.groups[0][1]
-    column = [column.title for column in table.columns].index(measure)
-    found = {row.title: row.cells[column] for row in rows}
-    values = {title: value for title, value in found.items() if isinstance(value, Value)}
+    values = first_column(table, measure)
+    if not values:
+        return []
     with canvas(380, 74 + 27 * len(values)) as figure:
         axes = figure.subplots()
         axes.axvline(0, color=color("muted"), linewidth=1)
@@ -195,7 +203,7 @@ def difference_plot(table: Table, measure: str, name: str) -> Plot:
         f"{table.title}, {measure}{group and f', {group[0].lower()}{group[1:]}'}: mean and 95 % "
         "interval of the paired differences; coloured where it leaves 0 out."
     )
-    return Plot(name, f"{table.title}: {measure}", caption, drawing)
+    return [Plot(name, f"{table.title}: {measure}", caption, drawing)]
 
 
 def _draw(

@@ -186,10 +186,11 @@ def label_ends(
         )  # fmt: skip
 
 
-def panels(figure: Figure, names: Sequence[str], columns: int = 2) -> dict[str, Axes]:
-    """Small multiples: an axes a name, which is its title, with shared scales."""
+def panels(figure: Figure, names: Sequence[str], share: bool) -> dict[str, Axes]:
+    """Small multiples: an axes a name, which is its title; x scales are shared or not."""
+    columns = 2
     rows = -(-len(names) // columns)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharex=share, sharey=True, squeeze=False)
     flat = list(grid.flat)
     for axes in flat[len(names) :]:
         axes.remove()

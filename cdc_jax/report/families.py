@@ -12,7 +12,7 @@ PROTOCOLS = {
     "world": "The embedded world",
     "base_new": "Base to new",
     "few_shot": "Few-shot classification",
-    "transfer": "Transfer to other datasets",
+    "transfer": "Transfer to other tasks",
 }
 """Protocols in their order in a report, and their headings."""
 

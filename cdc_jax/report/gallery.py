@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ import PIL.Image
 
 from cdc_jax.report.cells import Cell, read_json_list
 from cdc_jax.report.markup import element
+from cdc_jax.report.measures import headline
+from cdc_jax.report.table import capitalized
 
-_KEYS = ("split", "file", "label", "predicted", "probability", "uncertainty")
+_KEYS = ("split", "end", "file", "label", "predicted", "probability", "uncertainty")
 _SHARE = (str, int | float)  # class, probability
 _OPINION = (*_SHARE, int | float)  # class, probability, uncertainty
 _SMALL = 96  # pixels; below that, pixels are shown as squares
 
 
 def read_gallery(cell: Cell) -> list[dict[str, Any]]:
-    """The entries of a cell's `gallery.json`, the most certain first; empty where it has none.
+    """The entries of a cell's `gallery.json` of its headline splits; empty where it has none.
 
     Raises:
       ValueError: an entry lacks something, or its image isn't in the cell; the file is named.
@@ -36,7 +39,8 @@ def read_gallery(cell: Cell) -> list[dict[str, Any]]:
                 if not isinstance(found, list) or not _are(found, kinds):
                     raise ValueError(f"{path}: {key} holds {found!r}; run that cell again")
         _image(cell.folder, entry["file"])
-    return sorted(entries, key=lambda entry: (entry["uncertainty"], entry["file"]))
+    shown = headline(cell.protocol, list(cell.splits))
+    return [entry for entry in entries if entry["split"] in shown]
 
 
 def _are(values: list[Any], kinds: tuple[Any, ...]) -> bool:
@@ -52,15 +56,12 @@ def _image(folder: Path, name: str) -> Path:
 
 
 def gallery_figures(cell: Cell, title: str) -> list[ET.Element]:
-    """The gallery of a cell: its more certain half, and its less certain one."""
-    entries = read_gallery(cell)
-    half = -(-len(entries) // 2)
+    """The gallery of a cell: the images that it is most certain of, and the least."""
     figures = []
-    for said, chosen in (
-        ("Most certain", entries[:half]),
-        ("Least certain", entries[half:][::-1]),
-    ):
-        if chosen:
+    entries = read_gallery(cell)
+    for end in ("most certain", "least certain"):
+        if chosen := [entry for entry in entries if entry["end"] == end]:
+            said = capitalized(end)
             figures.append(
                 element(
                     "figure",
@@ -68,9 +69,10 @@ def gallery_figures(cell: Cell, title: str) -> list[ET.Element]:
                     element("ol", *(_card(cell, entry) for entry in chosen), class_="gallery"),
                     element(
                         "figcaption",
-                        f"Test images of which {title} (seed {cell.seed}) is the {said.lower()}: "
-                        "the three likeliest classes, the uncertainty u, and below them each "
-                        "template's own choice with its probability and uncertainty.",
+                        f"Test images of which {title} (seed {cell.seed}) is {end}: "
+                        "the three likeliest classes, the uncertainty u or its logarithm, and "
+                        "below them each template's own choice with its probability and "
+                        "uncertainty.",
                     ),
                 )
             )
@@ -83,8 +85,8 @@ def _card(cell: Cell, entry: dict[str, Any]) -> ET.Element:
     said = [element("strong", str(entry["predicted"]))]
     if not right:
         said.append(element("span", f"is {entry['label']}", class_="truth"))
-    facts = [f"u {entry['uncertainty']:.2g}"]
-    if entry.get("conflict") is not None:
+    facts = [_uncertainty(entry["uncertainty"])]
+    if entry.get("conflict", math.nan) >= 0:
         facts.append(f"conflict {entry['conflict']:.2g}")
     opinions = [
         element(
@@ -92,7 +94,7 @@ def _card(cell: Cell, entry: dict[str, Any]) -> ET.Element:
             element("th", f"t{m}", scope="row"),
             element("td", str(name)),
             element("td", f"{probability:.2f}"),
-            element("td", f"u {uncertainty:.2g}"),
+            element("td", _uncertainty(uncertainty)),
         )
         for m, (name, probability, uncertainty) in enumerate(entry.get("templates") or [], 1)
     ]
@@ -108,6 +110,11 @@ def _card(cell: Cell, entry: dict[str, Any]) -> ET.Element:
         element("table", element("tbody", *opinions), class_="opinions") if opinions else None,
         class_=verdict,
     )
+
+
+def _uncertainty(value: float) -> str:
+    """A vacuity may be so small that heads report its logarithm."""
+    return f"log u {value:.1f}" if value < 0 else f"u {value:.2g}"
 
 
 def _bar(name: str, probability: float) -> ET.Element:

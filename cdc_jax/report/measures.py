@@ -36,11 +36,15 @@ class Measure:
 
 def source_split(cell: Cell) -> str | None:
     """The split of a transfer cell that is of the dataset trained on, if it was tested."""
-    return next((split for split in ("test", cell.dataset) if split in cell.splits), None)
+    own = ("test", cell.dataset, "base_iid", "base_test")
+    return next((split for split in own if split in cell.splits), None)
 
 
 def headline(protocol: str, splits: Sequence[str]) -> list[str]:
-    """The splits that calibration is averaged over: under do() in the world, all elsewhere."""
+    """The splits that stand for all: under do() in the world, the targets of a transfer."""
+    if protocol == "transfer":
+        own = ("test", "base_", "new_")
+        return sorted((s for s in splits if not s.startswith(own)), key=dataset_order)
     chosen = [split for split in ("base_int", "new_int") if split in splits]
     return chosen if protocol == "world" and chosen else list(splits)
 
@@ -53,7 +57,7 @@ def measures(family: Family) -> list[Measure]:
         return [_accuracy("test", "accuracy")]
     if family.protocol == "transfer":
         source = source_split(cells[0])
-        targets = sorted((split for split in splits if split != source), key=dataset_order)
+        targets = [split for split in headline(family.protocol, splits) if split != source]
         return [
             *([_accuracy(source, f"{cells[0].dataset} (source)")] if source else []),
             *(_accuracy(split, split) for split in targets),

@@ -12,7 +12,7 @@ from cdc_jax.report.formats import number
 from cdc_jax.report.markup import element, html, table_figure
 from cdc_jax.report.measures import primary
 from cdc_jax.report.parts import Part
-from cdc_jax.report.table import Value, capitalized
+from cdc_jax.report.table import capitalized, first_column
 
 
 def page(parts: Sequence[Part], cells: Sequence[Cell], unfinished: Sequence[str]) -> str:
@@ -121,24 +121,17 @@ def _leads(parts: Sequence[Part]) -> list[str]:
                 sentences.append(f"{_full_title(part)}: no run of the method to compare with.")
             continue
         measure = primary(part.family).title.replace("average", "average accuracy")
-        column = [column.title for column in table.columns].index(primary(part.family).title)
         verdicts: dict[str, list[str]] = {"ahead of": [], "behind": [], "not separated from": []}
-        for row in table.groups[0][1]:
-            value = row.cells[column]
-            if isinstance(value, Value):
-                verdict = (
-                    "ahead of"
-                    if value.low > 0
-                    else "behind"
-                    if value.high < 0
-                    else "not separated from"
-                )
-                points = number(value.mean, 1, signed=True)
-                verdicts[verdict].append(f"{row.title.removeprefix('− ')} ({points})")
+        for row, value in first_column(table, primary(part.family).title).items():
+            above, below = value.low > 0, value.high < 0
+            verdict = "ahead of" if above else "behind" if below else "not separated from"
+            points = number(value.mean, 1, signed=True)
+            verdicts[verdict].append(f"{row.removeprefix('− ')} ({points})")
         said = [f"{verdict} {', '.join(rows)}" for verdict, rows in verdicts.items() if rows]
-        sentences.append(
-            f"{_full_title(part)}: in {measure}, {part.reference} is {'; '.join(said)}."
-        )
+        if said:
+            sentences.append(
+                f"{_full_title(part)}: in {measure}, {part.reference} is {'; '.join(said)}."
+            )
     return sentences
 
 

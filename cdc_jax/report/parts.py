@@ -4,11 +4,11 @@ import dataclasses
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 
-from cdc_jax.report.cells import Cell
+from cdc_jax.report.cells import Cell, scores
 from cdc_jax.report.curves import (
     Plot,
     ablation_curves,
-    difference_plot,
+    difference_plots,
     epoch_curves,
     few_shot_curves,
     read_curve,
@@ -21,6 +21,8 @@ from cdc_jax.report.measures import primary
 from cdc_jax.report.table import Table, with_shots
 from cdc_jax.report.templates import interpretation, template_accuracy, template_maps
 from cdc_jax.report.trust import histograms, read_scores, reliability, risk_coverage
+
+_PANELS = 8  # methods that get a panel of their own in small multiples, the reference first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ def check(cells: Sequence[Cell]) -> None:
         read_curve(cell)
         interpretation(cell)
         read_gallery(cell)
+        scores(cell.folder, cell.splits)
 
 
 def part(family: Family, name: str, reference: str | None, tables: Sequence[Table]) -> Part:
@@ -75,11 +78,13 @@ def part(family: Family, name: str, reference: str | None, tables: Sequence[Tabl
     """
     shown, shown_reference = family.main(reference)
     zero_shot = [row for row, cells in shown.rows.items() if cells[0].method == "zero_shot"]
-    looks = styles(list(shown.rows), shown_reference, next(iter(zero_shot), None))
+    order = sorted(shown.rows, key=lambda row: row != shown_reference)  # the reference first
+    looks = styles(order, shown_reference, next(iter(zero_shot), None))
     general = [
-        difference_plot(table, primary(family).title, f"{name}-difference-{table.shots}")
+        plot
         for table in tables
         if table.name == "differences" and table.shots == family.shots[-1]
+        for plot in difference_plots(table, primary(family).title, f"{name}-difference")
     ]
     general += few_shot_curves(shown, looks, name)
     plots, galleries = [], []
@@ -103,11 +108,12 @@ def _plots(
     cells: Mapping[str, Sequence[Cell]], looks: Mapping[str, Style], name: str
 ) -> list[Plot]:
     scored = read_scores(cells)
+    few = {row: scored[row] for row in list(looks)[:_PANELS] if row in scored}
     return [
         *epoch_curves(cells, looks, name),
         *risk_coverage(scored, looks, name),
-        *reliability(scored, looks, name),
-        *histograms(scored, name),
+        *reliability(few, looks, name),
+        *histograms(few, name),
         *template_accuracy(cells, looks, name),
         *template_maps(cells, name),
     ]
@@ -140,7 +146,10 @@ def _words(cell: Cell, row: str) -> ET.Element | None:
             *(
                 element(
                     "td",
-                    ", ".join(f"{near['word']} {near['distance']:.2f}" for near in nearest),
+                    ", ".join(
+                        f"{near['word'].removesuffix('</w>')} {near['distance']:.2f}"
+                        for near in nearest[:3]
+                    ),
                     class_="text words",
                 )
                 for nearest in vectors

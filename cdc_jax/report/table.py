@@ -113,6 +113,13 @@ def entry(cells: Sequence[Cell], datasets: Sequence[str], measure: Measure) -> V
     return dataclasses.replace(value, mean=of_average)
 
 
+def first_column(table: Table, title: str) -> dict[str, Value]:
+    """Row -> value in the column of that title, in the first group; what has none is left out."""
+    index = [i for i, column in enumerate(table.columns) if column.title == title]
+    cells = {row.title: row.cells[i] for row in table.groups[0][1] for i in index}
+    return {row: cell for row, cell in cells.items() if isinstance(cell, Value)}
+
+
 Groups = Sequence[tuple[str, Sequence[Row]]]
 
 

@@ -50,7 +50,7 @@ def reliability(scored: Scored, looks: Mapping[str, Style], name: str) -> list[P
     if not scored:
         return []
     with canvas(380, 40 + 170 * -(-len(scored) // 2)) as figure:
-        for row, axes in panels(figure, list(scored)).items():
+        for row, axes in panels(figure, list(scored), share=True).items():
             confidence, _, correct = _pooled(scored[row])
             index = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
             count = np.bincount(index, minlength=BINS)
@@ -120,14 +120,15 @@ def histograms(scored: Scored, name: str) -> list[Plot]:
         values[row] = {"right": known[correct], "wrong": known[~correct]}
         if "new" in halves:
             values[row]["new class"] = _pooled(seeds, "new_")[1]
-    joined = np.concatenate([v for by in values.values() for v in by.values()])
-    low, high = np.quantile(joined, [0.005, 1])
-    log = joined.min() > 0 and np.median(joined) < 0.05 * high
-    edges = np.geomspace(low, high, 31) if log else np.linspace(joined.min(), high, 31)
     shown = [kind for kind in kinds if any(kind in by for by in values.values())]
     with canvas(380, 58 + 140 * -(-len(scored) // 2)) as figure:
-        for row, axes in panels(figure, list(scored)).items():
-            if log:
+        for row, axes in panels(figure, list(scored), share=False).items():
+            joined = np.concatenate(list(values[row].values()))
+            low, high = np.quantile(joined, [0.005, 1])
+            edges = np.linspace(low, high if high > low else low + 1, 31)
+            # Many tiny values and few large ones say more on a logarithmic scale.
+            if low > 0 and np.median(joined) < 0.05 * high:
+                edges = np.geomspace(low, high, 31)
                 axes.set_xscale("log")
             axes.minorticks_off()
             for kind, x in values[row].items():
@@ -143,7 +144,7 @@ def histograms(scored: Scored, name: str) -> list[Plot]:
             handles, shown, loc="outside upper left", ncols=len(shown), frameon=False,
             labelcolor="linecolor", handlelength=0.9, fontsize=11,
         )  # fmt: skip
-        figure.supxlabel(f"uncertainty{', log scale' if log else ''}", fontsize=11)
+        figure.supxlabel("uncertainty, on each method's own scale", fontsize=11)
         figure.supylabel("share of each kind (%)", fontsize=11)
         drawing = svg(figure, f"{name}-uncertainty", "histograms of uncertainty")
     caption = (
