@@ -36,7 +36,8 @@ class Plot:
     drawing: ET.Element
 
 
-_BAND = " Bands: 95 % t-intervals over seeds."
+_ENOUGH = 3  # seeds; the interval of two covers all of a figure
+_BAND = f" Bands: 95 % t-intervals over seeds, from {_ENOUGH} on."
 
 
 def few_shot_curves(family: Family, looks: Mapping[str, Style], name: str) -> list[Plot]:
@@ -224,9 +225,19 @@ def _draw(
         low, high = (np.array([getattr(line[at], end) for at in x]) for end in ("low", "high"))
         if whiskers:
             axes.vlines(x, low, high, color=look.color, linewidth=1.2, alpha=0.7)
-        else:
+        elif min(line[at].n for at in x) >= _ENOUGH:
             axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
         if row:
             ends[row] = (x[-1], mean[-1])
-    axes.set_ylim(top=min(axes.get_ylim()[1], 101))
+    _show_means(axes, [value for line in lines.values() for value in line.values()])
     label_ends(axes, ends, looks)
+
+
+def _show_means(axes: Axes, values: Sequence[Value]) -> None:
+    """Scales to the means: the interval of two seeds may be wider than the whole figure."""
+    if values:
+        means = [value.mean for value in values]
+        beyond = max(2.0, 0.5 * (max(means) - min(means)))
+        low = np.nanmin([*means, *(value.low for value in values)])
+        high = np.nanmax([*means, *(value.high for value in values)])
+        axes.set_ylim(max(low - 1, min(means) - beyond), min(high + 1, max(means) + beyond, 101))

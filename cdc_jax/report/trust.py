@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.ticker
 import numpy as np
 
 from cdc_jax import metrics
@@ -130,6 +131,8 @@ def histograms(scored: Scored, name: str) -> list[Plot]:
             if low > 0 and np.median(joined) < 0.05 * high:
                 edges = np.geomspace(low, high, 31)
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(numticks=4))
+                axes.xaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
             for kind, x in values[row].items():
                 if len(x):
