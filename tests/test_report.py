@@ -1,9 +1,566 @@
-"""The printed table."""
+"""Reports: tables against hand computation, files that parse, a page that needs nothing else."""
+
+import csv
+import html.parser
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import markdown_it
+import numpy as np
+import pytest
+from synthetic_runs import WORLD_SPLITS, write_cell
 
 from cdc_jax import report
+from cdc_jax.report.table import Value
+
+EVERYTHING = ("scores", "curve", "interpretation", "gallery")
+HOSTILE = "<script>alert('&amp;')</script>|$\\%_#\"{^~}"
+VIT_B_16 = "openai/clip-vit-base-patch16"
+BENCHMARK = (
+    "ImageNet", "Caltech101", "OxfordPets", "StanfordCars", "OxfordFlowers", "Food101",
+    "FGVCAircraft", "SUN397", "DescribableTextures", "EuroSAT", "UCF101",
+)  # fmt: skip
 
 
-def test_the_table_shows_every_column_of_every_method(capsys):
+def base_new(folder, dataset, seed, base, new, method="cdc", **more):
+    """A cell of the base-to-new protocol with given accuracies."""
+    return write_cell(
+        folder / f"{dataset}-seed{seed}" / method, method, dataset=dataset, seed=seed,
+        splits=("base_test", "new_test"), accuracy={"base_test": base, "new_test": new},
+        model=VIT_B_16, images=8, **more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_datasets(tmp_path_factory):
+    """Two methods on two datasets with three seeds, with known accuracies."""
+    folder = tmp_path_factory.mktemp("base_new")
+    for dataset, bases, news in (
+        ("OxfordPets", (80, 82, 84), (70, 72, 74)),
+        ("EuroSAT", (60, 62, 64), (50, 40, 60)),
+    ):
+        for seed, (base, new) in enumerate(zip(bases, news, strict=True), 1):
+            base_new(folder, dataset, seed, base, new)
+            base_new(folder, dataset, seed, base - seed, new + 1, "coop")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """World cells with all optional files and hostile class names, and what comes of them."""
+    folder = tmp_path_factory.mktemp("world")
+    for seed in (1, 2):
+        for method in ("zero_shot", "coop", "cdc"):
+            write_cell(
+                folder / f"world-seed{seed}" / method, method, seed=seed, images=40,
+                classes=("star", HOSTILE, "key", "bell"), optional=EVERYTHING,
+            )  # fmt: skip
+    return folder, report.make([folder])
+
+
+def table(made, name, shots=16):
+    return next(t for t in made.tables if t.name == name and t.shots == shots)
+
+
+def value(made, name, group, row, column, shots=16):
+    """A cell of a table, by titles."""
+    found = table(made, name, shots)
+    index = [c.title for c in found.columns].index(column)
+    (cell,) = [
+        r.cells[index] for title, rows in found.groups for r in rows
+        if title == group and r.title == row
+    ]  # fmt: skip
+    return cell
+
+
+def numbers(cell):
+    return (cell.mean, cell.sd, cell.low, cell.high, cell.n)
+
+
+# ---- tables
+
+
+def test_mean_deviation_and_interval_over_seeds(two_datasets):
+    made = report.make([two_datasets], formats=["csv"])
+    # 80, 82, 84: s = 2, and t = 4.302653 at 2 degrees of freedom: 4.302653 * 2 / sqrt(3) = 4.968276
+    found = value(made, "accuracy", "OxfordPets", "CDC", "base")
+    assert numbers(found) == pytest.approx((82, 2, 77.031724, 86.968276, 3), abs=1e-5)
+    # 2 * 80 * 70 / 150, 2 * 82 * 72 / 154, 2 * 84 * 74 / 158
+    found = value(made, "accuracy", "OxfordPets", "CDC", "H")
+    assert found.mean == pytest.approx((74.666667 + 76.675325 + 78.683544) / 3, abs=1e-5)
+
+
+def test_h_of_the_average_row_comes_from_the_averaged_base_and_new(two_datasets):
+    made = report.make([two_datasets], formats=["csv"])
+    average = "Average of 2 datasets"
+    assert numbers(value(made, "accuracy", average, "CDC", "base")) == pytest.approx(
+        (72, 2, 67.031724, 76.968276, 3), abs=1e-5
+    )
+    # new by seed: 60, 56, 67
+    assert value(made, "accuracy", average, "CDC", "new").mean == pytest.approx(61)
+    found = value(made, "accuracy", average, "CDC", "H")
+    assert found.mean == pytest.approx(2 * 72 * 61 / (72 + 61))
+    by_seed = [2 * 70 * 60 / 130, 2 * 72 * 56 / 128, 2 * 74 * 67 / 141]
+    assert found.sd == pytest.approx(np.std(by_seed, ddof=1))
+    assert found.mean != pytest.approx(np.mean(by_seed), abs=0.01)
+    assert value(made, "datasets", "", "CDC", "average") == found
+
+
+def test_differences_are_paired_by_cell(two_datasets):
+    made = report.make([two_datasets], formats=["csv"])
+    # Of each dataset's seeds 1, 2, 3 the reference leads by 1, 2, 3 on base and trails by 1 on new.
+    found = value(made, "differences", "All cells of 2 datasets", "− CoOp", "base")
+    # s of 1, 2, 3, 1, 2, 3 is sqrt(0.8); t = 2.570582 at 5 degrees of freedom
+    half = 2.570582 * 0.8**0.5 / 6**0.5
+    assert numbers(found) == pytest.approx((2, 0.8**0.5, 2 - half, 2 + half, 6), abs=1e-5)
+    found = value(made, "differences", "EuroSAT", "− CoOp", "new")
+    assert numbers(found) == pytest.approx((-1, 0, -1, -1, 3))
+    other = report.make([two_datasets], reference="coop", formats=["csv"])
+    assert value(other, "differences", "EuroSAT", "− CDC", "new").mean == pytest.approx(1)
+
+
+def test_a_method_that_lacks_a_dataset_has_no_average(two_datasets, tmp_path):
+    shutil.copytree(two_datasets, tmp_path / "runs")
+    for seed in (1, 2, 3):
+        shutil.rmtree(tmp_path / f"runs/EuroSAT-seed{seed}/coop")
+    made = report.make([tmp_path / "runs"], formats=["csv"])
+    assert value(made, "datasets", "", "CoOp", "average") is None
+    # H of (79, 71), (80, 73), (81, 75)
+    found = value(made, "datasets", "", "CoOp", "OxfordPets")
+    assert found.mean == pytest.approx((74.786667 + 76.339869 + 77.884615) / 3, abs=1e-5)
+    rows = dict(table(made, "accuracy").groups)["Average of 2 datasets"]
+    assert [row.title for row in rows] == ["CDC"]
+    # One seed gone, the average is over the seeds that all datasets have.
+    shutil.rmtree(tmp_path / "runs/EuroSAT-seed3/cdc")
+    made = report.make([tmp_path / "runs"], formats=["csv"])
+    found = value(made, "accuracy", "Average of 2 datasets", "CDC", "base")
+    assert (found.mean, found.n) == (71, 2)
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    base_new(tmp_path, "EuroSAT", 1, 60, 40)
+    made = report.make([tmp_path], formats=["markdown"])
+    assert "| CDC | 60.00 | 40.00 | 48.00 | 1 |" in made.files["tables.md"]
+
+
+def test_published_rows_stand_beside_the_same_setting_only(tmp_path):
+    for dataset in BENCHMARK:
+        base_new(tmp_path / "runs", dataset, 1, 80, 70)
+    made = report.make([tmp_path / "runs"], formats=["markdown", "latex"])
+    average = dict(table(made, "accuracy").groups)["Average of 11 datasets"]
+    published = {row.title: row for row in average if row.mark == "published"}
+    assert published["MaPLe, published"].source == "MaPLe's README"
+    assert [c.mean for c in published["MaPLe, published"].cells] == [82.28, 75.14, 78.55]
+    assert "MaPLe, published (MaPLe's README) | 82.28 | 75.14 | 78.55" in made.files["tables.md"]
+    sun = dict(table(made, "accuracy").groups)["SUN397"][-1]
+    assert (sun.title, sun.cells[0], sun.cells[2].mean) == ("CDC, published", None, 81.18)
+    # Other splits are another setting, and so are fewer datasets.
+    shutil.rmtree(tmp_path / "runs/EuroSAT-seed1")
+    assert "MaPLe" not in report.make([tmp_path / "runs"], formats=["markdown"]).files["tables.md"]
+    base_new(tmp_path / "runs", "EuroSAT", 1, 80, 70, note="not CoOp's splits")
+    text = report.make([tmp_path / "runs"], formats=["markdown"]).files["tables.md"]
+    assert "MaPLe" not in text
+    assert text.count("Note: EuroSAT: not CoOp's splits") == text.count("\n## ")
+
+
+def test_few_shot_and_transfer_tables(tmp_path):
+    for shots in (1, 4):
+        for dataset, accuracy in (("EuroSAT", 50 + shots), ("UCF101", 70 + shots)):
+            write_cell(
+                tmp_path / f"few/{dataset}-{shots}/coop", "coop", dataset=dataset, shots=shots,
+                splits=("test",), accuracy={"test": accuracy}, model=VIT_B_16,
+            )  # fmt: skip
+    targets = {"ImageNet": 70, "ImageNetV2": 60, "ImageNet-R": 40}
+    write_cell(
+        tmp_path / "transfer/coop", "coop", dataset="ImageNet", splits=tuple(targets),
+        accuracy=targets, model=VIT_B_16,
+    )  # fmt: skip
+    made = report.make([tmp_path], formats=["markdown", "html"])
+    assert value(made, "shots", "Average of 2 datasets", "CoOp", "4 shots", None).mean == 64
+    found = next(t for t in made.tables if t.name == "accuracy" and "ImageNet" in t.where)
+    titles = [column.title for column in found.columns]
+    assert titles == ["ImageNet (source)", "ImageNetV2", "ImageNet-R", "average"]
+    assert [c.mean for c in found.groups[0][1][0].cells] == [70, 60, 40, 50]
+    assert "Domain generalisation" in made.files["index.html"]
+    assert "By shots: Average of 2 datasets" in made.files["index.html"]
+
+
+def test_variants_of_a_method_make_an_ablation(tmp_path):
+    for templates in (1, 2, 4):
+        for seed in (1, 2):
+            write_cell(
+                tmp_path / f"M{templates}-{seed}/cdc", seed=seed, images=20,
+                changes=[("prompts.templates", templates)] if templates != 4 else [],
+            )  # fmt: skip
+    made = report.make([tmp_path], formats=["markdown", "svg"])
+    (rows,) = [rows for _, rows in table(made, "ablation-cdc").groups]
+    assert [row.title for row in rows] == ["1", "2", "4"]
+    assert [row.mark for row in rows] == ["", "", "reference"]
+    # Other tables show the published variant, by its name.
+    assert [row.title for row in table(made, "accuracy").groups[0][1]] == ["CDC"]
+    assert "plots/world-0-by-cdc.svg" in made.files
+
+
+def test_a_method_that_knows_no_new_classes_has_only_its_own_figures(tmp_path):
+    base = [split for split in WORLD_SPLITS if split.startswith("base")]
+    write_cell(tmp_path / "coop", "coop", splits=base, images=20, optional=("scores",))
+    write_cell(tmp_path / "cdc", images=20, optional=("scores",))
+    made = report.make([tmp_path])
+    assert value(made, "accuracy", "", "CoOp", "base int") is not None
+    assert value(made, "accuracy", "", "CoOp", "H_int") is None
+    assert value(made, "accuracy", "", "CDC", "H_int") is not None
+
+
+def test_images_that_were_left_out_are_noted(tmp_path):
+    base_new(tmp_path, "EuroSAT", 1, 60, 40, note="own splits", skipped=3)
+    text = report.make([tmp_path], formats=["markdown"]).files["tables.md"]
+    assert "Note: EuroSAT: own splits; 3 images can't be used" in text
+
+
+def test_variants_without_the_published_one_make_an_ambiguous_reference(tmp_path):
+    for templates in (1, 2):
+        changes = [("prompts.templates", templates)]
+        write_cell(tmp_path / f"M{templates}/cdc", changes=changes, images=20)
+    with pytest.raises(ValueError, match=r"CDC \(templates 1\); CDC \(templates 2\)"):
+        report.make([tmp_path])
+    made = report.make([tmp_path], reference="CDC (templates 2)", formats=["csv"])
+    assert table(made, "differences").groups[0][1][0].title == "− CDC (templates 1)"
+
+
+def test_the_world_table_and_the_novelty_of_new_classes(everything):
+    _, made = everything
+    titles = [column.title for column in table(made, "accuracy").columns]
+    accuracies = [split.replace("_", " ") for split in WORLD_SPLITS]
+    assert titles == ["H_int", "H", *accuracies, "ECE", "AUROC", "AUROC new"]
+    folder = everything[0]
+    novelty = []
+    for seed in (1, 2):
+        with np.load(folder / f"world-seed{seed}/cdc/scores.npz") as scores:
+            base, new = (scores[f"{half}_int/uncertainty"] for half in ("base", "new"))
+        novelty.append(100 * np.mean(new[:, None] > base) + 50 * np.mean(new[:, None] == base))
+    assert value(made, "accuracy", "", "CDC", "AUROC new").mean == pytest.approx(np.mean(novelty))
+
+
+def test_the_share_of_the_oracles_gain(tmp_path, monkeypatch):
+    for method, accuracy in (("zero_shot", 50), ("coop", 60), ("cdc", 70)):
+        write_cell(
+            tmp_path / method, method, accuracy=dict.fromkeys(WORLD_SPLITS, accuracy), images=20
+        )
+    results = json.loads((tmp_path / "cdc/results.json").read_text())
+    (tmp_path / "cdc/results.json").write_text(json.dumps(results | {"method": "oracle"}))
+    made = report.make([tmp_path], formats=["csv"])
+    assert value(made, "room", "", "room, in points", "H_int").mean == pytest.approx(20)
+    assert value(made, "room", "", "CoOp", "H_int").mean == pytest.approx(50)
+
+
+# ---- files
+
+
+def test_the_same_runs_give_the_same_bytes(everything, tmp_path):
+    folder, made = everything
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    again = report.make([tmp_path / "elsewhere"])
+    assert again.files == made.files
+    report.write(made, tmp_path / "out")
+    report.write(again, tmp_path / "out")
+    written = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
+    assert written == set(made.files)
+    assert (tmp_path / "out/index.html").read_text(encoding="utf-8") == made.files["index.html"]
+
+
+def test_the_order_and_repetition_of_folders_do_not_matter(two_datasets):
+    first, *rest = sorted(two_datasets.iterdir())
+    made = report.make([first, *rest, first], formats=["markdown"])
+    assert made.files == report.make([*rest, first], formats=["markdown"]).files
+    assert made.files == report.make([two_datasets], formats=["markdown"]).files
+
+
+def test_csv_holds_every_value(two_datasets):
+    made = report.make([two_datasets], formats=["csv"])
+    for name, found in (
+        ("accuracy", table(made, "accuracy")),
+        ("datasets", table(made, "datasets")),
+    ):
+        lines = list(csv.DictReader(io.StringIO(made.files[f"tables/base-new-{name}-16shot.csv"])))
+        cells = [
+            (group, row.title, column.title, cell)
+            for group, rows in found.groups for row in rows
+            for column, cell in zip(found.columns, row.cells, strict=True)
+            if cell is not None
+        ]  # fmt: skip
+        assert len(lines) == len(cells)
+        for line, (group, row, column, cell) in zip(lines, cells, strict=True):
+            assert (line["dataset"], line["method"], line["column"]) == (group, row, column)
+            read = [float(line[key]) for key in ("mean", "sd", "low", "high", "n")]
+            assert read == pytest.approx(numbers(cell), abs=1e-6)
+
+
+def hostile_dataset(folder):
+    for seed, base in ((1, 60), (2, 62)):
+        path = base_new(folder, "x", seed, base, 40, note=HOSTILE)
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"dataset": HOSTILE}))
+        base_new(folder, "EuroSAT", seed, 50, 40)
+    return report.make([folder])
+
+
+def test_markdown_tables_parse_whatever_things_are_called(tmp_path):
+    text = hostile_dataset(tmp_path).files["tables.md"]
+    rendered = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    tree = ET.fromstring(f"<all>{rendered}</all>")
+    assert not list(tree.iter("script"))
+    first = tree.find("table")
+    assert [cell.text for cell in first.iter("th")] == [
+        "dataset",
+        "method",
+        "base",
+        "new",
+        "H",
+        "n",
+    ]
+    rows = [["".join(cell.itertext()) for cell in row] for row in first.iter("tr")][1:]
+    assert {row[0] for row in rows} == {"Average of 2 datasets", "EuroSAT", HOSTILE}
+    assert all(len(row) == 6 for row in rows)
+    (hostile,) = [row for row in rows if row[0] == HOSTILE]
+    # 12.706205 * sqrt(2) / sqrt(2) around 61
+    assert hostile[2] == "61.00 ± 1.41 [48.29, 73.71]"
+
+
+def test_latex_tables_are_well_formed_whatever_things_are_called(tmp_path):
+    text = hostile_dataset(tmp_path).files["tables/base-new-accuracy-16shot.tex"]
+    bare = re.sub(r"\\[{}&%$#_]", "", text.replace(r"\\", "<br>"))
+    depth = np.cumsum([(c == "{") - (c == "}") for c in bare])
+    assert depth.min() == 0 and depth[-1] == 0
+    assert bare.count("$") % 2 == 0 and "#" not in bare and "%" not in bare
+    assert re.findall(r"\\begin{(\w+)}", bare) == re.findall(r"\\end{(\w+)}", bare)[::-1]
+    columns = len(re.search(r"\\begin{tabular}{(\w+)}", bare)[1])
+    body = bare.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
+    rows = [line for line in body.splitlines() if line.endswith(" <br>")]
+    assert len(rows) == 1 + 2 * 1 + 2 * 1 + 2
+    for row in rows:
+        assert row.count("&") == columns - 1 or rf"\multicolumn{{{columns}}}" in row
+    assert r"\shortstack[r]{\textbf{61.00} $\pm$ 1.41\\{\scriptsize [48.29, 73.71]}}" in text or (
+        r"\shortstack[r]{61.00 $\pm$ 1.41\\{\scriptsize [48.29, 73.71]}}" in text
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """Checks nesting, and keeps what the tests ask for."""
+
+    VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text, self.ids = [], [], [], "", []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        self.ids += [v for k, v in attrs if k == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def test_the_page_is_whole_and_needs_nothing_else(everything):
+    _, made = everything
+    text = made.files["index.html"]
+    page = Page(text)
+    assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[\w+/=]*", "", text))
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    linked = [value for _, key, value in page.attributes if key in ("src", "href")]
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in linked)
+    anchors = re.findall(r"url\(#([^)]+)\)", text)
+    anchors += [value[1:] for value in linked if value[0] == "#"]
+    assert len(page.ids) == len(set(page.ids)) and set(anchors) <= set(page.ids)
+    # Every colour of a drawing is one that the page defines for light and for dark.
+    used = set(re.findall(r"var\(--([\w-]+)\)", text))
+    dark = re.findall(r"@media \(prefers-color-scheme: ?dark\) ?{\s*:root ?{([^}]*)}", text)
+    light = [block for block in re.findall(r":root ?{([^}]*)}", text) if block not in dark]
+    for blocks in (light, dark):
+        assert used <= set(re.findall(r"--([\w-]+):", "".join(blocks)))
+    assert "#f0f0" not in text
+
+
+def test_names_are_text_and_never_markup(everything):
+    page = Page(everything[1].files["index.html"])
+    assert HOSTILE in page.text
+    assert any(key == "alt" and value == HOSTILE for _, key, value in page.attributes)
+
+
+SECTIONS = {
+    "scores.npz": ("Risk and coverage", "Reliability", "Uncertainty"),
+    "curve.jsonl": ("Base and new by epochs, iid", "Base and new by epochs, int"),
+    "interpretation.json": ("Likeness of templates: CDC", "Words nearest to"),
+    "gallery.json": ("Most certain: CDC", "Least certain: CDC"),
+}
+
+
+@pytest.mark.parametrize("gone", SECTIONS)
+def test_sections_are_there_with_their_files_and_absent_without(everything, tmp_path, gone):
+    complete = headings(everything[1])
+    shutil.copytree(everything[0] / "world-seed1/cdc", tmp_path / "cdc")
+    (tmp_path / "cdc" / gone).unlink()
+    found = headings(report.make([tmp_path], formats=["html"]))
+    for file, titles in SECTIONS.items():
+        for title in titles:
+            assert any(heading.startswith(title) for heading in complete)
+            assert any(heading.startswith(title) for heading in found) == (file != gone), title
+    assert {"Accuracy", "Calibration and uncertainty", "Templates alone and fused"} <= found
+
+
+def headings(made):
+    return set(re.findall(r"<h3>(.*?)</h3>", made.files["index.html"]))
+
+
+def test_drawings_are_files_of_their_own(everything):
+    _, made = everything
+    drawings = {name: text for name, text in made.files.items() if name.endswith(".svg")}
+    assert any("reliability" in name for name in drawings)
+    for text in drawings.values():
+        root = ET.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.attrib["aria-label"]
+        assert "prefers-color-scheme:dark" in text
+
+
+def test_names_of_lines_that_end_together_stay_apart():
+    from cdc_jax.report import drawing
+
+    names = [f"method {i}" for i in range(8)]
+    with drawing.canvas() as figure:
+        axes = figure.subplots()
+        axes.set_ylim(0, 100)
+        drawing.label_ends(axes, {n: (1.0, 90.0) for n in names}, drawing.styles(names, None, None))
+        places = sorted(text.xyann[1] for text in axes.texts)
+        pixels = np.diff(axes.transData.transform([(0, y) for y in places])[:, 1])
+    assert (pixels / figure.dpi * 72 >= 10).all()
+    assert places[-1] <= 110
+
+
+# ---- what can be wrong
+
+
+def test_unfinished_cells_are_named_and_in_no_table(two_datasets, tmp_path):
+    shutil.copytree(two_datasets, tmp_path / "runs")
+    (tmp_path / "runs/EuroSAT-seed2/coop/results.json").unlink()
+    made = report.make([tmp_path / "runs"], formats=["html"])
+    assert made.unfinished == ["EuroSAT-seed2/coop"]
+    assert value(made, "accuracy", "EuroSAT", "CoOp", "base").n == 2
+    assert "in no table: EuroSAT-seed2/coop" in made.files["index.html"]
+
+
+def spoil(cell, file, change):
+    """Writes a changed file of a cell: an object's keys, or whole contents."""
+    path = cell / file
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(path.read_text()) | change)
+    path.write_text(change)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("results.json", '{"splits": {"te', "half-written"),
+        ("results.json", "[1, 2]", "expected a JSON object, got list"),
+        ("results.json", '{"accuracy": 0.9}', "lacks method, splits"),
+        ("results.json", {"splits": {}}, "at least one test split"),
+        ("results.json", {"splits": {"test": {"images": 3}}}, r"splits\.test\.accuracy must be a"),
+        ("config.json", "{", "half-written"),
+        ("config.json", '{"model_type": "clip"}', "lacks dataset, shots"),
+        ("curve.jsonl", '{"epoch": 1}\n{"epo', "half-written"),
+        ("curve.jsonl", '{"step": 1}\n', "without an epoch"),
+        ("scores.npz", "no archive", "can't be read"),
+        ("interpretation.json", {"template_cosine": [[1, 2], [3]]}, "must be square"),
+        ("interpretation.json", "{}", "expected a list words"),
+        ("interpretation.json", {"words": [[["a"]]]}, "words holds 'a'"),
+        ("gallery.json", "{}", "expected a JSON list"),
+        ("gallery.json", '[{"split": "test"}]', "an image lacks end, file"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, file, change, message):
+    cell = write_cell(tmp_path / "runs/cdc", images=12, optional=EVERYTHING)
+    spoil(cell, file, change)
+    with pytest.raises(ValueError, match=message) as error:
+        report.make([tmp_path / "runs"])
+    assert str(cell / file) in str(error.value)
+
+
+def test_a_gallery_with_opinions_of_another_form_is_refused(tmp_path):
+    cell = write_cell(tmp_path / "cdc", images=12, optional=EVERYTHING)
+    entries = json.loads((cell / "gallery.json").read_text())
+    entries[1]["templates"][0] = ["star", 0.9]
+    (cell / "gallery.json").write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=r"gallery.json: templates holds \['star', 0.9\]"):
+        report.make([tmp_path])
+
+
+def test_scores_of_other_images_are_refused(tmp_path):
+    cell = write_cell(tmp_path / "cdc", images=12, optional=EVERYTHING)
+    with np.load(cell / "scores.npz") as file:
+        arrays = dict(file)
+    np.savez(cell / "scores.npz", **arrays | {"base_int/labels": np.zeros(11, int)})
+    with pytest.raises(ValueError, match=r"scores.npz: expected base_int/labels of 12 images"):
+        report.make([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["../../secret.png", "gallery/none.png", "results.json"])
+def test_a_gallery_shows_images_of_its_own_cell_only(tmp_path, name):
+    cell = write_cell(tmp_path / "runs/cdc", images=12, optional=EVERYTHING)
+    shutil.copy(next((cell / "gallery").iterdir()), tmp_path / "secret.png")
+    entries = json.loads((cell / "gallery.json").read_text())
+    next(entry for entry in entries if entry["split"] == "base_int")["file"] = name
+    (cell / "gallery.json").write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match="no image|not an image"):
+        report.make([tmp_path / "runs"])
+
+
+def test_results_without_a_configuration_are_foreign(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"results.json: no config.json beside it"):
+        report.make([tmp_path])
+
+
+def test_the_same_run_twice_counts_once_and_two_different_ones_are_refused(tmp_path):
+    cell = write_cell(tmp_path / "a/cdc", images=12)
+    shutil.copytree(cell, tmp_path / "b/cdc")
+    made = report.make([tmp_path], formats=["csv"])
+    assert value(made, "accuracy", "", "CDC", "H_int").n == 1
+    results = json.loads((cell / "results.json").read_text())
+    results["splits"]["base_int"]["accuracy"] += 1
+    (cell / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=r"a/cdc and .*b/cdc hold the same settings and seed"):
+        report.make([tmp_path])
+
+
+def test_other_errors_say_what_there_is(two_datasets, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        report.make([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match="no finished run below"):
+        report.make([tmp_path])
+    with pytest.raises(ValueError, match="no run of the reference 'maple': there are cdc, coop"):
+        report.make([two_datasets], reference="maple")
+    with pytest.raises(ValueError, match=r"unknown formats \['pdf'\]: choose some of html"):
+        report.make([two_datasets], formats=["pdf"])
+
+
+# ---- in a terminal
+
+
+def test_the_table_of_one_run_shows_every_column_of_every_method(capsys):
     summary = {key: 10.0 + i for i, key in enumerate(report.COLUMNS) if "test" not in key}
     result = {"summary": summary, "note": "", "skipped": {"count": 0}}
     report.print_table({"coop": result, "cdc": result})
@@ -11,3 +568,24 @@ def test_the_table_shows_every_column_of_every_method(capsys):
     for title in ("CoOp", "CDC"):
         row = next(line.strip() for line in lines if line.strip().startswith(title))
         assert row.split()[1:] == [f"{value:.1f}" for value in summary.values()]
+
+
+def test_the_command_says_where_things_lie_and_prints_the_main_table(two_datasets, tmp_path):
+    script = Path(__file__).parent.parent / "experiments/report.py"
+    command = [sys.executable, script, two_datasets, f"--out={tmp_path}", "--formats=markdown"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{tmp_path}/tables.md" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.strip().startswith("CDC"))
+    assert row.split()[1:4] == ["72.00", "±", "2.00"]
+    assert (tmp_path / "tables.md").read_text().startswith("# Results")
+    failed = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert failed.returncode == 1 and failed.stderr.startswith("ValueError: give folders of runs")
+
+
+def test_values_print_their_number_where_it_is_not_the_rows(two_datasets):
+    from cdc_jax.report import formats
+
+    cell = Value(1.0, 1.0, 0.0, 2.0, 2)
+    row = report.make([two_datasets], formats=["csv"]).tables[0].groups[0][1][0]
+    assert formats.odd_count(cell, row) == "(n = 2)"
+    assert formats.odd_count(row.cells[0], row) == ""

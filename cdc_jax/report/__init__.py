@@ -1,0 +1,9 @@
+"""Tables, plots and a page from the files that runs wrote.
+
+`make` reads folders of runs and makes a report, `write` writes it; `print_table` shows one run.
+"""
+
+from cdc_jax.report.console import COLUMNS, print_main, print_table
+from cdc_jax.report.files import FORMATS, Report, make, write
+
+__all__ = ["COLUMNS", "FORMATS", "Report", "make", "print_main", "print_table", "write"]

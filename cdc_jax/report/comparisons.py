@@ -1,0 +1,185 @@
+"""Tables that compare: paired differences, calibration, templates, ablations, the oracle's room."""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from cdc_jax import methods
+from cdc_jax.report.cells import Cell
+from cdc_jax.report.families import Family, varying
+from cdc_jax.report.measures import calibration, headline, measures
+from cdc_jax.report.table import (
+    Column,
+    Row,
+    Table,
+    Value,
+    assemble,
+    columns_of,
+    entry,
+    measured,
+    over_seeds,
+    scopes,
+    with_shots,
+)
+
+
+def difference_table(family: Family, shots: int, reference: str | None) -> Table | None:
+    """The reference minus every other row, paired by cell: the same dataset, shots and seed."""
+    if reference is None:
+        return None
+    columns = measures(family) + [m for m in calibration(family) if m.key in ("ece", "auroc")]
+    groups = []
+    for title, datasets in scopes(family, shots, "All cells"):
+        ours = _by_pair(family.rows[reference], datasets, shots)
+        rows = []
+        for row, cells in family.rows.items():
+            theirs = _by_pair(cells, datasets, shots)
+            pairs = [(ours[pair], theirs[pair]) for pair in ours if pair in theirs]
+            if row != reference and pairs:
+                values = tuple(
+                    over_seeds([m.of(a.splits) - m.of(b.splits) for a, b in pairs]) for m in columns
+                )
+                rows.append(Row(f"− {row}", values))
+        groups.append((title, rows))
+    if not any(rows for _, rows in groups):
+        return None
+    caption = (
+        f"{reference} minus each other method in percentage points, paired by dataset and seed. "
+        "Bold: the 95 % interval leaves 0 out. Intervals over several datasets' cells take these "
+        "as independent."
+    )
+    title = f"{reference} minus the others"
+    table = assemble(family, shots, "differences", title, caption, columns_of(columns), groups)
+    return dataclasses.replace(table, head=reference, signed=True)
+
+
+def _by_pair(
+    cells: Sequence[Cell], datasets: Sequence[str], shots: int
+) -> dict[tuple[str, int], Cell]:
+    return {(c.dataset, c.seed): c for c in cells if c.shots == shots and c.dataset in datasets}
+
+
+def calibration_table(family: Family, shots: int, reference: str | None) -> Table:
+    """How far the predictions' probabilities and uncertainties can be trusted."""
+    columns = calibration(family)
+    groups = [
+        (title, measured(family, datasets, shots, columns, reference))
+        for title, datasets in scopes(family, shots)
+    ]
+    splits = ", ".join(headline(family.protocol, list(family.cells()[0].splits)))
+    caption = f"Means over {splits}."
+    title = "calibration and uncertainty"
+    return assemble(family, shots, "calibration", title, caption, columns_of(columns), groups)
+
+
+def template_table(family: Family, shots: int) -> Table | None:
+    """Each template's accuracy alone beside the fused one's, of the methods with several."""
+    groups: list[tuple[str, list[tuple[str, str, list[Value | None]]]]] = []
+    for dataset in family.datasets:
+        rows = []
+        for title, cells in with_shots(family, shots).items():
+            own = [cell for cell in cells if cell.dataset == dataset]
+            for split in headline(family.protocol, list(own[0].splits)) if own else ():
+                alone = [cell.splits[split]["template_accuracy"] for cell in own]
+                if min(map(len, alone)) > 1:
+                    fused = [cell.splits[split]["accuracy"] for cell in own]
+                    values = map(over_seeds, [fused, *zip(*alone, strict=True)])
+                    rows.append((title, split, list(values)))
+        groups.append((dataset if len(family.datasets) > 1 else "", rows))
+    most = max((len(values) for _, rows in groups for *_, values in rows), default=0)
+    if not most:
+        return None
+    columns = [Column("split", text=True), Column("fused", falling=None)]
+    columns += [Column(f"t{m}", falling=None) for m in range(1, most)]
+    caption = "Accuracy in percent of every template alone, and of the fused prediction."
+    padded = [
+        (
+            group,
+            [
+                Row(title, (split, *values, *[None] * (most - len(values))))
+                for title, split, values in rows
+            ],
+        )
+        for group, rows in groups
+    ]
+    title = "templates alone and fused"
+    return assemble(family, shots, "templates", title, caption, columns, padded)
+
+
+def room_table(family: Family, shots: int) -> Table | None:
+    """The share of the way from zero-shot to the oracle that each method goes."""
+    rows = {cells[0].method: title for title, cells in with_shots(family, shots).items()}
+    if family.protocol != "world" or not {"zero_shot", "oracle"} <= rows.keys():
+        return None
+    columns = [m for m in measures(family) if m.key in ("base_int", "new_int", "H_int")]
+    groups = []
+    for title, datasets in scopes(family, shots):
+        found = {row.title: row for row in measured(family, datasets, shots, columns)}
+        if rows["zero_shot"] in found and rows["oracle"] in found:
+            start, end = found.pop(rows["zero_shot"]).cells, found.pop(rows["oracle"]).cells
+            room = Row("room, in points", tuple(map(_minus, end, start)))
+            shares = [
+                Row(row.title, tuple(map(_share, row.cells, start, end))) for row in found.values()
+            ]
+            groups.append((title, [room, *shares]))
+    caption = (
+        "The oracle's gain over zero-shot in points, and the share of it in percent that each "
+        "method reaches: (method − zero-shot) / (oracle − zero-shot), of the means over seeds."
+    )
+    title = "share of the oracle's gain"
+    return assemble(family, shots, "room", title, caption, columns_of(columns), groups)
+
+
+def _minus(a: Value | str | None, b: Value | str | None) -> Value | None:
+    if not isinstance(a, Value) or not isinstance(b, Value):
+        return None
+    return over_seeds([a.mean - b.mean])
+
+
+def _share(
+    value: Value | str | None, start: Value | str | None, end: Value | str | None
+) -> Value | None:
+    gain, room = _minus(value, start), _minus(end, start)
+    if gain is None or room is None or not room.mean:
+        return None
+    return over_seeds([100 * gain.mean / room.mean])
+
+
+def ablation_tables(family: Family, shots: int, reference: str | None) -> list[Table]:
+    """For each method with several variants, the settings that differ and what they give."""
+    by_method: dict[str, dict[str, list[Cell]]] = defaultdict(dict)
+    for title, cells in with_shots(family, shots).items():
+        by_method[cells[0].method][title] = cells
+    tables = []
+    for method, variants in by_method.items():
+        count = Counter(
+            dataset for own in variants.values() for dataset in {c.dataset for c in own}
+        )
+        ablated = {dataset for dataset, n in count.items() if n > 1}
+        if not ablated:
+            continue
+        variants = {
+            title: [cell for cell in own if cell.dataset in ablated]
+            for title, own in variants.items()
+        }
+        keys = varying([cell for cells in variants.values() for cell in cells])
+        columns = measures(family) + [m for m in calibration(family) if m.key in ("ece", "auroc")]
+        groups = []
+        for group, datasets in scopes(dataclasses.replace(family, rows=variants), shots):
+            rows = []
+            for title, cells in variants.items():
+                values = tuple(entry(cells, datasets, measure) for measure in columns)
+                if any(values):
+                    said = [str(cells[0].choices.get(key)) for key in keys]
+                    mark = "reference" if title == reference else ""
+                    rows.append(Row(said[0], (*said[1:], *values), mark))
+            groups.append((group, rows))
+        name = methods.TITLES.get(method, method)
+        settings = [Column(key, text=True) for key in keys[1:]]
+        caption = f"What {', '.join(keys)} of {name} give{'s' * (len(keys) == 1)}."
+        table = assemble(
+            family, shots, f"ablation-{method}", f"ablation of {name}", caption,
+            [*settings, *columns_of(columns)], groups,
+        )  # fmt: skip
+        tables.append(dataclasses.replace(table, head=keys[0]))
+    return tables

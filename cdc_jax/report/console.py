@@ -1,0 +1,109 @@
+"""Tables in a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.markup
+import rich.table
+
+from cdc_jax import methods
+from cdc_jax.report.formats import count, number, odd_count, spread
+from cdc_jax.report.table import Table, Value
+
+COLUMNS = {
+    "test": "test",
+    "base_test": "base",
+    "new_test": "new",
+    "H_test": "H",
+    "base_iid": "base iid",
+    "base_int": "base int",
+    "base_rev": "base rev",
+    "base_style": "base style",
+    "new_iid": "new iid",
+    "new_int": "new int",
+    "H_iid": "H",
+    "H_int": "H_int",
+    "ece": "ECE",
+    "auroc": "AUROC",
+}
+"""Columns of a run's table: keys of `results["summary"]`, as far as it has them -> titles."""
+
+
+def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints a row a method; everything is in percent.
+
+    Args:
+      results: method -> its results.json.
+    """
+    table = rich.table.Table(
+        title="accuracy, harmonic means and calibration in percent",
+        box=rich.box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("method", no_wrap=True, min_width=14)
+    first = next(iter(results.values()))
+    columns = [key for key in COLUMNS if any(key in r["summary"] for r in results.values())]
+    for key in columns:
+        table.add_column(COLUMNS[key], justify="right")
+    for method, result in results.items():
+        summary = result["summary"]
+        cells = (f"{summary[key]:.1f}" if key in summary else "–" for key in columns)
+        table.add_row(methods.title(method), *cells)
+    console = rich.console.Console()
+    console.print(table)
+    if first["note"]:
+        console.print(first["note"])
+    if count := first["skipped"]["count"]:
+        console.print(f"{count} images can't be used and were left out, see results.json")
+    if "base_int" not in columns:
+        return
+    console.print(
+        "iid: the training correlation; int: do(task-irrelevant factors); rev: correlation "
+        "permuted; style: unseen styles.\nH: harmonic mean of base and new, iid; H_int: the same "
+        "under do(). ECE, and AUROC of the uncertainty for errors: int, mean of base and new.",
+        highlight=False,
+    )
+
+
+def print_main(table: Table) -> None:
+    """Prints a table of means ± standard deviations; of means alone where that is too wide."""
+    console = rich.console.Console()
+    wide = console.options.update(max_width=1000)
+    drawn, narrow = _rich(table, spreads=True), _rich(table, spreads=False)
+    if console.measure(drawn, options=wide).maximum > console.width:
+        drawn = narrow
+    needed = console.measure(drawn, options=wide).maximum
+    rich.console.Console(width=max(console.width, needed)).print(drawn)
+    console.print("\n".join([table.caption, *table.notes]), highlight=False, markup=False)
+
+
+def _rich(table: Table, spreads: bool) -> rich.table.Table:
+    drawn = rich.table.Table(
+        title=rich.markup.escape(f"{table.where}: {table.title}"),
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 2 if spreads else 1, 0, 0),
+    )
+    drawn.add_column(table.head, no_wrap=True)
+    for column in table.columns:
+        drawn.add_column(
+            rich.markup.escape(column.title), justify="left" if column.text else "right"
+        )
+    drawn.add_column("n", justify="right")
+    for i, (group, rows) in enumerate(table.groups):
+        if group:
+            drawn.add_row(f"[italic]{rich.markup.escape(group)}[/]")
+        for row in rows:
+            cells = []
+            for cell, column in zip(row.cells, table.columns, strict=True):
+                if isinstance(cell, Value):
+                    parts = [number(cell.mean, column.digits, table.signed)]
+                    parts += [spread(cell, column.digits), odd_count(cell, row)] if spreads else []
+                    cells.append(" ".join(part for part in parts if part))
+                else:
+                    cells.append(rich.markup.escape(cell or "–"))
+            drawn.add_row(rich.markup.escape(row.title), *cells, str(count(row) or "–"))
+        if i + 1 < len(table.groups):
+            drawn.add_section()
+    return drawn

@@ -1,0 +1,201 @@
+"""How plots look: figures drawn in named colours, and SVG that takes them from the page.
+
+matplotlib draws in placeholder colours; in the SVG they become CSS variables, so that one drawing
+is legible on light and on dark paper. The series' colours are Okabe and Ito's, for colour-blind
+readers, darkened for light paper and lightened for dark.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import scipy.optimize
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLORS = {
+    "ink": ("#22252b", "#e6e4df"),
+    "muted": ("#6a6f78", "#9a9ea6"),
+    "grid": ("#dcd9d2", "#34383f"),
+    "series-0": ("#c8500a", "#ff9350"),
+    "series-1": ("#0069a8", "#62b5f0"),
+    "series-2": ("#00825f", "#3cc79b"),
+    "series-3": ("#a84a86", "#e59cc9"),
+    "series-4": ("#96700a", "#e8b93f"),
+    "series-5": ("#2f8fc4", "#a9dcff"),
+    "series-6": ("#6a4fb0", "#b3a0f0"),
+    "series-7": ("#5d6068", "#aeb2ba"),
+}
+"""Name -> its colour on light and on dark paper."""
+
+_DRAWN = {name: f"#f0f0{i:02x}" for i, name in enumerate(COLORS)}
+_MARKERS = "osD^vPX<>"
+_DASHES = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
+_NEUTRAL = len([name for name in COLORS if name.startswith("series")]) - 1
+
+
+def color(name: str) -> str:
+    """What matplotlib draws a named colour in."""
+    return _DRAWN[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a row is drawn in every plot: colour, marker, dashes, line width."""
+
+    color: str
+    marker: str
+    dashes: tuple[float, ...]
+    width: float
+
+    def line(self) -> dict:
+        """Arguments of `Axes.plot`."""
+        return {"color": self.color, "dashes": self.dashes, "linewidth": self.width}
+
+
+def styles(rows: Sequence[str], reference: str | None, neutral: str | None) -> dict[str, Style]:
+    """A style for each row: the reference stands out, one (zero-shot) is grey."""
+    found, i = {}, 0
+    for row in rows:
+        if row == reference:
+            found[row] = Style(color("series-0"), _MARKERS[0], (), 2.2)
+        elif row == neutral:
+            found[row] = Style(color(f"series-{_NEUTRAL}"), _MARKERS[1], (1.5, 1.5), 1.4)
+        else:
+            hue, again = 1 + i % (_NEUTRAL - 1), i // (_NEUTRAL - 1)
+            marker = _MARKERS[2 + i % (len(_MARKERS) - 2)]
+            dashes = _DASHES[again % len(_DASHES)]
+            found[row] = Style(color(f"series-{hue}"), marker, dashes, 1.4)
+            i += 1
+    return found
+
+
+@contextlib.contextmanager
+def canvas(width: float = 380, height: float = 285) -> Iterator[Figure]:
+    """An empty figure of so many CSS pixels; draw on it and call `svg` inside of the block."""
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "cdc_jax",
+        "text.parse_math": False,
+        "font.size": 11,
+        "axes.titlesize": 11,
+        "axes.labelsize": 11,
+        "xtick.labelsize": 10,
+        "ytick.labelsize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": color("muted"),
+        "axes.labelcolor": color("ink"),
+        "axes.titlecolor": color("ink"),
+        "text.color": color("ink"),
+        "xtick.color": color("muted"),
+        "ytick.color": color("muted"),
+        "axes.grid": True,
+        "grid.color": color("grid"),
+        "grid.linewidth": 0.7,
+        "axes.axisbelow": True,
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+    }
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the reader's own matplotlibrc says
+        matplotlib.rcParams.update(settings)
+        yield Figure(figsize=(width / 72, height / 72), layout="constrained")
+
+
+def svg(figure: Figure, name: str, title: str) -> ET.Element:
+    """The figure as an `svg` element for a page that sets `COLORS` as CSS variables.
+
+    Args:
+      figure: of `canvas`.
+      name: unique on the page; begins every id.
+      title: read aloud where the drawing can't be seen.
+    """
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    for key, drawn in _DRAWN.items():
+        text = text.replace(drawn, f"var(--{key})")
+    root = ET.fromstring(text)
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2]
+        for key, value in list(node.attrib.items()):
+            del node.attrib[key]
+            node.attrib[key.rpartition("}")[2]] = re.sub(r"(?<=^#)|(?<=url\(#)", f"{name}-", value)
+        if "id" in node.attrib:
+            node.attrib["id"] = f"{name}-{node.attrib['id']}"
+    for metadata in root.findall("metadata"):
+        root.remove(metadata)
+    for key in ("width", "height", "version"):
+        del root.attrib[key]
+    root.attrib |= {"role": "img", "aria-label": title}
+    return root
+
+
+def standalone(drawing: ET.Element) -> str:
+    """An `svg` element as a file of its own, with its colours for light and dark."""
+    root = ET.fromstring(ET.tostring(drawing))
+    root.attrib["xmlns"] = "http://www.w3.org/2000/svg"
+    style = ET.Element("style")
+    style.text = stylesheet()
+    root.insert(0, style)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def stylesheet() -> str:
+    """`COLORS` as CSS variables, by the reader's colour scheme."""
+    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLORS.items()) for i in (0, 1))
+    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+def label_ends(
+    axes: Axes, ends: Mapping[str, tuple[float, float]], looks: Mapping[str, Style]
+) -> None:
+    """Writes each line's name beside its last point (x, y), apart from one another."""
+    names = sorted(ends, key=lambda name: (ends[name][1], name))
+    if not names:
+        return
+    low, high = axes.get_ylim()
+    height = axes.bbox.height / axes.figure.dpi * 72
+    gap = 12.5 / height * (high - low)
+    steps = gap * np.arange(len(names))
+    wanted = np.array([ends[name][1] for name in names])
+    # The nearest positions, in least squares, that keep the gap.
+    placed = scipy.optimize.isotonic_regression(wanted - steps).x + steps
+    placed += min(0, high + gap / 2 - placed[-1])
+    for name, y in zip(names, placed, strict=True):
+        axes.annotate(
+            name,
+            ends[name],
+            xytext=(1.04, y),
+            textcoords=("axes fraction", "data"),
+            color=looks[name].color,
+            fontsize=10,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "linewidth": 0.6, "color": looks[name].color, "alpha": 0.6,
+                "shrinkA": 1, "shrinkB": 2,
+            },
+        )  # fmt: skip
+
+
+def panels(figure: Figure, names: Sequence[str], share: bool) -> dict[str, Axes]:
+    """Small multiples: an axes a name, which is its title; x scales are shared or not."""
+    columns = 2
+    rows = -(-len(names) // columns)
+    grid = figure.subplots(rows, columns, sharex=share, sharey=True, squeeze=False)
+    flat = list(grid.flat)
+    for axes in flat[len(names) :]:
+        axes.remove()
+    for axes, name in zip(flat, names, strict=False):
+        axes.set_title(name, loc="left", fontsize=10.5)
+    for axes in flat[max(len(names) - columns, 0) : len(names)]:
+        axes.xaxis.set_tick_params(labelbottom=True)
+    return dict(zip(names, flat, strict=False))

@@ -1,0 +1,129 @@
+"""A report as files: made whole in memory, then written."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cdc_jax.report import formats as tables_as
+from cdc_jax.report.cells import find
+from cdc_jax.report.drawing import standalone
+from cdc_jax.report.families import Family, arrange, reference_row
+from cdc_jax.report.page import page
+from cdc_jax.report.parts import check, part
+from cdc_jax.report.table import Table
+from cdc_jax.report.tables import family_tables
+
+FORMATS = ("html", "markdown", "csv", "latex", "svg")
+"""What a report can be written as."""
+
+_DEFAULT_REFERENCE = "cdc"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a report holds.
+
+    Attributes:
+      tables: in order.
+      files: path below the report's folder -> content.
+      unfinished: names of cells that are in no table, as they haven't finished.
+    """
+
+    tables: Sequence[Table]
+    files: Mapping[str, str]
+    unfinished: Sequence[str]
+
+    @property
+    def main_table(self) -> Table:
+        """The first: the accuracies of the first family, or what it reaches by shots."""
+        return self.tables[0]
+
+
+def make(
+    folders: Sequence[Path | str],
+    reference: str | None = None,
+    formats: Sequence[str] = FORMATS,
+) -> Report:
+    """Makes a report of what runs wrote; the same files give the same report to the byte.
+
+    Args:
+      folders: of runs or sweeps; all cells below them are read.
+      reference: method that is compared with every other, paired by cell; `cdc` if it is there.
+      formats: of `FORMATS`.
+
+    Returns:
+      `index.html`, `tables.md`, `tables/*.csv`, `tables/*.tex` and `plots/*.svg`.
+
+    Raises:
+      FileNotFoundError: a folder that isn't there.
+      ValueError: no finished run, a broken file (it is named), two runs of the same settings and
+        seed with different results, or an unknown reference or format.
+    """
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown or not formats:
+        raise ValueError(f"unknown formats {unknown}: choose some of {', '.join(FORMATS)}")
+    cells, unfinished = find(folders)
+    drawn = bool({"html", "svg"} & set(formats))
+    if drawn:
+        check(cells)
+    families = arrange(cells)
+    references = [reference_row(family, reference or _DEFAULT_REFERENCE) for family in families]
+    if reference is not None and not any(references):
+        known = ", ".join(sorted({cell.method for cell in cells}))
+        raise ValueError(f"no run of the reference {reference!r}: there are {known}")
+    names = _names(families)
+    tables = [family_tables(*pair) for pair in zip(families, references, strict=True)]
+    files = _table_files(tables, names, formats)
+    if drawn:
+        parts = [part(*args) for args in zip(families, names, references, tables, strict=True)]
+        if "svg" in formats:
+            plots = [
+                plot
+                for one in parts
+                for plots in [one.general, *(own for _, own in one.plots)]
+                for plot in plots
+            ]
+            files |= {f"plots/{plot.name}.svg": standalone(plot.drawing) for plot in plots}
+        if "html" in formats:
+            files["index.html"] = page(parts, cells, unfinished)
+    return Report([table for own in tables for table in own], files, unfinished)
+
+
+def write(report: Report, out: Path | str) -> None:
+    """Writes a report's files; each is either complete or as it was."""
+    for name, content in report.files.items():
+        path = Path(out).expanduser() / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".part")
+        unfinished.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
+        unfinished.replace(path)
+
+
+def _names(families: Sequence[Family]) -> list[str]:
+    """A name for each family: its protocol, numbered where there are several."""
+    count = Counter(family.protocol for family in families)
+    seen: Counter[str] = Counter()
+    names = []
+    for family in families:
+        seen[family.protocol] += 1
+        number = f"-{seen[family.protocol]}" if count[family.protocol] > 1 else ""
+        names.append(family.protocol.replace("_", "-") + number)
+    return names
+
+
+def _table_files(
+    tables: Sequence[Sequence[Table]], names: Sequence[str], formats: Sequence[str]
+) -> dict[str, str]:
+    files = {}
+    if "markdown" in formats:
+        texts = [tables_as.markdown(table) for own in tables for table in own]
+        files["tables.md"] = "# Results\n\n" + "\n".join(texts)
+    makers = {"csv": tables_as.comma_separated, "latex": tables_as.latex}
+    for name, own in zip(names, tables, strict=True):
+        for table in own:
+            for kind in makers.keys() & set(formats):
+                shots = f"-{table.shots}shot" if table.shots else ""
+                suffix = tables_as.EXTENSIONS[kind]
+                files[f"tables/{name}-{table.name}{shots}.{suffix}"] = makers[kind](table)
+    return files
