@@ -5,7 +5,9 @@
                    labels are about how large any thing is and what it stands on
   domain_gap       colour x shape in negatives, a rendering that pretraining never saw
 
-(This project's choice, by what the embedded CLIP reaches zero-shot and with an oracle's prompts.)
+(This project's choice, by the room that the embedded CLIP leaves. Base accuracy under do(G_i) of
+seeds 11 to 13, zero-shot and with the best prompts found on the oracle's images: aligned 96 and 97,
+task_misaligned 53 and 98, domain_gap 34 and 78 percent.)
 """
 
 import dataclasses
