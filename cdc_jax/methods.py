@@ -164,8 +164,10 @@ SMALL: dict[str, dict] = {
     "cdc_mean_softmax": {**_TEXT, "views": "set1"},
     "maple_con": _VISUAL,
     "cdc_visual": {**_VISUAL, "views": "set1"},
-    "oracle": {**_TEXT, "optimizer.epochs": 4},
-    "oracle_visual": {**_VISUAL, "optimizer.epochs": 4},
+    "oracle": {
+        **_TEXT, "optimizer.learning_rate": 0.05, "optimizer.batch_size": 64, "optimizer.epochs": 16,
+    },
+    "oracle_visual": {**_VISUAL, "optimizer.batch_size": 64, "optimizer.epochs": 8},
 }  # fmt: skip
 """What the embedded CLIP's rows change on top. At 32 pixels a crop leaves too little to see."""
 

@@ -232,6 +232,8 @@ def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
     """The part of a configuration that a method's run depends on."""
     others = {"methods", "sweep", "study", "progress", *methods.METHODS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
+    for key in ("workers", "check"):
+        del shared["data"][key]
     return shared | {"method": method.to_dict()}
 
 

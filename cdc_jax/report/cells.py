@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 # How a run was executed, not what was run.
-_EXECUTION = {"log_every", "checkpoint_every", "curve_every", "evaluation_batch_size"}
+_EXECUTION = {"log_every", "checkpoint_every", "curve_every", "evaluation_batch_size", "progress"}
 _AXES = {"dataset", "world.kind", "shots", "seed"}
 _FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
