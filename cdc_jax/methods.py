@@ -165,7 +165,8 @@ SMALL: dict[str, dict] = {
     "maple_con": _VISUAL,
     "cdc_visual": {**_VISUAL, "views": "set1"},
     "oracle": {
-        **_TEXT, "optimizer.learning_rate": 0.05, "optimizer.batch_size": 64, "optimizer.epochs": 16,
+        **_TEXT, "optimizer.learning_rate": 0.05, "optimizer.batch_size": 64,
+        "optimizer.epochs": 16,
     },
     "oracle_visual": {**_VISUAL, "optimizer.batch_size": 64, "optimizer.epochs": 8},
 }  # fmt: skip
