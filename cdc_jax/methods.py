@@ -136,6 +136,9 @@ _ADAM = {
 _TEXT = {
     **_ADAM, "views": "flip", "prompts.modality": "text", "prompts.layers": 1, "prompts.context": 4,
 }  # fmt: skip
+# On validation seeds 11 to 13 of the kind domain_gap, CoOp + L_con reached H_int 54.9, 55.6, 60.8
+# and 60.7 with the weights 0.5, 1, 2 and 4.
+_TIED = {**_TEXT, "loss.consistency_weight": 2.0}
 _VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.001}
 _SMALL_ASPECTS = "a photo of a|a thing on a|a shape with a|a object at the"
 
@@ -147,23 +150,23 @@ SMALL: dict[str, dict] = {
     },
     "linear_probe": {**_ADAM, "views": "flip"},
     "coop": _TEXT,
-    "coop_con": _TEXT,
+    "coop_con": _TIED,
     "kgcoop": {**_TEXT, "optimizer.batch_size": 128, "optimizer.epochs": 100},
     "maple": _VISUAL,
     # Visual prompts drift on so small a tower: with them, new classes fell 2 to 11 points below
     # zero-shot in the training correlation (seeds 11 and 12, three settings).
     "multi_template": {**_TEXT, "views": "flip; flip"},
-    "vsd": {**_TEXT, "views": "set1"},
+    "vsd": {**_TIED, "views": "set1"},
     "dstc": {**_TEXT, "views": "flip; flip"},
-    "cdc": {**_TEXT, "views": "set1"},
+    "cdc": {**_TIED, "views": "set1"},
     "zero_shot_trusted": {},
     "zero_shot_aspects": {"prompts.anchors": _texts(_SMALL_ASPECTS)},
-    "coop_con_picked": {**_TEXT, "prompts.phrases": _SMALL_ASPECTS},
-    "trusted_one": _TEXT,
-    "cdc_shared_views": {**_TEXT, "views": "flip"},
-    "cdc_mean_softmax": {**_TEXT, "views": "set1"},
-    "maple_con": _VISUAL,
-    "cdc_visual": {**_VISUAL, "views": "set1"},
+    "coop_con_picked": {**_TIED, "prompts.phrases": _SMALL_ASPECTS},
+    "trusted_one": _TIED,
+    "cdc_shared_views": {**_TIED, "views": "flip"},
+    "cdc_mean_softmax": {**_TIED, "views": "set1"},
+    "maple_con": {**_VISUAL, "loss.consistency_weight": 2.0},
+    "cdc_visual": {**_VISUAL, "views": "set1", "loss.consistency_weight": 2.0},
     "oracle": {
         **_TEXT, "optimizer.learning_rate": 0.05, "optimizer.batch_size": 64,
         "optimizer.epochs": 16,
