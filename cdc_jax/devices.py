@@ -1,42 +1,224 @@
-"""The device mesh, and where arrays go on it."""
+"""Devices and hosts: how a run starts on them, where arrays go, what only one host does."""
 
-from typing import Any
+import contextlib
+import functools
+import importlib.util
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ParamSpec
 
 import jax
 import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 PyTree = Any
+P = ParamSpec("P")
+
+AXES = ("data", "model")
+_START_SECONDS = 300  # for all processes to find each other
+_FIRST_SECONDS = 3600  # for what process 0 does while the others wait, such as a download
+_EXIT_SECONDS = 60  # for the others to follow one that ends
+_MESSAGE = 4096  # bytes
+_entered = itertools.count()
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
-    """A mesh of one axis, `data`, over which the images of a batch are split.
+def start(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Joins the processes of a run, one a host or one a GPU; called before anything is computed.
+
+    Does nothing where there is but one process, or where it was done before. What is not given is
+    taken from CDC_COORDINATOR, CDC_PROCESSES and CDC_PROCESS. TPU hosts, and the tasks of a Slurm
+    or Open MPI step, find each other without any of it.
+
+    Args:
+      coordinator: host:port of process 0, the port free there; "auto" leaves all to JAX, which
+        knows TPU pods, Slurm, Open MPI and Kubernetes.
+      processes: how many there are.
+      process: number of this one, from 0.
+
+    Raises:
+      ValueError: some of the three are missing, or make no sense.
+    """
+    if jax.distributed.is_initialized():
+        return
+    coordinator = coordinator or os.environ.get("CDC_COORDINATOR")
+    processes = _number(processes, "CDC_PROCESSES")
+    process = _number(process, "CDC_PROCESS")
+    join = functools.partial(
+        jax.distributed.initialize,
+        initialization_timeout=_START_SECONDS,
+        shutdown_timeout_seconds=_EXIT_SECONDS,
+    )
+    if coordinator == "auto" or (coordinator is None and _in_cluster()):
+        join()
+        return
+    if coordinator is None and processes is None and process is None:
+        return
+    if coordinator is None or processes is None or process is None:
+        raise ValueError(
+            "several processes need all of coordinator (host:port of process 0), processes (how "
+            f"many) and process (this one's number); got {coordinator}, {processes}, {process}"
+        )
+    if not coordinator.rpartition(":")[2].isdecimal() or not 0 <= process < processes:
+        raise ValueError(
+            "expected coordinator as host:port and 0 <= process < processes, got "
+            f"{coordinator}, process {process} of {processes}"
+        )
+    join(coordinator, processes, process)
+
+
+def _number(given: int | None, variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if given is not None or text is None:
+        return given
+    if not text.isdecimal():
+        raise ValueError(f"{variable} must be a number, got {text!r}")
+    return int(text)
+
+
+def _in_cluster() -> bool:
+    """Whether this is one of several tasks of a step, or a TPU host."""
+    tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    if any(int(os.environ.get(name, 1)) > 1 for name in tasks):
+        return True
+    chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev").glob("vfio/[0-9]*")]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def is_first() -> bool:
+    """Whether this is process 0, the one that logs and writes."""
+    return jax.process_index() == 0
+
+
+def first_only(function: Callable[P, None]) -> Callable[P, None]:
+    """The function on process 0; nothing on the others."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        if is_first():
+            function(*args, **kwargs)
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def first_goes_first() -> Iterator[None]:
+    """The others enter when process 0 has left: they find what it downloaded.
+
+    Raises:
+      RuntimeError: process 0 needed more than an hour.
+    """
+    barrier = functools.partial(
+        multihost.get_barrier_sync_fn(),
+        key=f"first_goes_first {next(_entered)}",  # a name serves once
+        timeout_ms=1000 * _FIRST_SECONDS,
+    )
+    if not is_first():
+        barrier()
+    try:
+        yield
+    finally:
+        if is_first():
+            barrier()
+
+
+def first_decides(check: Callable[[], None]) -> None:
+    """Process 0 calls; where that raises, every process does, so that none waits for another.
+
+    Raises:
+      ValueError, OSError: what `check` raised; from the others a ValueError with its message.
+    """
+    error, message = None, b""
+    if is_first():
+        try:
+            check()
+        except (ValueError, OSError) as raised:
+            error, message = raised, str(raised).encode()[:_MESSAGE]
+    buffer = np.frombuffer(message.ljust(_MESSAGE, b"\0"), np.uint8)
+    told = bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0")
+    if error is not None:
+        raise error
+    if told:
+        raise ValueError(told.decode(errors="replace"))
+
+
+def require_shared(file: epath.Path) -> None:
+    """Raises ValueError on all processes if one of them does not see what process 0 wrote."""
+    seen = multihost_utils.process_allgather(np.array([file.exists()])).ravel()
+    if not seen.all():
+        raise ValueError(
+            f"processes {np.flatnonzero(~seen).tolist()} do not see {file}: all hosts need the "
+            "same --workdir, on a network disk or in a bucket (gs://…)"
+        )
+
+
+def make_mesh(devices: int | None = None, images: int | None = None) -> Mesh:
+    """A mesh of two axes, `data` x `model`.
+
+    The images of a batch are split over `data`, their views over `model`, classes over both. With
+    one view, `model` repeats the image side: it is longer than 1 only where a batch has fewer
+    images than there are devices, or a number that they do not divide.
 
     Args:
       devices: how many of the devices to use; None takes all.
+      images: of a batch; `data` is as long as divides them. None puts all devices there.
     """
-    chosen = jax.devices()[:devices]
-    return jax.make_mesh((len(chosen),), ("data",), (AxisType.Auto,), devices=chosen)
+    # By process, so that a host's rows of a batch lie side by side.
+    chosen = sorted(jax.devices(), key=lambda device: device.process_index)[:devices]
+    data = len(chosen) if images is None else math.gcd(images, len(chosen))
+    return Mesh(np.array(chosen).reshape(data, -1), AXES, (AxisType.Auto,) * 2)
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device has whole, and so every process."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """A copy of every array on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """A copy on every device of arrays that every process has."""
+    sharding = everywhere(mesh)
+
+    def copy(leaf):
+        host = np.asarray(leaf)
+        return jax.make_array_from_process_local_data(sharding, host, host.shape)
+
+    return jax.tree.map(copy, tree)
 
 
-def shard(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Splits the leading axis of every array over the mesh.
+def rows(images: int) -> slice:
+    """This process's share of a batch's rows; it must have a multiple of the processes."""
+    share = images // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
-    Raises:
-      ValueError: the leading axis is not a multiple of the number of devices.
+
+def shard(batch: PyTree, mesh: Mesh, axes: str | tuple[str, ...] = "data") -> PyTree:
+    """Global arrays of which every process gives its `rows`, the leading axis split over `axes`."""
+    sharding = NamedSharding(mesh, PartitionSpec(axes))
+    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
+
+
+def split(array: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Inside jit: splits an array's leading axes over those of the mesh in `jax.set_mesh`.
+
+    Axes that the mesh's do not divide are padded by the compiler. Without such a mesh, or under
+    `jax.pmap`, which has its own, the array is as it was.
     """
-    for leaf in jax.tree.leaves(batch):
-        if len(leaf) % mesh.size:
-            raise ValueError(
-                f"a batch of {len(leaf)} can't be split over {mesh.size} devices: make the batch "
-                "size a multiple, or use fewer devices"
-            )
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    if jax.sharding.get_abstract_mesh().axis_names != AXES:
+        return array
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(*axes))
+
+
+def sharers() -> int:
+    """How many devices share what `split` splits over all axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.size if mesh.axis_names == AXES else 1
 
 
 def pad(batch: PyTree, size: int) -> PyTree:

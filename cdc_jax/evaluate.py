@@ -1,6 +1,6 @@
 """Exact evaluation: every image is scored once, whatever the batch size and the devices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -47,9 +47,12 @@ class ImageFeatures:
 
     Features that no learned vector changes are computed once for all methods.
 
+    Every host reads its rows of a batch, and gets the features of all.
+
     Args:
-      mesh: images are split over its `data` axis.
-      batch_size: images at a time; the last batch is padded, and what was padded is cut again.
+      mesh: images are split over all of its devices.
+      batch_size: images at a time, on all hosts; the last batch is padded, and what was padded is
+        cut again.
     """
 
     def __init__(self, mesh: Mesh, batch_size: int):
@@ -57,12 +60,12 @@ class ImageFeatures:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._frozen: dict[int, tuple[Examples, np.ndarray]] = {}
 
-        @jax.jit
         def encode(clip, parameters, images):
             clean = views.clean_view(images, clip.config.mean, clip.config.std)
             return prompts.image_features(clip, parameters, clean[None])
 
-        self._encode = encode
+        self.everywhere = devices.everywhere(mesh)
+        self._encode = jax.jit(encode, out_shardings=self.everywhere)
 
     def __call__(self, clip: Clip, parameters: PyTree, examples: Examples) -> np.ndarray:
         """Features under every template, (templates or 1, examples, embed)."""
@@ -77,12 +80,25 @@ class ImageFeatures:
         return known[1]
 
     def _encoded(self, clip: Clip, parameters: PyTree, examples: Examples) -> np.ndarray:
-        size, made = self.batch_size, []
-        for first in range(0, len(examples), size):
-            images = devices.pad(examples.images[first : first + size], size)
-            batch = devices.shard(images, self._mesh)
+        made = []
+        for first in range(0, len(examples), self.batch_size):
+            batch = self.batch(lambda rows: examples.images[rows], first, len(examples))
             made.append(jax.device_get(self._encode(clip, parameters, batch)))
         return np.concatenate(made, 1)[:, : len(examples)]
+
+    def batch(self, read: Callable[[slice], np.ndarray], first: int, total: int) -> jax.Array:
+        """A batch on the devices, padded by its last row.
+
+        Args:
+          read: the rows of a slice.
+          first: first row of the batch.
+          total: how many rows there are.
+        """
+        mine = devices.rows(self.batch_size)
+        start = min(first + mine.start, total - 1)
+        rows = read(slice(start, max(start + 1, min(first + mine.stop, total))))
+        padded = devices.pad(rows, mine.stop - mine.start)
+        return devices.shard(padded, self._mesh, devices.AXES)
 
 
 class Evaluator:
@@ -97,12 +113,11 @@ class Evaluator:
         self._adapter, self._features = adapter, features
         self._text = jax.jit(adapter.text_features)
 
-        @jax.jit
         def predict(clip, parameters, text, image):
-            logits = similarities(clip, parameters, image, text)
+            logits = similarities(clip, parameters, image.swapaxes(0, 1), text)
             return adapter.head.predict(logits)
 
-        self._predict = predict
+        self._predict = jax.jit(predict, out_shardings=features.everywhere)
 
     def text_features(
         self, clip: Clip, parameters: PyTree, class_names: Sequence[str], template: str = ""
@@ -120,10 +135,9 @@ class Evaluator:
         """
         text = self.text_features(clip, parameters, examples.class_names, examples.template)
         image = self._features(clip, parameters, examples)
-        size, made = self._features.batch_size, []
-        for first in range(0, len(examples), size):
-            part = image[:, first : first + size].swapaxes(0, 1)
-            batch = devices.pad(part, size).swapaxes(0, 1)
+        rows, made = image.swapaxes(0, 1), []
+        for first in range(0, len(rows), self._features.batch_size):
+            batch = self._features.batch(rows.__getitem__, first, len(rows))
             made.append(jax.device_get(self._predict(clip, parameters, text, batch)))
         said = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(examples)], *made)
         return Scores(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from cdc_jax import devices
 from cdc_jax.clip.config import Transformer
 from cdc_jax.clip.model import Clip, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
@@ -155,18 +156,21 @@ def text_features(
       start_id: id of the start-of-text token.
       fixed_words: token ids between each template's learned vectors and the name; may be empty.
       names: class names up to their end-of-text token, of `Tokenizer.names`.
-      memory: bytes that the classes' activations may take, whatever their number.
+      memory: bytes that the classes' activations may take on a device, whatever their number.
     """
     context = parameters["context"]
-    chunk, chunks = split_classes(
-        clip.config.text, len(context), names.shape[0], names.shape[1], memory
-    )
+    classes, tokens = names.shape
+    memory *= devices.sharers()
+    chunk, chunks = split_classes(clip.config.text, len(context), classes, tokens, memory)
 
-    def encode(context, words):
-        prefix = clip.text.prefix(start_id, context, clip.text.embed(words))
-        return normalize(clip.text.names(prefix, names, chunk, chunks))
+    def prefix(context, words):
+        return clip.text.prefix(start_id, context, clip.text.embed(words))
 
-    return jax.vmap(encode)(context, fixed_words)
+    # Every device encodes its share of the prefixes, few as they are, and of the classes.
+    prefixes = jax.vmap(prefix)(devices.split(context, devices.AXES), fixed_words)
+    prefixes = jax.tree.map(devices.split, prefixes)
+    encode = jax.vmap(lambda prefix: normalize(clip.text.names(prefix, names, chunk, chunks)))
+    return devices.split(encode(prefixes))
 
 
 def split_classes(

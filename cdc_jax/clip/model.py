@@ -23,6 +23,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from cdc_jax import devices
 from cdc_jax.clip.config import ClipConfig, Transformer
 
 KeysValues = tuple[Float[Array, "*b heads tokens head"], Float[Array, "*b heads tokens head"]]
@@ -339,6 +340,7 @@ class TextTower(nnx.Module):
         """
 
         def encode(token_ids):
+            token_ids = devices.split(token_ids, devices.AXES)
             before = prefix[0].shape[-2]
             x = self._placed(self.embed(token_ids), before)
             no_prompt = jnp.zeros((1, 0, x.shape[-1]))

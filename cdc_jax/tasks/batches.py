@@ -67,6 +67,10 @@ class TrainingBatches:
         rows = [self._row(step * self._rows + row) for row in range(self._rows)]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
+    def indices(self, step: int) -> list[int]:
+        """The examples of batch number `step`, on all hosts."""
+        return [self._index(step, row) for row in range(self._size)]
+
     def stream(self, first: int, last: int, put: Callable[[Batch], Any]) -> Iterator[Any]:
         """Batches `first` to `last` - 1, put where the computation wants them, ahead of it.
 
@@ -93,12 +97,14 @@ class TrainingBatches:
     def _row(self, position: int) -> dict[str, Any]:
         """One example; this host's rows of all steps are counted through."""
         step, row = divmod(position, self._rows)
-        epoch, batch = divmod(step, self.per_epoch)
-        place = epoch * len(self._examples) + batch * self._size + self._first_row + row
-        index = self._order[place]
+        index = self._index(step, self._first_row + row)
         images = self._examples.images
         made = {"labels": np.int32(self._examples.labels[index]), "indices": np.int32(index)}
         if isinstance(images, Photographs):
             image, aspect = images.squeezed(index)
             return made | {"images": image, "aspects": aspect}
         return made | {"images": images[np.array([index])][0]}
+
+    def _index(self, step: int, row: int) -> int:
+        epoch, batch = divmod(step, self.per_epoch)
+        return int(self._order[epoch * len(self._examples) + batch * self._size + row])
