@@ -15,11 +15,13 @@ import flax.traverse_util
 import jax
 import numpy as np
 import safetensors.numpy
+from etils import epath
 from ml_collections import ConfigDict
 
 from cdc_jax import clip as clip_lib
 from cdc_jax.clip import hub, weights
 from cdc_jax.clip.model import Clip
+from cdc_jax.devices import first_only
 from cdc_jax.prompts import Parameters
 
 FORMAT = 1
@@ -89,7 +91,8 @@ def describe(
     )
 
 
-def write(folder: Path, adapted: Adapted) -> None:
+@first_only
+def write(folder: Path | epath.Path, adapted: Adapted) -> None:
     """Writes an adapted model into a folder, over an older one if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)

@@ -1,50 +1,85 @@
 """Orbax checkpoints of what training changes; frozen weights are never among it."""
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 PyTree = Any
+
+KEPT = 2
+"""So many of the newest checkpoints are kept, while a further one is written."""
 
 
 class Checkpoints:
     """The checkpoints of one training run, the newest of which a restart goes on from.
 
     Saves are asynchronous; a half-written one is never picked up, since Orbax gives a checkpoint
-    its name only when it is complete.
+    its name only when it is complete, and what a killed run left is removed before the next save.
+    Arrays are whole in them, whatever the devices were, so that another number of devices or hosts
+    can go on. Of several processes all must call; process 0 writes.
 
     Args:
-      path: folder of the checkpoints; made when missing.
-      keep: how many of the newest are kept.
+      path: folder of the checkpoints, which all hosts reach; made when missing.
     """
 
-    def __init__(self, path: Path | str, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(Path(path).absolute(), options=options)
+    def __init__(self, path: Path | str):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT, create=True, cleanup_tmp_directories=True
+        )
+        self.path = epath.Path(path).expanduser().absolute()
+        self._manager = ocp.CheckpointManager(self.path, options=options)
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None where there is none."""
+        """The step of the newest complete checkpoint, None where there is none."""
+        self._manager.wait_until_finished()
         return self._manager.latest_step()
 
-    def save(self, step: int, state: PyTree) -> None:
-        """Starts saving a pytree of arrays under a step's number."""
-        # Orbax takes arrays only, and a later step may overwrite what is still being written.
-        state = jax.tree.map(np.array, state)
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+    def save(self, step: int, state: PyTree, notes: Mapping[str, Any] | None = None) -> None:
+        """Starts saving a state under a step's number.
 
-    def restore(self, step: int, like: PyTree) -> PyTree:
-        """The pytree saved at a step, with the structure, shapes and types of `like`."""
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        Args:
+          step: number of steps done.
+          state: pytree of arrays, the same on every device.
+          notes: what else a restart needs, in types that JSON has.
 
-    def restore_as_numpy(self, step: int) -> PyTree:
-        """The pytree saved at a step, whatever it is, as NumPy arrays."""
-        metadata = self._manager.item_metadata(step)
-        like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        Raises:
+          OSError: this save could not be begun, or the one before it not be finished.
+        """
+        # Orbax takes arrays only, and a later step may change what is still being written.
+        state, notes = jax.tree.map(np.array, state), copy.deepcopy(notes or {})
+        items = {"state": ocp.args.StandardSave(state), "notes": ocp.args.JsonSave(notes)}
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """What was saved at a step: the state as NumPy arrays, and the notes.
+
+        Args:
+          step: number of the checkpoint.
+          like: pytree of arrays with the structure, shapes and types to expect.
+
+        Raises:
+          ValueError: something else was saved.
+        """
+        like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        items = {"state": ocp.args.StandardRestore(like), "notes": ocp.args.JsonRestore()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        saved = restored["state"]
+        for (path, expected), leaf in zip(
+            jax.tree.leaves_with_path(like), jax.tree.leaves(saved), strict=True
+        ):
+            if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+                raise ValueError(
+                    f"{self.path / str(step)} holds {jax.typeof(leaf)} in "
+                    f"{jax.tree_util.keystr(path)}, expected {jax.typeof(expected)}: it was "
+                    "written by another release, delete the run's folder"
+                )
+        return saved, restored["notes"]
 
     def close(self) -> None:
         """Waits for saves under way."""
@@ -54,5 +89,5 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self.close()

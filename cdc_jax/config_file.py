@@ -15,6 +15,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from cdc_jax.interruption import Interrupted
+
 
 def define(script: str, default: str) -> Any:
     """Defines the flag `--config` of a script beside a folder `configs/`.
@@ -33,14 +35,18 @@ def define(script: str, default: str) -> Any:
 def run(main: Callable[[Any], None], script: str) -> None:
     """`absl.app.run`, with configuration files looked up in the script's `configs/` as well.
 
-    What a user can mend ends the program with its one-line message; the rest is a traceback.
+    What a user can mend ends the program with its one-line message and exit code 1; a run that was
+    stopped from outside and saved, with `interruption.EXIT_CODE`. The rest is a traceback.
     """
 
     def guarded(argv: Any) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
-        except (ValueError, AttributeError, OSError) as error:
+        except Interrupted as stopped:
+            print(stopped, file=sys.stderr, flush=True)
+            raise
+        except (ValueError, AttributeError, OSError, FloatingPointError) as error:
             raise SystemExit(f"{type(error).__name__}: {error}") from None
 
     argv = [_resolved(argument, Path(script).resolve().parent / "configs") for argument in sys.argv]

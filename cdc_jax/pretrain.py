@@ -85,7 +85,7 @@ def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         first = checkpoints.latest_step() or 0
         if first:
-            state = checkpoints.restore(first, state)
+            state, _ = checkpoints.restore(first, state)
         start, before, losses = time.time(), float(state["seconds"]), []
         with Progress("pretraining", total=config.steps, done=first) as progress:
             for i in range(first, config.steps):

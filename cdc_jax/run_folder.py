@@ -8,23 +8,75 @@ scores.npz           for every test image what the method said of it
 interpretation.json  what the templates learned
 adapted/             all that predictions need, see `adapted`
 gallery.json         the most and least certain test images, with gallery/*.png
+
+Of several processes, process 0 writes. Folders may lie in an object store, `gs://bucket/run`.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
-from collections.abc import Mapping
-from pathlib import Path
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
+from cdc_jax.devices import first_only
 from cdc_jax.evaluate import Scores
 from cdc_jax.tasks import Examples
 
 _GALLERY = 6  # images at each end of a split
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def locked(folder: epath.Path) -> Iterator[None]:
+    """Keeps other runs out of a folder.
+
+    The kernel frees the lock when the process is gone, however it ended: nothing to be cleaned up.
+    Object stores have nothing like it; there, that two runs do not share a folder is up to the
+    user.
+
+    Raises:
+      ValueError: another run is in it.
+      OSError: the folder can't be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if _remote(folder):
+        yield
+        return
+    with open(folder / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is in use by {file.read()}: wait for it, or choose another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def require_space(folder: epath.Path, needed: int) -> None:
+    """Raises OSError if a local folder's disk has fewer bytes free than are needed."""
+    if _remote(folder):
+        return
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder} needs about {needed / 1e6:.0f} MB and has {free / 1e6:.0f} MB free: make "
+            "room, or choose another --workdir",
+        )
+
+
+def claim(folder: epath.Path, settings: dict[str, Any]) -> None:
     """Writes config.json, or checks that it says the same.
 
     Raises:
@@ -48,27 +100,44 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def write_json(path: Path, content: Any) -> None:
+@first_only
+def write_json(path: epath.Path, content: Any) -> None:
     """Writes a file that is either complete or not there."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
+    _write(path, json.dumps(content, indent=2) + "\n")
 
 
-def append(path: Path, line: Mapping[str, Any]) -> None:
+@first_only
+def append(path: epath.Path, line: Mapping[str, Any]) -> None:
     """Adds an object to a file of one object a line."""
+    text = json.dumps(line) + "\n"
+    if _remote(path):  # an object is written whole
+        path.write_text((path.read_text() if path.exists() else "") + text)
+        return
     with open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(text)
 
 
-def cut(path: Path, step: int) -> None:
-    """Drops lines that an interrupted run logged after the checkpoint it goes on from."""
+@first_only
+def cut(path: epath.Path, step: int) -> None:
+    """Drops what an interrupted run logged after the checkpoint it goes on from."""
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in lines))
+        # Without its end, the last line is one that a kill cut short.
+        lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+        _write(path, "".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
-def write_scores(folder: Path, scores: Mapping[str, Scores]) -> None:
+@first_only
+def write_error(folder: epath.Path, text: str | None) -> None:
+    """Writes error.txt, or removes it where there is no error."""
+    if text is None:
+        (folder / "error.txt").unlink(missing_ok=True)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(text)
+
+
+@first_only
+def write_scores(folder: epath.Path, scores: Mapping[str, Scores]) -> None:
     """Writes scores.npz: `<split>/labels`, `/predicted`, `/confidence`, and so on."""
     arrays = {
         f"{split}/{name}": array
@@ -83,12 +152,16 @@ def write_scores(folder: Path, scores: Mapping[str, Scores]) -> None:
             "template_predicted": one.template_predicted.astype(np.int32),
         }.items()
     }
-    part = folder / "scores.part.npz"
-    np.savez_compressed(part, **arrays)
+    part = folder / "scores.part"
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     part.replace(folder / "scores.npz")
 
 
-def write_gallery(folder: Path, scores: Mapping[str, Scores], test: Mapping[str, Examples]) -> None:
+@first_only
+def write_gallery(
+    folder: epath.Path, scores: Mapping[str, Scores], test: Mapping[str, Examples]
+) -> None:
     """Writes the most and the least certain images of every split with their opinions."""
     (folder / "gallery").mkdir(exist_ok=True)
     entries = []
@@ -102,7 +175,8 @@ def write_gallery(folder: Path, scores: Mapping[str, Scores], test: Mapping[str,
         for end, indices in chosen.items():
             for rank, i in enumerate(indices):
                 file = f"gallery/{split}-{end.split()[0]}-{rank}.png"
-                Image.fromarray(test[split].images[i : i + 1][0]).save(folder / file)
+                with (folder / file).open("wb") as png:
+                    Image.fromarray(test[split].images[i : i + 1][0]).save(png, "PNG")
                 entries.append(
                     {"split": split, "end": end, "file": file, "label": names[one.labels[i]]}
                     | _opinion(one, i, names)
@@ -137,3 +211,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         )
     return flat
+
+
+def _write(path: epath.Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _remote(path: epath.Path) -> bool:
+    return "://" in os.fspath(path)

@@ -5,9 +5,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import config_file, train
+from cdc_jax import config_file, devices, run_folder, train
 
 _AXES = {  # key of config.sweep -> the key that it varies
     "datasets": "dataset",
@@ -68,21 +69,22 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
     Raises:
       SweepError: cells failed; `error.txt` in their folders says why.
     """
+    root = epath.Path(workdir).expanduser()
     todo = cells(config)
     if len(todo) == 1:
-        return {name: train.train_and_evaluate(c, Path(workdir) / name) for name, c in todo.items()}
+        return {name: train.train_and_evaluate(c, root / name) for name, c in todo.items()}
     results, failed = {}, {}
     for name, cell in todo.items():
-        folder = Path(workdir) / name
+        folder = root / name
         try:
             results[name] = train.train_and_evaluate(cell, folder)
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(traceback.format_exc())
-            print(f"{name} failed: {failed[name]}", flush=True)
+            run_folder.write_error(folder, traceback.format_exc())
+            if devices.is_first():
+                print(f"{name} failed: {failed[name]}", flush=True)
         else:
-            (folder / "error.txt").unlink(missing_ok=True)
+            run_folder.write_error(folder, None)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise SweepError(

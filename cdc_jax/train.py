@@ -1,7 +1,9 @@
 """Training: `train_and_evaluate(config, workdir)`, which reads top to bottom."""
 
+import contextlib
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,17 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import adapted, devices, methods, optimizer, run_folder, views
+from cdc_jax import adapted, devices, guards, methods, optimizer, run_folder, views
 from cdc_jax import adapter as adapter_lib
 from cdc_jax import clip as clip_lib
 from cdc_jax.adapter import Adapter, Classes
-from cdc_jax.checkpoint import Checkpoints
+from cdc_jax.checkpoint import KEPT, Checkpoints
 from cdc_jax.clip.model import Clip
 from cdc_jax.evaluate import Evaluator, ImageFeatures, Scores, summarize
 from cdc_jax.interpretation import interpret
+from cdc_jax.interruption import Interrupted, Notice
 from cdc_jax.progress import Progress
 from cdc_jax.tasks import Task, load
 from cdc_jax.tasks.batches import TrainingBatches
@@ -27,6 +30,9 @@ from cdc_jax.views.compose import ViewFunction
 
 State = dict[str, Any]
 PyTree = Any
+Step = Callable[..., tuple[State, dict[str, jax.Array]]]
+
+_SMALL_FILES = 2**25  # bytes, for what a run writes beside its checkpoints
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
@@ -43,42 +49,66 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
 
     Raises:
       ValueError: something in the configuration that can't be done, before any work; or a workdir
-        that holds another configuration's run.
+        that holds another configuration's run, or where another run is at work.
+      OSError: a workdir that can't be written to, or without room for the run.
+      FloatingPointError: losses or gradients that are not finite.
+      Interrupted: SIGTERM came, and all is saved.
     """
     names = config.methods.split(",")
-    if config.checkpoint_every % config.log_every:
-        raise ValueError(
-            f"checkpoint_every {config.checkpoint_every} must be a multiple of log_every "
-            f"{config.log_every}, so that no logged mean spans a restart"
-        )
     small = config.model == "world"
     chosen = {
         name: methods.configure(name, small, config[methods.split(name)[0]]) for name in names
     }
-    folders = {name: Path(workdir) / name for name in names}
-    for name in names:
-        run_folder.claim(folders[name], _settings(config, chosen[name]))
-    complete = {name: results for name in names if (results := _read_results(folders[name]))}
-    if len(complete) == len(names):
-        return complete
-    clip, tokenizer = clip_lib.load(config.model, dtype=jnp.dtype(config.dtype))
-    task = load(config, clip.config.image_size)
-    mesh = devices.make_mesh()
-    clip = devices.replicate(clip, mesh)
-    features = ImageFeatures(mesh, config.evaluation_batch_size)
-    seen = jnp.asarray(features(clip, {}, task.train)[0])
-    runs = {}
-    for name in names:  # all are put together before the first is trained
-        settled, mean_logit = adapter_lib.calibrate(
-            chosen[name], clip, tokenizer, task.template, task.class_names, seen, task.train.labels
-        )
-        adapter = adapter_lib.create(
-            settled, clip, tokenizer, task.template, task.class_names, mean_logit
-        )
-        runs[name] = _Run(
-            config, name, settled, adapter, mean_logit, task, clip, mesh, features, folders[name]
-        )
-    return {name: complete.get(name) or _run(run) for name, run in runs.items()}
+    root = epath.Path(workdir).expanduser()
+    folders = {name: root / name for name in names}
+    with contextlib.ExitStack() as held:
+        notice = held.enter_context(Notice())
+
+        def claim() -> None:
+            held.enter_context(run_folder.locked(root))
+            for name in names:
+                run_folder.claim(folders[name], _settings(config, chosen[name]))
+
+        devices.first_decides(claim)
+        devices.require_shared(folders[names[0]] / "config.json")
+        complete = {name: results for name in names if (results := _read_results(folders[name]))}
+        if len(complete) == len(names):
+            return complete
+        with devices.first_goes_first():
+            clip, tokenizer = clip_lib.load(config.model, dtype=jnp.dtype(config.dtype))
+        task = load(config, clip.config.image_size)
+        mesh = devices.make_mesh()
+        held.enter_context(jax.set_mesh(mesh))
+        clip = devices.replicate(clip, mesh)
+        features = ImageFeatures(mesh, config.evaluation_batch_size)
+        seen = jnp.asarray(features(clip, {}, task.train)[0])
+        runs = {}
+        for name in names:  # all are put together before the first is trained
+            settled, mean_logit = adapter_lib.calibrate(
+                chosen[name],
+                clip,
+                tokenizer,
+                task.template,
+                task.class_names,
+                seen,
+                task.train.labels,
+            )
+            adapter = adapter_lib.create(
+                settled, clip, tokenizer, task.template, task.class_names, mean_logit
+            )
+            runs[name] = _Run(
+                config,
+                name,
+                settled,
+                adapter,
+                mean_logit,
+                task,
+                clip,
+                features,
+                notice,
+                folders[name],
+            )
+        return {name: complete.get(name) or _run(run) for name, run in runs.items()}
 
 
 class _Run(NamedTuple):
@@ -91,15 +121,15 @@ class _Run(NamedTuple):
     mean_logit: float
     task: Task
     clip: Clip
-    mesh: Mesh
     features: ImageFeatures
-    folder: Path
+    notice: Notice
+    folder: epath.Path
 
 
 def _run(run: _Run) -> dict[str, Any]:
     """Trains, from wherever an earlier run left it, evaluates, and writes all there is to know."""
     config, method, adapter, task = run.config, run.method, run.adapter, run.task
-    clip, mesh = run.clip, run.mesh
+    clip = run.clip
     run_folder.write_json(run.folder / "split.json", task.items())
     examples = task.training_set(method.train_on)
     batches = TrainingBatches(examples, method.optimizer.batch_size, config.seed)
@@ -111,45 +141,66 @@ def _run(run: _Run) -> dict[str, Any]:
         "optimizer": update.init(parameters),
         "step": jnp.zeros((), jnp.int32),
     }
+    devices.first_decides(
+        lambda: run_folder.require_space(run.folder, _SMALL_FILES + (KEPT + 1) * _bytes(state))
+    )
     evaluator = Evaluator(adapter, run.features)
+    mesh = devices.make_mesh(images=len(batches.indices(0)))
     # Where a run starts, in this order of precedence:
     # 1. complete: results.json is there, nothing is run;
-    with Checkpoints(run.folder / "checkpoints") as checkpoints:
-        # 2. interrupted: the newest complete checkpoint;
-        first = checkpoints.latest_step() or 0
+    with Checkpoints(run.folder / "checkpoints") as checkpoints, jax.set_mesh(mesh):
+        # 2. interrupted: the newest complete checkpoint, whatever devices it was written on. It
+        #    holds prompts, optimiser and step; batches and views are functions of seed and step;
+        first, window = checkpoints.latest_step() or 0, []
         if first:
-            state = checkpoints.restore(first, state)
+            state, notes = checkpoints.restore(first, state)
+            window = notes["window"]
         # 3. new: the initial prompts.
         for name in ("metrics.jsonl", "curve.jsonl"):
             run_folder.cut(run.folder / name, first)
         state = devices.replicate(state, mesh)
         classes = devices.replicate(adapter.classes(clip, task.class_names), mesh)
-        step = make_step(adapter, update, make_views(method, clip, task), steps, config.seed)
-        window: list[dict[str, jax.Array]] = []
+        step = jax.jit(
+            make_step(adapter, update, make_views(method, clip, task), steps, config.seed),
+            donate_argnums=0,
+        )
         title = f"{methods.title(run.name)}: training"
         with Progress(title, steps, first, config.progress) as progress:
             put = functools.partial(devices.shard, mesh=mesh)
             for i, batch in enumerate(batches.stream(first, steps, put), first):
-                state, parts = step(state, clip, classes, batch)
-                window.append(parts)
+                state, losses = step(state, clip, classes, batch)
+                window.append(losses)
                 progress.advance()
-                epoch, within = divmod(i + 1, batches.per_epoch)
-                if (i + 1) % config.log_every == 0 or i + 1 == steps:
-                    _log(run.folder / "metrics.jsonl", i + 1, window)
+                done = i + 1
+                epoch, within = divmod(done, batches.per_epoch)
+                logs = done % config.log_every == 0 or done == steps
+                stopped = run.notice.came(meeting=logs)
+                saves = done % config.checkpoint_every == 0 or done == steps or stopped
+                if logs or saves:
+                    window = _fetched(window)
+                    guards.require_finite(window, done, batches, examples, checkpoints)
+                if logs:
+                    mean = {k: float(np.mean([line[k] for line in window])) for k in window[0]}
+                    run_folder.append(run.folder / "metrics.jsonl", {"step": done} | mean)
                     window = []
                 if config.curve_every and not within and not epoch % config.curve_every:
                     scores = _evaluate(run, evaluator, state["parameters"])
-                    line = {"epoch": epoch, "step": i + 1} | summarize(scores)["summary"]
+                    line = {"epoch": epoch, "step": done} | summarize(scores)["summary"]
                     run_folder.append(run.folder / "curve.jsonl", line)
-                if (i + 1) % config.checkpoint_every == 0 or i + 1 == steps:
-                    checkpoints.save(i + 1, state)
+                if saves:  # after the logs, so that a checkpoint's are complete
+                    checkpoints.save(done, state, {"window": window})
+                if stopped:
+                    raise Interrupted(
+                        f"{run.folder} was stopped after step {done} of {steps} and saved: the "
+                        "same command goes on with it"
+                    )
 
     learned = state["parameters"]
     exported = adapted.describe(
         learned, task.class_names, task.template, method, run.mean_logit, config.model, clip
     )
     adapted.write(run.folder / "adapted", exported)
-    scores = _evaluate(run, evaluator, learned)
+    scores = _evaluate(run, evaluator, learned, run.notice)
     vocabulary, embeddings = adapter.tokenizer.vocabulary(), clip.text.token_embedding[...]
     text = evaluator.text_features(clip, learned, task.class_names)
     run_folder.write_json(
@@ -172,8 +223,13 @@ def _run(run: _Run) -> dict[str, Any]:
     return results
 
 
-def _evaluate(run: _Run, evaluator: Evaluator, parameters: PyTree) -> dict[str, Scores]:
-    """Scores of every test split among whose classes the method can choose."""
+def _evaluate(
+    run: _Run, evaluator: Evaluator, parameters: PyTree, notice: Notice | None = None
+) -> dict[str, Scores]:
+    """Scores of every test split among whose classes the method can choose.
+
+    Where all is saved, `notice` may stop it.
+    """
     splits = {k: v for k, v in run.task.test.items() if run.adapter.covers(v.class_names)}
     scores = {}
     title = f"{methods.title(run.name)}: evaluating"
@@ -181,6 +237,11 @@ def _evaluate(run: _Run, evaluator: Evaluator, parameters: PyTree) -> dict[str, 
         for split, examples in splits.items():
             scores[split] = evaluator.scores(run.clip, parameters, examples)
             progress.advance()
+            if notice and notice.came():
+                raise Interrupted(
+                    f"{run.folder} was stopped while it was evaluated: the same command goes on "
+                    "with that"
+                )
     return scores
 
 
@@ -202,30 +263,44 @@ def make_step(
     make: ViewFunction,
     steps: int,
     seed: int,
-) -> Any:
-    """The jitted training step.
+    axis: str | None = None,
+) -> Step:
+    """The training step, to be jitted: only the learned vectors are differentiated.
+
+    Args:
+      adapter: the method.
+      update: the optimiser.
+      make: the views.
+      steps: of the whole run.
+      seed: of the views.
+      axis: name of the axis of `jax.pmap`, if that runs it: each device has its share of the
+        images, gradients and losses are means over them.
 
     Returns:
-      (state, clip, classes, batch) -> (state, losses by name). The old state is donated. Only the
-      learned vectors are differentiated.
+      (state, clip, classes, batch) -> (state, losses by name and the norms of gradient and
+      update).
     """
 
     def step(state: State, clip: Clip, classes: Classes, batch: dict[str, jax.Array]):
         images = make(seed, state["step"], batch["indices"], batch["images"], batch.get("aspects"))
+        images = devices.split(images, "model", "data")
 
         def objective(parameters):
             progress = state["step"] / steps
             return adapter.objective(clip, parameters, classes, images, batch["labels"], progress)
 
-        gradients, parts = jax.grad(objective, has_aux=True)(state["parameters"])
+        made = jax.grad(objective, has_aux=True)(state["parameters"])
+        gradients, losses = made if axis is None else jax.lax.pmean(made, axis)
         updates, optimizer_state = update.update(gradients, state["optimizer"], state["parameters"])
+        losses["gradient_norm"] = optax.tree.norm(gradients)
+        losses["update_norm"] = optax.tree.norm(updates)
         return {
             "parameters": optax.apply_updates(state["parameters"], updates),
             "optimizer": optimizer_state,
             "step": state["step"] + 1,
-        }, parts
+        }, losses
 
-    return jax.jit(step, donate_argnums=0)
+    return step
 
 
 def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
@@ -237,14 +312,15 @@ def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
     return shared | {"method": method.to_dict()}
 
 
-def _read_results(folder: Path) -> dict[str, Any] | None:
+def _read_results(folder: epath.Path) -> dict[str, Any] | None:
     path = folder / "results.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _log(path: Path, step: int, window: list[dict[str, jax.Array]]) -> None:
-    host = jax.device_get(window)
-    line = {"step": step} | {k: float(np.mean([parts[k] for parts in host])) for k in host[0]}
-    if not np.isfinite(line["loss"]):
-        raise FloatingPointError(f"the loss is {line['loss']} by step {step}: lower the rate")
-    run_folder.append(path, line)
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _fetched(window: list[Any]) -> list[dict[str, float]]:
+    """Losses of the steps since the last log, from the devices."""
+    return [{k: float(v) for k, v in losses.items()} for losses in jax.device_get(window)]

@@ -1,0 +1,43 @@
+"""What stops a training run before it saves something bad."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cdc_jax.checkpoint import Checkpoints
+from cdc_jax.tasks import Examples
+from cdc_jax.tasks.batches import TrainingBatches
+
+
+def require_finite(
+    window: Sequence[Mapping[str, float]],
+    done: int,
+    batches: TrainingBatches,
+    examples: Examples,
+    checkpoints: Checkpoints,
+) -> None:
+    """Requires losses, gradients and updates to be finite.
+
+    Args:
+      window: losses of the newest steps.
+      done: the last of them.
+      batches: where the step's items are looked up.
+      examples: the items.
+      checkpoints: none of the steps in the window is saved yet.
+
+    Raises:
+      FloatingPointError: a step's are not; the message names the step, the items of its batch, and
+        the last good checkpoint.
+    """
+    for step, losses in enumerate(window, done - len(window) + 1):
+        bad = {name: value for name, value in losses.items() if not np.isfinite(value)}
+        if bad:
+            items = batches.indices(step - 1)
+            named = [examples.files[i] for i in items] if examples.files else items
+            good = checkpoints.latest_step()
+            raise FloatingPointError(
+                f"{', '.join(f'{name} is {value}' for name, value in bad.items())} at step {step}, "
+                f"a batch of the training images {named}. Nothing since was saved; the last good "
+                f"checkpoint is {checkpoints.path / str(good) if good else 'the start'}: lower the "
+                "learning rate, or look at these images"
+            )
