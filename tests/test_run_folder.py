@@ -1,9 +1,14 @@
 """What a run writes: complete files, one configuration a folder, scores and gallery."""
 
 import json
+import os
+import subprocess
+import sys
 
+import fsspec.implementations.memory
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from cdc_jax import run_folder
@@ -72,3 +77,90 @@ def test_the_gallery_shows_both_ends(tmp_path, split):
             assert entry["predicted"] == NAMES[scores.probability[number].argmax()]
             assert entry["probability"][0][1] == pytest.approx(scores.probability[number].max())
             assert len(entry["templates"]) == TEMPLATES
+
+
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    with run_folder.locked(tmp_path / "run"):
+        with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
+            with run_folder.locked(tmp_path / "run"):
+                pass
+    with run_folder.locked(tmp_path / "run"):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    script = f"""
+import os, signal
+from etils import epath
+from cdc_jax import run_folder
+with run_folder.locked(epath.Path({str(tmp_path)!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert (tmp_path / ".lock").read_text()
+    with run_folder.locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        with run_folder.locked(tmp_path / "file" / "run"):
+            pass
+
+
+def test_logs_are_cut_back_to_a_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for step in (2, 4, 6):
+        run_folder.append(path, {"step": step, "loss": 1 / 3})
+    whole = path.read_text()
+    with open(path, "a") as file:
+        file.write('{"step": 8, "lo')  # killed
+    run_folder.cut(path, 8)
+    assert path.read_text() == whole
+    run_folder.cut(path, 4)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4]
+    run_folder.cut(tmp_path / "curve.jsonl", 4)
+    assert not (tmp_path / "curve.jsonl").exists()
+
+
+def test_room_on_the_disk(tmp_path):
+    run_folder.require_space(tmp_path, 1)
+    with pytest.raises(OSError, match="needs about 1000000000 MB"):
+        run_folder.require_space(tmp_path, 10**15)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs://bucket in memory."""
+
+    class Bucket(fsspec.implementations.memory.MemoryFileSystem):
+        protocol = ("gs", "memory")
+        store, pseudo_dirs = {}, [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(path.removeprefix("gs:/"))
+
+    monkeypatch.setattr(type(epath.backend.fsspec_backend), "_get_filesystem", lambda *_: Bucket())
+    return epath.Path("gs://bucket/run")
+
+
+def test_a_folder_in_an_object_store(bucket, split):
+    examples, scores = split
+    with run_folder.locked(bucket):
+        run_folder.claim(bucket, {"shots": 4})
+        run_folder.claim(bucket, {"shots": 4})
+        with pytest.raises(ValueError, match="shots: 4 there, 2 now"):
+            run_folder.claim(bucket, {"shots": 2})
+        run_folder.require_space(bucket, 10**15)
+        for step in (2, 4):
+            run_folder.append(bucket / "metrics.jsonl", {"step": step})
+        run_folder.cut(bucket / "metrics.jsonl", 3)
+        run_folder.write_scores(bucket, {"test": scores})
+        run_folder.write_gallery(bucket, {"test": scores}, {"test": examples})
+    assert (bucket / "metrics.jsonl").read_text() == '{"step": 2}\n'
+    with (bucket / "scores.npz").open("rb") as file:
+        assert np.array_equal(np.load(file)["test/labels"], examples.labels)
+    entries = json.loads((bucket / "gallery.json").read_text())
+    assert all((bucket / entry["file"]).exists() for entry in entries)

@@ -1,0 +1,145 @@
+"""What the tests of several devices and processes run in processes of their own.
+
+python tests/pod.py CONFIG WORKDIR ...    trains and evaluates in each folder
+python tests/pod.py CONFIG WORKDIR eight  on eight devices: prints measurements, trains, and sends
+                                          itself SIGTERM when step 4 is logged
+"""
+
+import functools
+import importlib.util
+import json
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cdc_jax import adapter as adapter_lib
+from cdc_jax import clip as clip_lib
+from cdc_jax import devices, evidence, methods, optimizer, prompts, run_folder, train, views
+
+COUNT = 8
+
+
+def get_config(argument):
+    path = Path(__file__).parent.parent / "experiments" / "configs" / "fewshot.py"
+    spec = importlib.util.spec_from_file_location("fewshot", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+@functools.cache
+def shallow_clip():
+    """The embedded CLIP with towers of one layer: XLA counts the body of a loop once."""
+    clip, tokenizer = clip_lib.load("world")
+    for tower in (clip.text, clip.vision):
+        tower.blocks = jax.tree.map(lambda stacked: stacked[:1], tower.blocks)
+    return clip, tokenizer
+
+
+def training(name, classes, images):
+    """A method's training step, what it is called with, and the adapter."""
+    clip, tokenizer = shallow_clip()
+    config = clip.config
+    method = methods.configure(name, small=True)
+    colours, shapes = ("red", "blue", "striped", "dotted"), ("circle", "square", "star", "cross")
+    names = ([f"{colour} {shape}" for colour in colours for shape in shapes] * 16)[:classes]
+    adapter = adapter_lib.create(method, clip, tokenizer, "a photo of a {}.", names, 10.0)
+    update = optimizer.make(method.optimizer, 10)
+    flip = views.build(
+        "flip", templates=4, size=32, mean=config.mean, std=config.std, about=("shape",)
+    )
+    parameters = adapter.initialize(jax.random.key(0), clip)
+    state = {
+        "parameters": parameters,
+        "optimizer": update.init(parameters),
+        "step": jnp.zeros((), jnp.int32),
+    }
+    rng = np.random.default_rng(0)
+    batch = {
+        "images": rng.integers(0, 256, (images, 32, 32, 3), np.uint8),
+        "labels": rng.integers(0, classes, images, np.int32),
+        "indices": np.arange(images, dtype=np.int32),
+    }
+
+    def step(axis=None):
+        return train.make_step(adapter, update, flip, 100, 1, axis)
+
+    return step, (state, clip, adapter.classes(clip, names), batch), adapter
+
+
+def flops(classes, images):
+    """FLOPs of all devices together, on 1, 2, 4 and 8 of them."""
+    # CDC's encoders, and a head that is compiled sooner.
+    step, (*copied, batch), _ = training("multi_template", classes, images)
+    made = []
+    for count in (1, 2, 4, 8):
+        mesh = devices.make_mesh(count, images)
+        arguments = (*devices.replicate(tuple(copied), mesh), devices.shard(batch, mesh))
+        with jax.set_mesh(mesh):
+            lowered = jax.jit(step()).lower(*arguments)
+        compiled = lowered.compile({"xla_backend_optimization_level": 0})  # sooner, as many FLOPs
+        made.append(count * compiled.cost_analysis()["flops"])
+    return made
+
+
+def pmapped():
+    """Largest differences between `jax.pmap` and the same on one device."""
+    rng = np.random.default_rng(0)
+    logs = rng.normal(size=(COUNT, 5, 4, 3)).astype(np.float32)
+    fused = jax.pmap(evidence.combine)(logs) - evidence.combine(jnp.asarray(logs))
+    step, (state, clip, classes, batch), adapter = training("cdc", 12, 16)
+    contexts = rng.normal(0, 0.02, (COUNT, 4, 1, 4, 128)).astype(np.float32)
+
+    def text(context):
+        start, words = adapter.tokenizer.start_id, adapter.fixed_words
+        return prompts.text_features(clip, {"context": context}, start, words, classes.names)
+
+    encoded = jax.pmap(text)(contexts) - jnp.stack([text(context) for context in contexts])
+    shares = jax.tree.map(lambda a: a.reshape(COUNT, -1, *a.shape[1:]), batch)
+    mapped = jax.pmap(step("devices"), "devices", in_axes=(None, None, None, 0))
+    several = jax.device_get(mapped(state, clip, classes, shares))
+    one = jax.device_get(jax.jit(step())(state, clip, classes, batch))
+    stepped = [
+        np.abs(a - b).max() / max(1, np.abs(b).max())
+        for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True)
+    ]
+    return {
+        "evidence": float(abs(fused).max()),
+        "prompts": float(abs(encoded).max()),
+        "step": float(max(stepped)),
+    }
+
+
+def mesh_shapes():
+    """(data, model) for batches of 16, 12, 4 and 3 images."""
+    return [devices.make_mesh(images=images).devices.shape for images in (16, 12, 4, 3)]
+
+
+def stop_at(step):
+    """Sends this process SIGTERM when a step is logged."""
+    append = run_folder.append
+
+    def appending(path, line):
+        append(path, line)
+        if line["step"] == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    run_folder.append = appending
+
+
+if __name__ == "__main__":
+    devices.start()
+    devices.start()  # twice is once
+    argument, workdir, *rest = sys.argv[1:]
+    if rest == ["eight"]:
+        measured = {"pmap": pmapped(), "meshes": mesh_shapes()}
+        measured |= {"images": flops(12, 64), "classes": flops(256, 8)}
+        print(json.dumps(measured), flush=True)
+        stop_at(4)
+        rest = []
+    for folder in (workdir, *rest):
+        train.train_and_evaluate(get_config(argument), folder)

@@ -1,0 +1,180 @@
+"""Devices and processes: eight devices, two processes of four, and one agree."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cdc_jax import devices, interruption, train
+
+CONFIG = (
+    "shots=4,world.test_images=5,methods=cdc,progress=False,log_every=2,checkpoint_every=8,"
+    "cdc.views=flip,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16,cdc.optimizer.name=sgd,"
+    "cdc.optimizer.learning_rate=0.0005,cdc.prompts.modality=multimodal,cdc.prompts.layers=2"
+)
+
+
+def start(*arguments, **environment):
+    """Starts tests/pod.py; the last of the keywords are environment variables."""
+    command = [sys.executable, str(Path(__file__).parent / "pod.py"), CONFIG]
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | cache | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def virtual(count):
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"}
+
+
+@pytest.fixture(scope="module")
+def alone(get_config, tmp_path_factory):
+    """A run on one device, in one process."""
+    workdir = tmp_path_factory.mktemp("alone")
+    train.train_and_evaluate(get_config("fewshot", CONFIG), workdir)
+    return workdir / "cdc"
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """A run on eight devices that got SIGTERM at step 4; its measurements, exit code, messages."""
+    workdir = tmp_path_factory.mktemp("eight")
+    process = start(workdir, "eight", **virtual(8))
+    output, errors = process.communicate()
+    assert output, errors
+    return workdir, json.loads(output.splitlines()[0]), process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def pair(eight, tmp_path_factory):
+    """Runs of two processes with four devices each: a new one, and one going on with `eight`'s."""
+    new, resumed = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("resumed") / "run"
+    shutil.copytree(eight[0], resumed)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        start(
+            new, resumed, CDC_COORDINATOR=address, CDC_PROCESSES="2", CDC_PROCESS=str(i),
+            **virtual(4),
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    return new / "cdc", resumed / "cdc"
+
+
+def assert_equal_runs(one, other):
+    """Losses to 1e-5, the same predictions, and every test image scored once."""
+    logs = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (one, other)
+    ]
+    for mine, theirs in zip(*logs, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key in mine:
+            tolerance = 1e-4 if key.endswith("norm") else 1e-5
+            assert mine[key] == pytest.approx(theirs[key], rel=tolerance, abs=tolerance)
+    scores = [np.load(run / "scores.npz") for run in (one, other)]
+    assert scores[0].files == scores[1].files
+    for name in scores[0].files:
+        assert len(scores[0][name]) == 60  # 12 classes x 5 images, no multiple of 8
+        if name.endswith(("labels", "predicted")):
+            assert np.array_equal(scores[0][name], scores[1][name]), name
+        else:
+            np.testing.assert_allclose(scores[0][name], scores[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_of_four_devices_agree_with_one_device(alone, pair):
+    assert json.loads((pair[0] / "results.json").read_text())["device"].startswith("8 x")
+    assert_equal_runs(alone, pair[0])
+
+
+def test_sigterm_saves_and_ends_with_its_own_exit_code(eight):
+    workdir, _, code, errors = eight
+    assert code == interruption.EXIT_CODE == 75, errors
+    assert [path.name for path in (workdir / "cdc/checkpoints").glob("[0-9]*")] == ["5"]
+    assert not (workdir / "cdc/results.json").exists()
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_on_one(alone, eight, get_config, tmp_path):
+    shutil.copytree(eight[0], tmp_path / "run")
+    train.train_and_evaluate(get_config("fewshot", CONFIG), tmp_path / "run")
+    assert_equal_runs(alone, tmp_path / "run" / "cdc")
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_on_two_processes_of_four(alone, pair):
+    assert_equal_runs(alone, pair[1])
+
+
+@pytest.mark.parametrize("bound", ["images", "classes"])
+def test_devices_share_the_work(eight, bound):
+    one, *several = eight[1][bound]
+    for flops in several:
+        assert one < flops < 1.08 * one
+
+
+def test_the_mesh_follows_the_batch(eight):
+    # 8 devices; batches of 16, 12, 4 and 3 images
+    assert eight[1]["meshes"] == [[8, 1], [4, 2], [4, 2], [1, 8]]
+
+
+def test_the_same_under_pmap(eight):
+    differences = eight[1]["pmap"]
+    assert differences["evidence"] == 0
+    assert differences["prompts"] < 1e-5
+    assert differences["step"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("host:1234", 2, None), "need all of coordinator"),
+        ((None, None, 1), "need all of coordinator"),
+        (("host", 2, 0), "expected coordinator as host:port"),
+        (("host:1234", 2, 2), "expected coordinator as host:port and 0 <= process < processes"),
+    ],
+)
+def test_a_start_that_makes_no_sense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        devices.start(*arguments)
+
+
+def test_a_variable_that_is_no_number_is_refused(monkeypatch):
+    monkeypatch.setenv("CDC_PROCESSES", "two")
+    with pytest.raises(ValueError, match="CDC_PROCESSES must be a number, got 'two'"):
+        devices.start()
+
+
+def test_one_process_starts_alone():
+    devices.start()
+    assert not jax.distributed.is_initialized()
+    assert devices.is_first()
+
+
+def test_rows_are_padded_by_the_last():
+    padded = devices.pad({"a": np.array([[1], [2]])}, 4)
+    assert padded["a"].tolist() == [[1], [2], [2], [2]]
+
+
+def test_what_process_0_decides_is_raised():
+    def full():
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        devices.first_decides(full)
+    devices.first_decides(lambda: None)
