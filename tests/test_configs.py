@@ -1,0 +1,36 @@
+"""The configuration files: what each protocol asks for, of the world and of published data."""
+
+import pytest
+
+from cdc_jax import sweep, train
+
+
+@pytest.mark.parametrize("name", ["cross_dataset", "domain_generalization"])
+def test_imagenet_prompts_are_trained_as_published(get_config, name):
+    config = get_config(name, "dataset=ImageNet,data.root=images,model=some/clip")
+    targets = config.targets.split(",")
+    assert len(targets) == {"cross_dataset": 10, "domain_generalization": 4}[name]
+    for method in ("maple", "multi_template", "cdc"):
+        assert config[method].prompts.layers == 3
+        assert config[method].optimizer.epochs == 2
+        assert config[method].optimizer.learning_rate == 0.0026
+    assert config.coop.optimizer.epochs == 50
+    assert config.zero_shot.optimizer.epochs is None
+    assert get_config(name).maple.prompts.layers is None
+
+
+def test_base_to_new_learns_half_of_the_classes(get_config):
+    cells = sweep.cells(get_config("base_to_new", "sweep.datasets=EuroSAT,OxfordPets,shots=4"))
+    assert len(cells) == 2 * 5
+    assert cells["EuroSAT-4shot-seed5"].classes == "base_new"
+
+
+@pytest.mark.parametrize("name", ["cross_dataset", "domain_generalization"])
+def test_targets_are_test_splits_of_their_own_classes(get_config, name, tmp_path):
+    argument = "methods=zero_shot,shots=1,world.test_images=4,progress=False"
+    (cell,) = sweep.cells(get_config(name, f"{argument},sweep.seeds=3")).values()
+    results = train.train_and_evaluate(cell, tmp_path)["zero_shot"]
+    images = {split: figures["images"] for split, figures in results["splits"].items()}
+    for target in cell.targets.split(","):
+        assert images[target] == 4 * (12 if name == "domain_generalization" else 24)
+        assert results["summary"][target] == results["splits"][target]["accuracy"]
