@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+collect_ignore = ["references"]  # what made the stored answers; it may need torch
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 

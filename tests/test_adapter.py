@@ -54,7 +54,9 @@ def test_objective_of_coop_with_consistency(world):
     consistency = float(np.mean(1 - (np.asarray(text[0]) * np.asarray(anchors)).sum(-1)))
     assert consistency > 1e-3
     assert float(parts["consistency"]) == pytest.approx(consistency, rel=1e-3)
-    assert float(total) == pytest.approx(float(expected) + 8 * consistency, rel=1e-4)
+    assert float(total) == pytest.approx(
+        float(expected) + config.loss.consistency_weight * consistency, rel=1e-4
+    )
     accuracy = float((logits.argmax(-1) == labels).mean())
     assert float(parts["accuracy"]) == accuracy
 
