@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 
 from cdc_jax import clip as clip_lib
 from cdc_jax.checkpoint import Checkpoints
+from cdc_jax.clip.blocks import Dense
 from cdc_jax.clip.config import ClipConfig, Transformer
-from cdc_jax.clip.model import Clip, Dense, normalize
+from cdc_jax.clip.model import Clip, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
 from cdc_jax.progress import Progress
 from cdc_jax.tasks.world import captions, factors, kinds, render, vocabulary

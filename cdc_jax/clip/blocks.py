@@ -1,0 +1,187 @@
+"""Pre-norm transformer blocks, and how both towers run them with prompts.
+
+float32 weights compute in float32 on every device. bfloat16 weights make matrix products of
+bfloat16 inputs with float32 sums; the residual stream, layer norms and softmax stay in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from cdc_jax.clip.config import Transformer
+
+KeysValues = tuple[Float[Array, "*b heads tokens head"], Float[Array, "*b heads tokens head"]]
+Prefix = tuple[Float[Array, "*d heads before head"], Float[Array, "*d heads before head"]]
+
+_KEPT = "product with weights"
+
+
+def _dot(pattern: str, a: Array, b: Array) -> Array:
+    """An einsum with float32 sums; float32 inputs are not rounded to fewer bits on the way."""
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jnp.einsum(pattern, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _shared_dot(pattern: str, a: Array, b: Array) -> Array:
+    """`_dot` of a (*b, heads, tokens, _) with one b (heads, _, _): all of `a` as one matrix a head.
+
+    XLA turns other forms of it around on the CPU, and then has no product of bfloat16.
+    """
+    a = jnp.moveaxis(a, -3, 0)
+    out = _dot(pattern, a.reshape(a.shape[0], -1, a.shape[-1]), b)
+    return jnp.moveaxis(out.reshape(*a.shape[:-1], -1), 0, -3)
+
+
+def project(x: Array, kernel: Array) -> Array:
+    """x @ kernel, the inputs in the kernel's dtype."""
+    if kernel.dtype == jnp.float32:
+        return _dot("...i,io->...o", x, kernel)
+    return _rounded_project(x, kernel)
+
+
+@jax.custom_vjp
+def _rounded_project(x, kernel):
+    return _dot("...i,io->...o", x.astype(kernel.dtype), kernel)
+
+
+def _rounded_project_forward(x, kernel):
+    return _rounded_project(x, kernel), (x, kernel)
+
+
+def _rounded_project_backward(residuals, cotangent):
+    # Autodiff would multiply the float32 cotangent in float32.
+    x, kernel = residuals
+    cotangent = cotangent.astype(kernel.dtype)
+    dx = _dot("...o,io->...i", cotangent, kernel)
+    dkernel = _dot("...i,...o->io", x.astype(kernel.dtype), cotangent)
+    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
+
+
+_rounded_project.defvjp(_rounded_project_forward, _rounded_project_backward)
+
+
+class Dense(nnx.Module):
+    """An affine map on the last axis."""
+
+    def __init__(self, inputs: int, outputs: int, std: float, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b outputs"]:
+        """In the kernel's dtype, with float32 sums and a float32 result."""
+        out = project(x, self.kernel[...]) + self.bias[...].astype(jnp.float32)
+        return checkpoint_name(out, _KEPT)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation in float32."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*b width"]) -> Float[Array, "*b width"]:
+        """To mean 0 and variance 1, then scale and bias."""
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return x * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, sizes: Transformer, rngs: nnx.Rngs):
+        width, depth = sizes.width, sizes.depth
+        self.heads, self.activation = sizes.heads, sizes.activation
+        residual_std = (2 * depth * width) ** -0.5
+        self.attention_norm = LayerNorm(width, sizes.epsilon)
+        self.qkv = Dense(width, 3 * width, width**-0.5, rngs)
+        self.attention_out = Dense(width, width, residual_std, rngs)
+        self.mlp_norm = LayerNorm(width, sizes.epsilon)
+        self.mlp_in = Dense(width, sizes.mlp_width, (2 * width) ** -0.5, rngs)
+        self.mlp_out = Dense(sizes.mlp_width, width, residual_std, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "*b tokens width"],
+        mask: Float[Array | np.ndarray, "tokens tokens"] | None = None,
+        prefix: Prefix | None = None,
+    ) -> tuple[Float[Array, "*b tokens width"], KeysValues]:
+        """Runs the block.
+
+        Args:
+          x: tokens.
+          mask: added to the attention scores among `x`, 0 or -inf; None lets all attend to all.
+          prefix: keys and values, (heads, before, head), of earlier tokens that all of `x` attends
+            to as well.
+
+        Returns:
+          The tokens after the block, and their keys and values in its attention.
+        """
+        q, k, v = self._split(self.qkv(self.attention_norm(x)))
+        scores = _dot("...qd,...kd->...qk", q, k)
+        if mask is not None:
+            scores += mask
+        if prefix is not None:
+            before = _shared_dot("hqd,hkd->hqk", q, prefix[0])
+            scores = jnp.concatenate([before, scores], -1)
+        weights = jax.nn.softmax(scores, -1).astype(v.dtype)
+        if prefix is None:
+            mixed = _dot("...qk,...kd->...qd", weights, v)
+        else:
+            before, weights = jnp.split(weights, [prefix[0].shape[-2]], -1)
+            mixed = _shared_dot("hqk,hkd->hqd", before, prefix[1])
+            mixed += _dot("...qk,...kd->...qd", weights, v)
+        x = x + self.attention_out(jnp.swapaxes(mixed, -3, -2).reshape(x.shape))
+        hidden = self.mlp_in(self.mlp_norm(x))
+        if self.activation == "quick_gelu":
+            hidden = hidden * jax.nn.sigmoid(1.702 * hidden)
+        else:
+            hidden = jax.nn.gelu(hidden, approximate=False)
+        return x + self.mlp_out(hidden), (k, v)
+
+    def _split(self, qkv: Array) -> tuple[Array, Array, Array]:
+        """(..., tokens, 3 * width) to scaled queries, keys and values by head."""
+        qkv = qkv.reshape(*qkv.shape[:-1], 3, self.heads, -1)
+        q, k, v = (jnp.swapaxes(qkv[..., i, :, :], -3, -2) for i in range(3))
+        dtype = self.qkv.kernel.dtype
+        return (q * q.shape[-1] ** -0.5).astype(dtype), k.astype(dtype), v.astype(dtype)
+
+
+def stack(sizes: Transformer, rngs: nnx.Rngs) -> Block:
+    """All blocks of a tower as one whose parameters have a leading axis over depth."""
+
+    @nnx.split_rngs(splits=sizes.depth)
+    @nnx.vmap
+    def blocks(rngs):
+        return Block(sizes, rngs)
+
+    return blocks(rngs)
+
+
+def scan(blocks: Block, x: Array, prompts: Array, start: int, mask=None, prefix=None):
+    """Runs all blocks, replacing the tokens from `start` by the prompts of layers 1, 2, ...
+
+    Returns the tokens, and every layer's keys and values, stacked.
+    """
+    depth, layers = blocks.qkv.kernel.shape[0], prompts.shape[0]
+    if layers > depth:
+        raise ValueError(f"prompts of {layers} layers need as many blocks, the tower has {depth}")
+    padded = jnp.concatenate([prompts, jnp.zeros((depth - layers, *prompts.shape[1:]))])
+    replaced = (np.arange(depth) > 0) & (np.arange(depth) < layers)
+
+    def layer(x, inputs):
+        block, prompt, replace, prefix = inputs
+        stop = start + prompt.shape[0]
+        x = jnp.where(replace, x.at[..., start:stop, :].set(prompt), x)
+        return block(x, mask, prefix)
+
+    # Products with weights are kept for the derivative, the cheap rest is computed again.
+    policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
+    layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+    return jax.lax.scan(layer, x, (blocks, padded, replaced, prefix))
