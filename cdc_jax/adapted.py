@@ -18,7 +18,6 @@ import safetensors.numpy
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import clip as clip_lib
 from cdc_jax.clip import hub, weights
 from cdc_jax.clip.model import Clip
 from cdc_jax.devices import first_only
@@ -60,6 +59,7 @@ def describe(
     mean_logit: float,
     model: str,
     clip: Clip,
+    weights_hash: str,
 ) -> Adapted:
     """The adapted model that a training run ends with.
 
@@ -71,6 +71,7 @@ def describe(
       mean_logit: see `Adapted`.
       model: name or path that `clip.load` was given.
       clip: what it returned.
+      weights_hash: `clip.weights_hash` of it.
     """
     return Adapted(
         parameters,
@@ -78,11 +79,7 @@ def describe(
         template,
         {part: method[part].to_dict() for part in ("prompts", "head")},
         mean_logit,
-        {
-            "model": model,
-            "dtype": clip.text.projection.dtype.name,
-            "hash": clip_lib.weights_hash(clip),
-        },
+        {"model": model, "dtype": clip.text.projection.dtype.name, "hash": weights_hash},
         {
             "size": clip.config.image_size,
             "mean": list(clip.config.mean),

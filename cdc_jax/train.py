@@ -39,7 +39,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
     """Adapts CLIP to a few-shot task by each of the configured methods, and evaluates them.
 
     Args:
-      config: see `experiments/configs/fewshot.py`.
+      config: see `settings.experiment`.
       workdir: every method gets a folder in it, see `run_folder`, with `split.json` (the items
         used) and `checkpoints/`. A method that is complete is not run again, one that was
         interrupted goes on at its newest checkpoint.
@@ -76,6 +76,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
             return complete
         with devices.first_goes_first():
             clip, tokenizer = clip_lib.load(config.model, dtype=jnp.dtype(config.dtype))
+        weights_hash = clip_lib.weights_hash(clip)
         task = load(config, clip.config.image_size)
         mesh = devices.make_mesh()
         held.enter_context(jax.set_mesh(mesh))
@@ -85,29 +86,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         runs = {}
         for name in names:  # all are put together before the first is trained
             settled, mean_logit = adapter_lib.calibrate(
-                chosen[name],
-                clip,
-                tokenizer,
-                task.template,
-                task.class_names,
-                seen,
+                chosen[name], clip, tokenizer, task.template, task.class_names, seen,
                 task.train.labels,
-            )
+            )  # fmt: skip
             adapter = adapter_lib.create(
                 settled, clip, tokenizer, task.template, task.class_names, mean_logit
             )
             runs[name] = _Run(
-                config,
-                name,
-                settled,
-                adapter,
-                mean_logit,
-                task,
-                clip,
-                features,
-                notice,
-                folders[name],
-            )
+                config, name, settled, adapter, mean_logit, task, clip, weights_hash, features,
+                notice, folders[name],
+            )  # fmt: skip
         return {name: complete.get(name) or _run(run) for name, run in runs.items()}
 
 
@@ -121,6 +109,7 @@ class _Run(NamedTuple):
     mean_logit: float
     task: Task
     clip: Clip
+    weights_hash: str
     features: ImageFeatures
     notice: Notice
     folder: epath.Path
@@ -150,11 +139,18 @@ def _run(run: _Run) -> dict[str, Any]:
     # 1. complete: results.json is there, nothing is run;
     with Checkpoints(run.folder / "checkpoints") as checkpoints, jax.set_mesh(mesh):
         # 2. interrupted: the newest complete checkpoint, whatever devices it was written on. It
-        #    holds prompts, optimiser and step; batches and views are functions of seed and step;
+        #    holds prompts, optimiser, step and the frozen weights' hash; batches and views are
+        #    functions of seed and step;
         first, window = checkpoints.latest_step() or 0, []
         if first:
             state, notes = checkpoints.restore(first, state)
             window = notes["window"]
+            if notes["weights_hash"] != run.weights_hash:
+                raise ValueError(
+                    f"{run.folder} was begun on a CLIP of weights {notes['weights_hash'][:12]}…, "
+                    f"{config.model!r} now has {run.weights_hash[:12]}…: give the former as model, "
+                    "or delete that folder"
+                )
         # 3. new: the initial prompts.
         for name in ("metrics.jsonl", "curve.jsonl"):
             run_folder.cut(run.folder / name, first)
@@ -188,7 +184,8 @@ def _run(run: _Run) -> dict[str, Any]:
                     line = {"epoch": epoch, "step": done} | summarize(scores)["summary"]
                     run_folder.append(run.folder / "curve.jsonl", line)
                 if saves:  # after the logs, so that a checkpoint's are complete
-                    checkpoints.save(done, state, {"window": window})
+                    notes = {"window": window, "weights_hash": run.weights_hash}
+                    checkpoints.save(done, state, notes)
                 if stopped:
                     raise Interrupted(
                         f"{run.folder} was stopped after step {done} of {steps} and saved: the "
@@ -197,8 +194,9 @@ def _run(run: _Run) -> dict[str, Any]:
 
     learned = state["parameters"]
     exported = adapted.describe(
-        learned, task.class_names, task.template, method, run.mean_logit, config.model, clip
-    )
+        learned, task.class_names, task.template, method, run.mean_logit, config.model, clip,
+        run.weights_hash,
+    )  # fmt: skip
     adapted.write(run.folder / "adapted", exported)
     scores = _evaluate(run, evaluator, learned, run.notice)
     vocabulary, embeddings = adapter.tokenizer.vocabulary(), clip.text.token_embedding[...]

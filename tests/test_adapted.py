@@ -21,7 +21,9 @@ def described():
     parameters = {"context": jnp.asarray(VECTORS["context"]), "coupling": VECTORS["coupling"]}
     names = ("großer Hund", "cat")
     method = methods.configure("cdc", small=True)
-    return adapted.describe(parameters, names, "a {}.", method, 24.1, "world", model), model
+    weights = clip.weights_hash(model)
+    made = adapted.describe(parameters, names, "a {}.", method, 24.1, "world", model, weights)
+    return made, model
 
 
 @pytest.fixture

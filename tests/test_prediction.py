@@ -152,7 +152,7 @@ def test_hand_crafted_templates_predict_and_a_probe_keeps_to_its_classes(photos,
     }.items():
         described = adapted.describe(
             vectors, names, "a photo of a {}.", methods.configure(method, small=True), 8.0,
-            "world", model,
+            "world", model, clip.weights_hash(model),
         )  # fmt: skip
         adapted.write(tmp_path / method / "adapted", described)
     for row in predict(tmp_path / "zero_shot_aspects", photos[0], class_names=["a", "b"]):

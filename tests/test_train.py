@@ -168,6 +168,18 @@ def test_checkpoints_hold_no_frozen_weight(finished):
     assert total == 2 * sum(sizes) + 2
 
 
+def test_an_interrupted_run_does_not_go_on_with_another_clip(small, tmp_path, monkeypatch):
+    # Of the same name: the folder that it names may have changed meanwhile.
+    config = small.copy_and_resolve_references()
+    with config.unlocked():
+        config.cdc.optimizer.epochs = 1
+    train.train_and_evaluate(config.lock(), tmp_path)
+    (tmp_path / "cdc/results.json").unlink()
+    monkeypatch.setattr(train.clip_lib, "weights_hash", lambda clip: "0" * 64)
+    with pytest.raises(ValueError, match="was begun on a CLIP of weights .*, 'world' now has 0000"):
+        train.train_and_evaluate(config, tmp_path)
+
+
 def test_another_configuration_in_the_same_folder_is_refused(small, finished, get_config):
     workdir, _ = finished
     changed = get_config("fewshot", SMALL + ",shots=2")
@@ -188,15 +200,16 @@ def test_coop_learns_and_consistency_holds_it_back(get_config, tmp_path):
 
 
 def test_the_first_result(get_config, tmp_path):
-    # The README's command with another seed: CoOp learns the correlation, L_con holds new classes.
-    config = get_config("fewshot", "methods=zero_shot,coop,coop_con,seed=11")
-    results = train.train_and_evaluate(config, tmp_path)
-    zero_shot, coop, coop_con = (results[name]["summary"] for name in results)
+    # The README's command with another seed: CoOp learns the correlation, L_con and CDC hold new
+    # classes.
+    results = train.train_and_evaluate(get_config("fewshot", "seed=11"), tmp_path)
+    zero_shot, coop, coop_con, cdc = (results[name]["summary"] for name in results)
     assert 85 < zero_shot["base_int"] < 99
     assert coop["base_iid"] > zero_shot["base_iid"]
     cut = ("base_int", "new_iid", "new_int")
     assert sum(coop[split] - zero_shot[split] for split in cut) < -2
-    assert coop_con["new_int"] > zero_shot["new_int"] - 1.5
+    for holding in (coop_con, cdc):
+        assert holding["new_int"] > zero_shot["new_int"] - 1.5
     logged = lines(tmp_path, "coop")
     assert logged[-1]["loss"] < 0.85 * logged[0]["loss"]
 

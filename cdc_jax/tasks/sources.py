@@ -27,7 +27,7 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
     Args:
       config: `dataset` ("world", "folder" or a key of `catalog.PUBLISHED`), `shots`, `seed`,
         `classes` ("all" or "base_new"; the world always has both halves), and the part that the
-        dataset's kind reads: `world`, or `data` as in `experiments/configs/fewshot.py`.
+        dataset's kind reads: `world`, or `data`; see `settings.experiment`.
       image_size: side of the CLIP's images, in pixels; the world is always drawn at 32.
 
     Returns:
