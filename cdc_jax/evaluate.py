@@ -83,8 +83,10 @@ class ImageFeatures:
         made = []
         for first in range(0, len(examples), self.batch_size):
             batch = self.batch(lambda rows: examples.images[rows], first, len(examples))
-            made.append(jax.device_get(self._encode(clip, parameters, batch)))
-        return np.concatenate(made, 1)[:, : len(examples)]
+            made.append(self._encode(clip, parameters, batch))
+            # Only then waits for the batch before: the devices encoded it while this one was read.
+            made[-2:-1] = jax.device_get(made[-2:-1])
+        return np.concatenate(jax.device_get(made), 1)[:, : len(examples)]
 
     def batch(self, read: Callable[[slice], np.ndarray], first: int, total: int) -> jax.Array:
         """A batch on the devices, padded by its last row.

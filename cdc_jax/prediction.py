@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from cdc_jax import adapted as adapted_lib
 from cdc_jax import adapter as adapter_lib
@@ -212,7 +213,7 @@ class Predictor:
 
     def _read(self, photo: Photo, skip: bool) -> np.ndarray | UnreadableImage:
         if isinstance(photo.image, np.ndarray):
-            return clean_image(photo.image, self._size)
+            return clean_image(Image.fromarray(photo.image), self._size)
         try:
             return clean_image(decode(photo.image, photo.name), self._size)
         except UnreadableImage as error:

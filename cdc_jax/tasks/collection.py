@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from PIL import Image
 
 from cdc_jax.tasks import decode
 from cdc_jax.tasks.splits import Split
@@ -68,6 +69,7 @@ class Photographs:
         self._paths, self._contents = paths, contents
         self._size, self._side = size, side
         self.workers = threads(workers)
+        self._pool = ThreadPoolExecutor(self.workers)
         self._clean: dict[int, np.ndarray] = {}
         self._squeezed: dict[int, tuple[np.ndarray, np.float32]] = {}
 
@@ -80,16 +82,15 @@ class Photographs:
         numbers = np.arange(len(self))[index]
         if not len(numbers):
             return np.zeros((0, self._size, self._size, 3), np.uint8)
-        with ThreadPoolExecutor(min(self.workers, len(numbers))) as pool:
-            return np.stack(list(pool.map(self._clean_image, numbers.tolist())))
+        return np.stack(list(self._pool.map(self._clean_image, numbers.tolist())))
 
     def squeezed(self, number: int) -> tuple[UInt8[np.ndarray, "side side 3"], np.float32]:
         """One whole photograph as a square, and the width/height that it had before."""
         if number in self._squeezed:
             return self._squeezed[number]
-        rgb = self._decoded(number)
-        height, width = rgb.shape[:2]
-        made = decode.squeezed_image(rgb, self._side), np.float32(width / height)
+        image = self._decoded(number)
+        aspect = np.float32(image.width / image.height)
+        made = decode.squeezed_image(image, self._side), aspect
         if self._fits(self._side):
             self._squeezed[number] = made
         return made
@@ -110,9 +111,8 @@ class Photographs:
                 return error
             return None
 
-        with ThreadPoolExecutor(self.workers) as pool:
-            found = enumerate(pool.map(tried, range(len(self))))
-            return {number: error for number, error in found if error is not None}
+        found = enumerate(self._pool.map(tried, range(len(self))))
+        return {number: error for number, error in found if error is not None}
 
     def _missing(self) -> dict[int, decode.UnreadableImage]:
         """Each folder is listed once, no file is touched."""
@@ -137,7 +137,7 @@ class Photographs:
             self._clean[number] = made
         return made
 
-    def _decoded(self, number: int) -> np.ndarray:
+    def _decoded(self, number: int) -> Image.Image:
         path = self._paths[number]
         contents = self._contents(path)
         return decode.decode(contents, path if isinstance(contents, bytes) else None)

@@ -1,4 +1,4 @@
-"""Image files -> uint8 RGB arrays of the size that a CLIP takes."""
+"""Image files -> upright RGB images -> uint8 arrays of the size that a CLIP takes."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-RGB = UInt8[np.ndarray, "height width 3"]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 """What files may hold; Pillow alone would also start Ghostscript for a PostScript file."""
 _LONGEST = 1000  # times the short side: scaling the short side up must not exhaust the memory
@@ -29,8 +28,8 @@ class UnreadableImage(ValueError):
         return f"{self.name} can't be read as an image: {self.reason}"
 
 
-def decode(source: str | Path | bytes | Image.Image, name: str | None = None) -> RGB:
-    """Pixels of an image, whatever its colours are stored as; of an animation, the first frame.
+def decode(source: str | Path | bytes | Image.Image, name: str | None = None) -> Image.Image:
+    """An image in RGB, whatever its colours are stored as; of an animation, the first frame.
 
     It is turned as its EXIF orientation says. Transparent parts become white, as on a page.
     (Dropping alpha, as CoOp and transformers do, would show whatever colour the file hides there.)
@@ -51,7 +50,7 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
     try:
         if isinstance(source, Image.Image):
             name = name or getattr(source, "filename", "") or "the image"
-            return _rgb(source)
+            return _rgb(source, in_place=False)
         if isinstance(source, bytes):
             name = name or "the image"
         else:
@@ -60,7 +59,7 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
         if not source:
             raise ValueError("it is empty")
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            return _rgb(image)
+            return _rgb(image, in_place=True)
     except UnidentifiedImageError:
         reason = f"it is damaged, or none of {', '.join(FORMATS)}"
     # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
@@ -70,7 +69,7 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
     raise UnreadableImage(name or str(source), reason)
 
 
-def _rgb(image: Image.Image) -> RGB:
+def _rgb(image: Image.Image, in_place: bool) -> Image.Image:
     short, long = sorted(image.size)
     if not short:
         raise ValueError("it has no pixels")
@@ -78,7 +77,7 @@ def _rgb(image: Image.Image) -> RGB:
         raise ValueError(
             f"{image.width} x {image.height} pixels: one side is over {_LONGEST} times the other"
         )
-    image = ImageOps.exif_transpose(image)
+    image = ImageOps.exif_transpose(image, in_place=in_place) or image
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: store them in 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -89,23 +88,22 @@ def _rgb(image: Image.Image) -> RGB:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def clean_image(rgb: RGB, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+def clean_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Scales the short side to `size` by antialiased bicubic interpolation, crops the centre.
 
     What transformers' CLIPImageProcessor does on Pillow. torchvision's Resize and CenterCrop
     differ by one pixel of offset where 4k + 3 pixels of the long side are cropped.
     """
-    image = Image.fromarray(rgb)
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
-    return np.array(image.crop((left, top, left + size, top + size)))
+    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def squeezed_image(rgb: RGB, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+def squeezed_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Scales the whole image to a square by antialiased bicubic interpolation."""
-    return np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
