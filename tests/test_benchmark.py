@@ -17,9 +17,9 @@ def benchmarks():
     """The modules of experiments/benchmarks that other tests here use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXPERIMENTS)
-        from benchmarks import measuring, text
+        from benchmarks import measuring, step, text
 
-        yield measuring, text
+        yield measuring, text, step
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def powers(unroll):
 
 
 def test_products_in_loops_count_as_often_as_they_run(benchmarks):
-    measuring, _ = benchmarks
+    measuring, *_ = benchmarks
     a, b = jnp.ones((40, 50)), jnp.ones((50, 50))
     expected = 7 * 2 * 40 * 50 * 50
     assert flops(measuring, powers(1), a, b) == expected
@@ -64,7 +64,7 @@ def test_products_in_loops_count_as_often_as_they_run(benchmarks):
 
 
 def test_batched_and_nested_products(benchmarks):
-    measuring, _ = benchmarks
+    measuring, *_ = benchmarks
     a, b = jnp.ones((3, 5, 20, 30)), jnp.ones((3, 5, 30, 10))
 
     def rows(a, b):
@@ -75,7 +75,7 @@ def test_batched_and_nested_products(benchmarks):
 
 
 def test_a_loop_of_unknown_length_is_refused(benchmarks):
-    measuring, _ = benchmarks
+    measuring, *_ = benchmarks
 
     def until(a):
         return jax.lax.while_loop(lambda x: x.sum() < 1e9, lambda x: x @ a, a)
@@ -85,7 +85,7 @@ def test_a_loop_of_unknown_length_is_refused(benchmarks):
 
 
 def test_a_case_runs_in_a_process_of_its_own(benchmarks):
-    measuring, _ = benchmarks
+    measuring, *_ = benchmarks
     case = measuring.Case(measuring.product, "float32")
     try:
         program = case.programs["product"]
@@ -101,7 +101,7 @@ def test_a_case_runs_in_a_process_of_its_own(benchmarks):
 
 
 def test_necessary_operations_at_vit_b16_sizes(benchmarks):
-    measuring, text = benchmarks
+    measuring, text, _ = benchmarks
     full = text.necessary(measuring.VIT_B16, "full", 100, 8)
     # 400 texts of 77 tokens: 12 layers of 3,145,728 weights; each token attends to those before.
     assert full == 400 * (12 * (2 * 77 * 3_145_728 + 4 * 512 * 77 * 78 // 2) + 2 * 512 * 512)
@@ -114,7 +114,7 @@ def test_necessary_operations_at_vit_b16_sizes(benchmarks):
 
 
 def test_the_compiled_prefix_path_does_as_little_as_it_must(benchmarks, clip):
-    measuring, text = benchmarks
+    measuring, text, _ = benchmarks
     found, expected, features = {}, {}, {}
     for form in ("full", "prefix"):
         programs = text.programs(clip, form, 40, 8)
@@ -136,7 +136,7 @@ def test_the_compiled_prefix_path_does_as_little_as_it_must(benchmarks, clip):
 
 
 def test_bfloat16_computes_no_product_again(benchmarks, clip):
-    measuring, text = benchmarks
+    measuring, text, _ = benchmarks
     low = measuring.random_clip(clip.config, "bfloat16")
     function, inputs = text.programs(low, "prefix", 40, 8)["gradient"]
     expected = 2 * text.necessary(clip.config, "prefix", 40, 8)
@@ -144,7 +144,7 @@ def test_bfloat16_computes_no_product_again(benchmarks, clip):
 
 
 def test_the_image_gradient_has_no_products_for_weights(benchmarks, clip):
-    measuring, _ = benchmarks
+    measuring, *_ = benchmarks
     pixels, visual = jnp.ones((4, 32, 32, 3)), jnp.ones((2, 2, 64))
 
     def total(visual, clip, pixels):
@@ -152,3 +152,22 @@ def test_the_image_gradient_has_no_products_for_weights(benchmarks, clip):
 
     forward = flops(measuring, total, visual, clip, pixels)
     assert flops(measuring, jax.grad(total), visual, clip, pixels) < 2.2 * forward
+
+
+@pytest.mark.parametrize("method", ["coop", "cdc"])
+def test_the_compiled_step_does_as_little_as_it_must(benchmarks, method):
+    measuring, _, step = benchmarks
+
+    sizes = clip_lib.ClipConfig(
+        vision=clip_lib.Transformer(128, 9, 4, 512),
+        text=clip_lib.Transformer(128, 9, 4, 512),
+        embed_width=32,
+        image_size=32,
+        patch_size=8,
+        vocab_size=3000,
+        context_length=77,
+        eot_id=2999,
+    )
+    function, inputs = step.build_step(method, sizes)["step"]
+    expected = step.step_flops(sizes, method)
+    assert expected < flops(measuring, function, *inputs) < 1.05 * expected

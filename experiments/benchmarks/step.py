@@ -18,16 +18,20 @@ from benchmarks import measuring
 
 from cdc_jax import adapter as adapter_lib
 from cdc_jax import clip as clip_lib
-from cdc_jax import methods, prompts, train, views
+from cdc_jax import methods, optimizer, train, views
 
 CLASSES, NAME, IMAGES, LAYERS, PROMPTS, ROUNDS = 100, 10, 8, 9, 2, 2
 
 
-def build_step(method: str) -> dict[str, tuple[Callable, tuple]]:
+def build_step(
+    method: str, sizes: clip_lib.ClipConfig = measuring.VIT_B16
+) -> dict[str, tuple[Callable, tuple]]:
     """A method's training step, as a case."""
-    clip, (_, tokenizer) = measuring.random_clip(measuring.VIT_B16), clip_lib.load("world")
+    clip, (_, tokenizer) = measuring.random_clip(sizes), clip_lib.load("world")
     config = methods.configure(method)
-    adapter = adapter_lib.create(config, clip, tokenizer, "a photo of a {}.", mean_logit=25.0)
+    adapter = adapter_lib.create(
+        config, clip, tokenizer, "a photo of a {}.", [str(i) for i in range(CLASSES)], 25.0
+    )
     make_views = views.build(
         config.views,
         templates=config.prompts.templates,
@@ -36,15 +40,15 @@ def build_step(method: str) -> dict[str, tuple[Callable, tuple]]:
         std=clip.config.std,
         about=(),
     )
-    optimizer = train.make_optimizer(config.optimizer, 1)
-    parameters = prompts.initialize(jax.random.key(0), adapter.templates, clip, tokenizer)
+    transform = optimizer.make(config.optimizer, 1)
+    parameters = adapter.initialize(jax.random.key(0), clip)
     state = {
         "parameters": parameters,
-        "optimizer": optimizer.init(parameters),
+        "optimizer": transform.init(parameters),
         "step": jnp.zeros((), jnp.int32),
     }
     rng, size, batch = np.random.default_rng(0), clip.config.image_size, config.optimizer.batch_size
-    names = rng.integers(1, 49406, (CLASSES, NAME), np.int32)
+    names = rng.integers(1, clip.config.vocab_size - 2, (CLASSES, NAME), np.int32)
     names[:, -1] = clip.config.eot_id
     anchors = clip_lib.normalize(rng.standard_normal((1, CLASSES, clip.config.embed_width)))
     examples = {
@@ -52,7 +56,7 @@ def build_step(method: str) -> dict[str, tuple[Callable, tuple]]:
         "labels": rng.integers(0, CLASSES, batch, np.int32),
         "indices": np.arange(batch, dtype=np.int32),
     }
-    step = train.make_step(adapter, optimizer, make_views, 100, 0)
+    step = train.make_step(adapter, transform, make_views, 100, 0)
     return {"step": (step, (state, clip, adapter_lib.Classes(names, anchors), examples))}
 
 
