@@ -1,6 +1,6 @@
 """Kills a run again and again, and checks that it ends as if nothing had happened.
 
-python experiments/kill_test.py                       # 20 kills; about a minute each on one core
+python experiments/kill_test.py                       # 20 kills, about 10 minutes on 2 cores
 python experiments/kill_test.py --kills=4 --seed=3
 
 A run is killed (SIGKILL) while it compiles, between steps, while it saves and while it evaluates,

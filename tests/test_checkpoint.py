@@ -5,6 +5,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from cdc_jax.checkpoint import KEPT, Checkpoints
@@ -53,3 +54,12 @@ def test_arrays_of_another_shape_are_refused(tmp_path, state):
         state["parameters"]["context"] = jnp.zeros((2, 4))
         with pytest.raises(ValueError, match=r"1 holds float32\[2,3\] .*, expected float32\[2,4\]"):
             checkpoints.restore(checkpoints.latest_step(), state)
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "folder"])
+def test_orbax_gets_an_absolute_path_and_a_bucket_as_it_is(monkeypatch, tmp_path, path):
+    monkeypatch.chdir(tmp_path)
+    begun = []
+    monkeypatch.setattr(ocp, "CheckpointManager", lambda path, options: begun.append(str(path)))
+    Checkpoints(path)
+    assert begun == [path if "://" in path else str(tmp_path / path)]
