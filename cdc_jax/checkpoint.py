@@ -32,9 +32,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, create=True, cleanup_tmp_directories=True
         )
-        path = epath.Path(path).expanduser()
-        # As Orbax wants it; of a bucket's, etils would make one below the working directory.
-        self.path = path if path.is_absolute() else path.absolute()
+        self.path = epath.Path(path).expanduser()
+        if not self.path.is_absolute():  # a bucket's is: of it, etils would make a local folder
+            self.path = self.path.absolute()
         self._manager = ocp.CheckpointManager(self.path, options=options)
 
     def latest_step(self) -> int | None:

@@ -50,7 +50,7 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
     try:
         if isinstance(source, Image.Image):
             name = name or getattr(source, "filename", "") or "the image"
-            return _rgb(source, in_place=False)
+            return _rgb(source.copy())
         if isinstance(source, bytes):
             name = name or "the image"
         else:
@@ -59,7 +59,7 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
         if not source:
             raise ValueError("it is empty")
         with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            return _rgb(image, in_place=True)
+            return _rgb(image)
     except UnidentifiedImageError:
         reason = f"it is damaged, or none of {', '.join(FORMATS)}"
     # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
@@ -69,7 +69,7 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
     raise UnreadableImage(name or str(source), reason)
 
 
-def _rgb(image: Image.Image, in_place: bool) -> Image.Image:
+def _rgb(image: Image.Image) -> Image.Image:
     short, long = sorted(image.size)
     if not short:
         raise ValueError("it has no pixels")
@@ -77,7 +77,7 @@ def _rgb(image: Image.Image, in_place: bool) -> Image.Image:
         raise ValueError(
             f"{image.width} x {image.height} pixels: one side is over {_LONGEST} times the other"
         )
-    image = ImageOps.exif_transpose(image, in_place=in_place) or image
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: store them in 8 or 16 bits")
     if image.mode.startswith("I"):
