@@ -125,6 +125,23 @@ def test_differences_are_paired_by_cell(two_datasets):
     assert value(other, "differences", "EuroSAT", "− CDC", "new").mean == pytest.approx(1)
 
 
+def test_the_overview_has_means_and_the_paired_difference_of_h(two_datasets):
+    made = report.make([two_datasets], formats=["markdown"]).files["overview.md"]
+    row = next(
+        line for line in made.partition("## EuroSAT")[2].splitlines() if line.startswith("| CoOp")
+    )
+    bases, news = np.array([[60, 62, 64], [50, 40, 60.0]])
+    theirs = bases - [1, 2, 3], news + 1
+    gains = 2 * bases * news / (bases + news) - 2 * theirs[0] * theirs[1] / sum(theirs)
+    half = 4.302653 * gains.std(ddof=1) / 3**0.5  # t at 2 degrees of freedom
+    low, high = (f"{gains.mean() + sign * half:+.2f}".replace("-", "−") for sign in (-1, 1))
+    # H of a row is the mean of its seeds' where one dataset is shown
+    harmonic = (2 * theirs[0] * theirs[1] / sum(theirs)).mean()
+    assert row == (
+        f"| CoOp | 60.00 | **51.00** | {harmonic:.2f} | 3 | {gains.mean():+.2f} [{low}, {high}] |"
+    )
+
+
 def test_a_method_that_lacks_a_dataset_has_no_average(two_datasets, tmp_path):
     shutil.copytree(two_datasets, tmp_path / "runs")
     for seed in (1, 2, 3):

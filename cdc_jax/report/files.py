@@ -53,7 +53,7 @@ def make(
       formats: of `FORMATS`.
 
     Returns:
-      `index.html`, `tables.md`, `tables/*.csv`, `tables/*.tex` and `plots/*.svg`.
+      `index.html`, `tables.md`, `overview.md`, `tables/*.csv`, `tables/*.tex` and `plots/*.svg`.
 
     Raises:
       FileNotFoundError: a folder that isn't there.
@@ -119,6 +119,9 @@ def _table_files(
     if "markdown" in formats:
         texts = [tables_as.markdown(table) for own in tables for table in own]
         files["tables.md"] = "# Results\n\n" + "\n".join(texts)
+        short = "\n".join(filter(None, (tables_as.overview(own) for own in tables)))
+        if short:
+            files["overview.md"] = "# Overview\n\n" + short
     makers = {"csv": tables_as.comma_separated, "latex": tables_as.latex}
     for name, own in zip(names, tables, strict=True):
         for table in own:

@@ -112,6 +112,47 @@ def markdown(table: Table, level: int = 2) -> str:
     return "\n".join(lines) + "\n"
 
 
+def overview(tables: Sequence[Table]) -> str:
+    """Of every dataset the means alone, beside the reference's paired difference to each row.
+
+    What a README has room for. The difference is in H_int or H, if there is one.
+    """
+    differences = {table.shots: table for table in tables if table.name == "differences"}
+    lines = []
+    for table in tables:
+        if table.name != "accuracy":
+            continue
+        bold, compared = best(table), differences.get(table.shots)
+        beside = {}
+        heads = [table.head, *(column.title for column in table.columns), "n"]
+        if compared:
+            titles = [column.title for column in compared.columns]
+            c = next((titles.index(title) for title in ("H_int", "H") if title in titles), 0)
+            column = compared.columns[c]
+            heads.append(f"{compared.head} − it, {column.title}")
+            for group, rows in compared.groups:
+                for row in rows:
+                    if isinstance(cell := row.cells[c], Value):
+                        mean = number(cell.mean, column.digits, signed=True)
+                        said = f"{mean} {interval(cell, column.digits, signed=True)}".strip()
+                        beside[group, row.title.removeprefix("− ")] = said
+        for g, (group, rows) in enumerate(table.groups):
+            lines += [f"## {_md(', '.join(filter(None, [group, table.where])))}", ""]
+            lines.append(_md_row([_md(head) for head in heads]))
+            lines.append(_md_row(["---"] + ["---:"] * (len(heads) - 1)))
+            for r, row in enumerate(rows):
+                texts = [_md(_row_title(row))]
+                for c, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
+                    text = number(cell.mean, column.digits) if isinstance(cell, Value) else "–"
+                    texts.append(f"**{text}**" if (g, r, c) in bold else text)
+                texts.append(str(count(row) or "–"))
+                if compared:
+                    texts.append(beside.get((group, row.title), "–"))
+                lines.append(_md_row(texts))
+            lines.append("")
+    return "\n".join(lines)
+
+
 def _row_title(row: Row) -> str:
     return f"{row.title} ({row.source})" if row.source else row.title
 
