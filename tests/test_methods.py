@@ -13,6 +13,7 @@ TABLE = {
     "vsd": (4, "multimodal", 9, 2, "set2", "softmax", "mean_logit", 0.1, 8.0),
     "dstc": (4, "multimodal", 9, 2, "crop_flip", "evidential", "dempster", 0.0, 0.0),
     "cdc": (4, "multimodal", 9, 2, "set2", "evidential", "dempster", 0.1, 8.0),
+    "cdc_plus": (4, "text", 1, 4, "shared", "softmax", "mean_logit", 0.0, 8.0),  # ours
 }
 
 

@@ -16,8 +16,8 @@ from cdc_jax import config_file, settings
 STUDIES = {
     "components": (
         "zero_shot,zero_shot_ensemble,zero_shot_trusted,zero_shot_aspects,linear_probe,coop,"
-        "coop_con,coop_con_picked,kgcoop,multi_template,vsd,dstc,cdc,cdc_shared_views,"
-        "cdc_mean_softmax,trusted_one,maple,maple_con,cdc_visual,oracle,oracle_visual"
+        "coop_con,coop_con_picked,kgcoop,multi_template,vsd,dstc,cdc,cdc_plus,"
+        "cdc_shared_views,cdc_mean_softmax,trusted_one,maple,maple_con,cdc_visual,oracle,oracle_visual"
     ),
     "templates": ",".join(f"cdc@prompts.templates={m}" for m in range(1, 9)),
     "views": ",".join(

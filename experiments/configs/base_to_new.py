@@ -16,6 +16,6 @@ def get_config(argument: str = "") -> ConfigDict:
     """The configuration, with `key=value,…` applied."""
     config = settings.experiment()
     config.classes = "base_new"
-    config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc"
+    config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc,cdc_plus"
     config.sweep.seeds = "1,2,3,4,5"
     return config_file.apply(config, argument)

@@ -16,7 +16,7 @@ from cdc_jax import config_file, settings
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration, with `key=value,…` applied."""
     config = settings.experiment()
-    config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc"
+    config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc,cdc_plus"
     config.targets = "clean,sketch,inverted"
     config.sweep.seeds = "1,2,3"
     if "dataset=ImageNet" in argument.split(","):
