@@ -11,7 +11,7 @@ from cdc_jax.tasks.collection import Photographs
 from cdc_jax.tasks.task import Examples
 
 Batch = dict[str, np.ndarray]
-_BATCHES_AHEAD = 2  # on the devices, and as many decoded images in memory
+_BATCHES_AHEAD = 2  # on the devices, and at least as many decoded in memory
 
 
 class TrainingBatches:
@@ -64,7 +64,7 @@ class TrainingBatches:
         Uint8 `images`, `labels`, and the examples' `indices`; of photographs, which the view stage
         takes squeezed into squares, also `aspects`, their width/height.
         """
-        rows = [self._row(step * self._rows + row) for row in range(self._rows)]
+        rows = [self._row(step, self._first_row + row) for row in range(self._rows)]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
     def indices(self, step: int) -> list[int]:
@@ -74,30 +74,27 @@ class TrainingBatches:
     def stream(self, first: int, last: int, put: Callable[[Batch], Any]) -> Iterator[Any]:
         """Batches `first` to `last` - 1, put where the computation wants them, ahead of it.
 
-        Threads decode the images of the next batches while this one is computed with.
+        Threads decode the next batches while this one is computed with.
 
         Args:
           first: step at which training begins or goes on.
           last: number of steps.
           put: from a batch to what is yielded, such as its copy on the devices.
         """
-        rows = grain.MapDataset.range(first * self._rows, last * self._rows).map(self._row)
         images = self._examples.images
-        # Arrays in memory need no threads.
+        # Each thread reads a batch of its own. Arrays in memory need no threads.
         threads = images.workers if isinstance(images, Photographs) else 0
-        ahead = _BATCHES_AHEAD * self._rows if threads else 0
+        ahead = max(_BATCHES_AHEAD, threads) if threads else 0
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-        batches = rows.to_iter_dataset(options).batch(self._rows).map(put)
+        batches = grain.MapDataset.range(first, last).map(self.__getitem__)
         return iter(
             grain.experimental.ThreadPrefetchIterDataset(
-                batches, prefetch_buffer_size=_BATCHES_AHEAD
+                batches.to_iter_dataset(options).map(put), prefetch_buffer_size=_BATCHES_AHEAD
             )
         )
 
-    def _row(self, position: int) -> dict[str, Any]:
-        """One example; this host's rows of all steps are counted through."""
-        step, row = divmod(position, self._rows)
-        index = self._index(step, self._first_row + row)
+    def _row(self, step: int, row: int) -> dict[str, Any]:
+        index = self._index(step, row)
         images = self._examples.images
         made = {"labels": np.int32(self._examples.labels[index]), "indices": np.int32(index)}
         if isinstance(images, Photographs):

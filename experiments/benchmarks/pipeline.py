@@ -21,11 +21,12 @@ import rich.console
 import rich.table
 from PIL import Image
 
+from cdc_jax import settings
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 from cdc_jax.tasks.collection import Photographs, threads
 
-SIZE, SIDE, BATCH, PHOTOGRAPHS, ROUNDS = 224, 336, 32, 256, 3
+SIZE, SIDE, BATCH, PHOTOGRAPHS, ROUNDS = 224, 336, 32, 480, 5
 
 
 def main() -> None:
@@ -79,8 +80,9 @@ def measure(paths: list[str], title: str) -> None:
 
 def evaluated(images: Photographs) -> None:
     """Reads all test images, as an evaluation does."""
-    for first in range(0, len(images), BATCH):
-        images[first : first + BATCH]
+    batch = settings.experiment().evaluation_batch_size
+    for first in range(0, len(images), batch):
+        images[first : first + batch]
 
 
 def trained(images: Photographs) -> None:
