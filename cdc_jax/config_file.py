@@ -126,7 +126,7 @@ def _parsed(key: str, text: str, kind: type) -> Any:
     if kind is str:
         return text
     try:
-        value = ast.literal_eval(text)
+        value = ast.literal_eval(text.capitalize() if kind is bool else text)
     except (ValueError, SyntaxError):
         value = text
     if kind is float and type(value) is int:

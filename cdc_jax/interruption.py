@@ -29,7 +29,10 @@ class Interrupted(SystemExit):
 
 
 class Notice:
-    """Listens for SIGTERM while it is entered; in the main thread, where Python hears signals."""
+    """Listens for SIGTERM while it is entered; in the main thread, where Python hears signals.
+
+    One that is entered within another lets that hear, too.
+    """
 
     def __init__(self):
         self._came = False
@@ -47,8 +50,11 @@ class Notice:
             return self._came
         return meeting and bool(multihost_utils.process_allgather(np.array([self._came])).any())
 
-    def _hear(self, *_: Any) -> None:
+    def _hear(self, *signal: Any) -> None:
         self._came = True
+        outer = getattr(self._before, "__self__", None)
+        if isinstance(outer, Notice):
+            outer._hear(*signal)
 
     def __enter__(self) -> "Notice":
         if self._main:

@@ -30,6 +30,7 @@ from cdc_jax.devices import first_only
 from cdc_jax.evaluate import Scores
 from cdc_jax.tasks import Examples
 
+LOCK = ".lock"
 _GALLERY = 6  # images at each end of a split
 
 
@@ -38,27 +39,38 @@ def locked(folder: epath.Path) -> Iterator[None]:
     """Keeps other runs out of a folder.
 
     The kernel frees the lock when the process is gone, however it ended: nothing to be cleaned up.
-    Object stores have nothing like it; there, that two runs do not share a folder is up to the
-    user.
+    Object stores have nothing like it: there the file only says who came last, and that two runs do
+    not share a folder is up to the user.
 
     Raises:
       ValueError: another run is in it.
       OSError: the folder can't be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if _remote(folder):
+            (folder / LOCK).write_text(holder)
+        else:
+            file = open(folder / LOCK, "a")
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{folder} can't be written to ({error.strerror}): choose another --workdir",
+        ) from None
     if _remote(folder):
         yield
         return
-    with open(folder / ".lock", "a+") as file:
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
+            other = (folder / LOCK).read_text()
             raise ValueError(
-                f"{folder} is in use by {file.read()}: wait for it, or choose another --workdir"
+                f"{folder} is in use by {other}: wait for it, or choose another --workdir"
             ) from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(holder)
         file.flush()
         yield
 
@@ -76,16 +88,15 @@ def require_space(folder: epath.Path, needed: int) -> None:
         )
 
 
-def claim(folder: epath.Path, settings: dict[str, Any]) -> None:
-    """Writes config.json, or checks that it says the same.
+def check(folder: epath.Path, settings: dict[str, Any]) -> None:
+    """Checks that no run of other settings has begun in a folder.
 
     Raises:
-      ValueError: it says something else; the message lists the differences.
+      ValueError: one has; the message lists the differences.
     """
     path = folder / "config.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        write_json(path, settings)
+    begun = [folder / "metrics.jsonl", folder / "results.json", *folder.glob("checkpoints/[0-9]*")]
+    if not path.exists() or not any(file.exists() for file in begun):
         return
     old, new = _flat(json.loads(path.read_text())), _flat(settings)
     changed = [
@@ -98,6 +109,17 @@ def claim(folder: epath.Path, settings: dict[str, Any]) -> None:
             f"{folder} holds a run of another configuration ({'; '.join(changed)}): choose another "
             "--workdir, or delete that folder"
         )
+
+
+def claim(folder: epath.Path, settings: dict[str, Any]) -> None:
+    """Writes config.json.
+
+    Raises:
+      ValueError: see `check`.
+    """
+    check(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", settings)
 
 
 @first_only

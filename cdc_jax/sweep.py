@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cdc_jax import config_file, devices, run_folder, train
+from cdc_jax.interruption import Interrupted, Notice
 
 _AXES = {  # key of config.sweep -> the key that it varies
     "datasets": "dataset",
@@ -67,6 +68,7 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
       Cell -> method -> contents of its results.json.
 
     Raises:
+      Interrupted: SIGTERM came, and all is saved.
       SweepError: cells failed; `error.txt` in their folders says why.
     """
     root = epath.Path(workdir).expanduser()
@@ -74,17 +76,20 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
     if len(todo) == 1:
         return {name: train.train_and_evaluate(c, root / name) for name, c in todo.items()}
     results, failed = {}, {}
-    for name, cell in todo.items():
-        folder = root / name
-        try:
-            results[name] = train.train_and_evaluate(cell, folder)
-        except Exception as error:
-            failed[name] = f"{type(error).__name__}: {error}"
-            run_folder.write_error(folder, traceback.format_exc())
-            if devices.is_first():
-                print(f"{name} failed: {failed[name]}", flush=True)
-        else:
-            run_folder.write_error(folder, None)
+    with Notice() as notice:
+        for name, cell in todo.items():
+            folder = root / name
+            if notice.came():
+                raise Interrupted(f"{root} was stopped before {name}: the same command goes on")
+            try:
+                results[name] = train.train_and_evaluate(cell, folder)
+            except Exception as error:
+                failed[name] = f"{type(error).__name__}: {error}"
+                run_folder.write_error(folder, traceback.format_exc())
+                if devices.is_first():
+                    print(f"{name} failed: {failed[name]}", flush=True)
+            else:
+                run_folder.write_error(folder, None)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise SweepError(

@@ -64,13 +64,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
     with contextlib.ExitStack() as held:
         notice = held.enter_context(Notice())
 
-        def claim() -> None:
+        def enter() -> None:
             held.enter_context(run_folder.locked(root))
+            for name in names:
+                run_folder.check(folders[name], _settings(config, chosen[name]))
+
+        def claim() -> None:
             for name in names:
                 run_folder.claim(folders[name], _settings(config, chosen[name]))
 
-        devices.first_decides(claim)
-        devices.require_shared(folders[names[0]] / "config.json")
+        devices.first_decides(enter)
+        devices.require_shared(root / run_folder.LOCK)
         complete = {name: results for name in names if (results := _read_results(folders[name]))}
         if len(complete) == len(names):
             return complete
@@ -96,6 +100,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
                 config, name, settled, adapter, mean_logit, task, clip, weights_hash, features,
                 notice, folders[name],
             )  # fmt: skip
+        devices.first_decides(claim)  # only now: what was refused so far leaves no trace
         return {name: complete.get(name) or _run(run) for name, run in runs.items()}
 
 

@@ -79,6 +79,7 @@ def run(*arguments, cwd):
         (["--config=fewshot.py:methods=cop"], "unknown method 'cop': did you mean 'coop'?"),
         (["--config=fewshot.py:dataset=wrld"], "unknown dataset 'wrld': did you mean 'world'?"),
         (["--config=fewshot.py:model=none/here"], "none/here"),
+        (["--config=fewshot.py", "--workdir=/proc/x"], "can't be written to"),
     ],
 )
 def test_run_refuses_from_any_folder_before_any_work(arguments, message, tmp_path):
@@ -86,4 +87,4 @@ def test_run_refuses_from_any_folder_before_any_work(arguments, message, tmp_pat
     assert done.returncode != 0
     last = (done.stderr.strip() or done.stdout.strip()).splitlines()
     assert message in "\n".join(last[-3:]), done.stderr
-    assert not list(tmp_path.rglob("results.json"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]

@@ -36,7 +36,10 @@ def split():
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path):
+    run_folder.claim(tmp_path / "run", {"shots": 1, "method": {"views": "flip"}})
+    # As long as it has not begun, another may have it: the first may have failed on its data.
     run_folder.claim(tmp_path / "run", {"shots": 4, "method": {"views": "flip"}})
+    (tmp_path / "run/checkpoints/3").mkdir(parents=True)
     run_folder.claim(tmp_path / "run", {"shots": 4, "method": {"views": "flip"}})
     message = r"\(method.views: 'flip' there, 'clean' now; shots: 4 there, 2 now\)"
     with pytest.raises(ValueError, match=message):
@@ -104,8 +107,9 @@ with run_folder.locked(epath.Path({str(tmp_path)!r})):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        with run_folder.locked(tmp_path / "file" / "run"):
+    message = r"file/run can't be written to \(Not a directory\): choose another --workdir"
+    with pytest.raises(OSError, match=message):
+        with run_folder.locked(epath.Path(tmp_path / "file" / "run")):
             pass
 
 
@@ -149,13 +153,14 @@ def bucket(monkeypatch):
 def test_a_folder_in_an_object_store(bucket, split):
     examples, scores = split
     with run_folder.locked(bucket):
+        assert (bucket / run_folder.LOCK).read_text().startswith("process ")
         run_folder.claim(bucket, {"shots": 4})
-        run_folder.claim(bucket, {"shots": 4})
-        with pytest.raises(ValueError, match="shots: 4 there, 2 now"):
-            run_folder.claim(bucket, {"shots": 2})
         run_folder.require_space(bucket, 10**15)
         for step in (2, 4):
             run_folder.append(bucket / "metrics.jsonl", {"step": step})
+        run_folder.claim(bucket, {"shots": 4})
+        with pytest.raises(ValueError, match="shots: 4 there, 2 now"):
+            run_folder.claim(bucket, {"shots": 2})
         run_folder.cut(bucket / "metrics.jsonl", 3)
         run_folder.write_scores(bucket, {"test": scores})
         run_folder.write_gallery(bucket, {"test": scores}, {"test": examples})

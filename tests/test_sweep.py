@@ -1,8 +1,10 @@
 """Sweeps: their cells, what is run again, and what a failing cell does to the others."""
 
+import signal
+
 import pytest
 
-from cdc_jax import sweep
+from cdc_jax import interruption, sweep
 
 
 @pytest.fixture
@@ -49,6 +51,20 @@ def test_a_failing_cell_is_reported_and_tried_again(quick, tmp_path):
     results = sweep.run(config, tmp_path)
     assert results[bad] == {"zero_shot": {"shots": 1, "seed": 6}}
     assert not (tmp_path / bad / "error.txt").exists()
+
+
+def test_a_signal_at_the_end_of_a_cell_ends_the_sweep(quick, tmp_path, monkeypatch):
+    config, calls, _ = quick
+
+    def complete(cell, folder):
+        with interruption.Notice():
+            signal.raise_signal(signal.SIGTERM)  # when it no longer asks
+        return calls.append(folder.name)
+
+    monkeypatch.setattr(sweep.train, "train_and_evaluate", complete)
+    with pytest.raises(interruption.Interrupted, match="stopped before .*-1shot-seed6"):
+        sweep.run(config, tmp_path)
+    assert calls == ["world-aligned-rho0.9-1shot-seed5"]
 
 
 @pytest.mark.parametrize(

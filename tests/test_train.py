@@ -131,6 +131,27 @@ def test_photographs_end_to_end(get_config, tmp_path):
     assert result["summary"]["test"] > 90
 
 
+def test_what_was_refused_can_be_mended_in_the_same_folder(get_config, tmp_path):
+    for name in ("red", "blue"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (40, 30), name).save(tmp_path / "photos" / name / f"{i}.png")
+    (tmp_path / "photos/red/5.png").write_bytes(b"")
+    (tmp_path / "photos/task.toml").write_text("val = 0\ntest = 0.5")
+
+    def run(root, **data):
+        config = get_config("fewshot", f"dataset=folder,shots=3,methods=zero_shot,data.root={root}")
+        config.data.update(data)
+        return train.train_and_evaluate(config, tmp_path / "run")["zero_shot"]
+
+    with pytest.raises(FileNotFoundError, match="phtos is not there"):
+        run(tmp_path / "phtos")
+    with pytest.raises(ValueError, match="5.png .* it is empty"):
+        run(tmp_path / "photos", check=True)
+    assert not list((tmp_path / "run").rglob("config.json"))
+    assert run(tmp_path / "photos", on_error="skip")["skipped"]["count"] == 1
+
+
 def test_sigterm_saves_and_the_run_ends_with_the_same_numbers(
     small, finished, tmp_path, monkeypatch
 ):

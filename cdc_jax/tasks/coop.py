@@ -57,8 +57,8 @@ def _split(name: str, published: Published, root: Path) -> Split:
     file = root / published.folder / published.split
     if not file.is_file():
         raise FileNotFoundError(
-            f"{name} needs CoOp's split file {file}: get it from {catalog.SPLIT_PUBLISHER}, or set "
-            "data.split to where it is"
+            f"{name} needs CoOp's split file {file}: get it (some MB) from "
+            f"{catalog.SPLIT_PUBLISHER}, or set data.split to where it is"
         )
     return splits.read_split(file)
 
@@ -142,7 +142,7 @@ def class_names(root: Path, folder: str) -> dict[str, str]:
 
 def _lines(file: Path, name: str, publisher: str) -> list[str]:
     if not file.is_file():
-        raise FileNotFoundError(f"{name} needs {file}: get it from {publisher}")
+        raise FileNotFoundError(f"{name} needs {file} (some kB): get it from {publisher}")
     lines = file.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip()]
 

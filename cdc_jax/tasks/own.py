@@ -54,7 +54,9 @@ def read(root: Path, items: str = "", allow_fewer: bool = False) -> Collection:
       ValueError: settings, a list or folders that can't be used; the message says where and why.
     """
     if not root.exists():
-        raise FileNotFoundError(f"data.root {root} is not there: give a folder of class folders")
+        raise FileNotFoundError(
+            f"data.root {root} is not there: give a folder with a folder of images a class"
+        )
     folder = root.parent if root.is_file() else root
     settings = _settings(folder / "task.toml")
     listed = Path(items).expanduser() if items else folder / settings["items"]

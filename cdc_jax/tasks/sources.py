@@ -142,7 +142,7 @@ def _check_shots(split: Split, shots: int) -> None:
         if len(items) < shots:
             raise ValueError(
                 f"class {split.class_names[label]!r} has {len(items)} training images, fewer than "
-                f"{shots} shots: lower shots, or set data.allow_fewer=true to take all there are"
+                f"{shots} shots: lower shots, or set data.allow_fewer=True to take all there are"
             )
 
 
