@@ -22,6 +22,8 @@ from cdc_jax.report.table import (
     with_shots,
 )
 
+_LEAST_ROOM = 3.0  # points; shares of less are noise
+
 
 def difference_table(family: Family, shots: int, reference: str | None) -> Table | None:
     """The reference minus every other row, paired by cell: the same dataset, shots and seed."""
@@ -124,7 +126,8 @@ def room_table(family: Family, shots: int) -> Table | None:
             groups.append((title, [room, *shares]))
     caption = (
         "The oracle's gain over zero-shot in points, and the share of it in percent that each "
-        "method reaches: (method − zero-shot) / (oracle − zero-shot), of the means over seeds."
+        "method reaches: (method − zero-shot) / (oracle − zero-shot), of the means over seeds; "
+        f"none of a room under {_LEAST_ROOM:g} points."
     )
     title = "share of the oracle's gain"
     return assemble(family, shots, "room", title, caption, columns_of(columns), groups)
@@ -140,7 +143,7 @@ def _share(
     value: Value | str | None, start: Value | str | None, end: Value | str | None
 ) -> Value | None:
     gain, room = _minus(value, start), _minus(end, start)
-    if gain is None or room is None or not room.mean:
+    if gain is None or room is None or room.mean < _LEAST_ROOM:
         return None
     return over_seeds([100 * gain.mean / room.mean])
 

@@ -5,6 +5,9 @@ python experiments/run.py --config=base_to_new.py --config.methods=cdc,coop --co
 python experiments/run.py \
   --config=base_to_new.py:sweep.datasets=DescribableTextures,EuroSAT,sweep.seeds=1,2,3 \
   --config.data.root=~/data --config.model=openai/clip-vit-base-patch16
+
+On the world six methods and five seeds took 16 minutes of one core of a 2-core machine. Under do()
+no method was more than a point above zero-shot CLIP; see the README.
 """
 
 from ml_collections import ConfigDict
