@@ -14,6 +14,8 @@ from cdc_jax.report.measures import primary
 from cdc_jax.report.parts import Part
 from cdc_jax.report.table import capitalized, first_column
 
+_MANY_RUNS = 24  # their table is folded
+
 
 def page(parts: Sequence[Part], cells: Sequence[Cell], unfinished: Sequence[str]) -> str:
     """The page as text."""
@@ -156,16 +158,19 @@ def _runs(cells: Sequence[Cell], unfinished: Sequence[str]) -> ET.Element:
     waiting = element(
         "p", f"Not finished, and in no table: {', '.join(unfinished)}.", class_="lead"
     )
+    figure = element(
+        "figure",
+        element("div", grid, class_="scroll", tabindex="0", role="region", aria_label="Runs"),
+        element("figcaption", "The folders that all of the above was computed from."),
+        class_="table",
+    )
+    if len(cells) > _MANY_RUNS:
+        figure = element("details", element("summary", f"{len(cells)} runs"), figure)
     return element(
         "section",
         element("p", "Sources", class_="part"),
         element("h2", "Runs"),
         waiting if unfinished else None,
-        element(
-            "figure",
-            element("div", grid, class_="scroll", tabindex="0", role="region", aria_label="Runs"),
-            element("figcaption", "The folders that all of the above was computed from."),
-            class_="table",
-        ),
+        figure,
         id="runs",
     )
