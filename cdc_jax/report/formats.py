@@ -9,6 +9,7 @@ from cdc_jax.report.table import Column, Row, Table, Value
 
 EXTENSIONS = {"markdown": "md", "csv": "csv", "latex": "tex"}
 
+_HEADLINES = ("H_int", "H", "average")  # what an overview compares by
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -115,7 +116,7 @@ def markdown(table: Table, level: int = 2) -> str:
 def overview(tables: Sequence[Table]) -> str:
     """Of every dataset the means alone, beside the reference's paired difference to each row.
 
-    What a README has room for. The difference is in H_int or H, if there is one.
+    What a README has room for. The difference is in H_int, H or the average, if there is one.
     """
     differences = {table.shots: table for table in tables if table.name == "differences"}
     lines = []
@@ -127,7 +128,7 @@ def overview(tables: Sequence[Table]) -> str:
         heads = [table.head, *(column.title for column in table.columns), "n"]
         if compared:
             titles = [column.title for column in compared.columns]
-            c = next((titles.index(title) for title in ("H_int", "H") if title in titles), 0)
+            c = next((titles.index(title) for title in _HEADLINES if title in titles), 0)
             column = compared.columns[c]
             heads.append(f"{compared.head} − it, {column.title}")
             for group, rows in compared.groups:
