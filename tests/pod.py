@@ -1,13 +1,15 @@
 """What the tests of several devices and processes run in processes of their own.
 
-python tests/pod.py CONFIG WORKDIR ...    trains and evaluates in each folder
-python tests/pod.py CONFIG WORKDIR eight  on eight devices: prints measurements, trains, and sends
-                                          itself SIGTERM when step 4 is logged
+python tests/pod.py CONFIG WORKDIR run NEW  trains and evaluates in the first folder, then as
+                                            experiments/run.py does in the second
+python tests/pod.py CONFIG WORKDIR eight    on eight devices: prints measurements, trains, and sends
+                                            itself SIGTERM when step 4 is logged
 """
 
 import functools
 import importlib.util
 import json
+import runpy
 import signal
 import sys
 from pathlib import Path
@@ -21,10 +23,11 @@ from cdc_jax import clip as clip_lib
 from cdc_jax import devices, evidence, methods, optimizer, prompts, run_folder, train, views
 
 COUNT = 8
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def get_config(argument):
-    path = Path(__file__).parent.parent / "experiments" / "configs" / "fewshot.py"
+    path = EXPERIMENTS / "configs" / "fewshot.py"
     spec = importlib.util.spec_from_file_location("fewshot", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -140,6 +143,7 @@ if __name__ == "__main__":
         measured |= {"images": flops(12, 64), "classes": flops(256, 8)}
         print(json.dumps(measured), flush=True)
         stop_at(4)
-        rest = []
-    for folder in (workdir, *rest):
-        train.train_and_evaluate(get_config(argument), folder)
+    train.train_and_evaluate(get_config(argument), workdir)
+    if rest[:1] == ["run"]:
+        sys.argv = ["run.py", f"--config=fewshot.py:{argument}", f"--workdir={rest[1]}"]
+        runpy.run_path(str(EXPERIMENTS / "run.py"), run_name="__main__")

@@ -16,8 +16,10 @@ from cdc_jax import devices, interruption, train
 
 # A low rate: at 0.0005, eight devices differ from one by 1e-3 of the loss after nine steps, and so
 # does one device from itself when its initial noise is changed by 1e-7.
+# Of 60 test images, a second batch of 48 gives 12 to the first of two processes, none to the other.
 CONFIG = (
     "shots=4,world.test_images=5,methods=cdc,progress=False,log_every=2,checkpoint_every=8,"
+    "evaluation_batch_size=48,"
     "cdc.views=flip,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16,cdc.optimizer.name=sgd,"
     "cdc.optimizer.learning_rate=0.00005,cdc.prompts.modality=multimodal,cdc.prompts.layers=2"
 )
@@ -61,7 +63,10 @@ def eight(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(eight, tmp_path_factory):
-    """Runs of two processes with four devices each: a new one, and one going on with `eight`'s."""
+    """Runs of two processes with four devices each: a new one, and one going on with `eight`'s.
+
+    And what each process printed.
+    """
     new, resumed = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("resumed") / "run"
     shutil.copytree(eight[0], resumed)
     with socket.socket() as free:
@@ -69,15 +74,18 @@ def pair(eight, tmp_path_factory):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = [
         start(
-            new, resumed, CDC_COORDINATOR=address, CDC_PROCESSES="2", CDC_PROCESS=str(i),
+            resumed, "run", new, CDC_COORDINATOR=address, CDC_PROCESSES="2", CDC_PROCESS=str(i),
             **virtual(4),
         )
         for i in range(2)
     ]  # fmt: skip
+    printed = []
     for process in processes:
-        _, errors = process.communicate()
+        output, errors = process.communicate()
         assert process.returncode == 0, errors
-    return new / "cdc", resumed / "cdc"
+        printed.append(output)
+    (trained,) = new.glob("*/cdc")
+    return trained, resumed / "cdc", printed
 
 
 def assert_equal_runs(one, other):
@@ -104,6 +112,14 @@ def assert_equal_runs(one, other):
 def test_two_processes_of_four_devices_agree_with_one_device(alone, pair):
     assert json.loads((pair[0] / "results.json").read_text())["device"].startswith("8 x")
     assert_equal_runs(alone, pair[0])
+
+
+def test_only_process_0_prints(pair):
+    first, second = (  # Gloo, which connects them, says so on stdout
+        [line for line in text.splitlines() if line and "[Gloo]" not in line] for text in pair[2]
+    )
+    assert "Everything about this run" in first[-1]
+    assert not second
 
 
 def test_sigterm_saves_and_ends_with_its_own_exit_code(eight):
