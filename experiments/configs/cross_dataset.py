@@ -5,8 +5,8 @@ python experiments/run.py \
   --config=cross_dataset.py:dataset=ImageNet,data.root=~/data,model=openai/clip-vit-base-patch16
 
 On the world, prompts learned on `aligned` are tested on the classes of the other kinds of task:
-five minutes a seed on one core of a 2-core machine; over three seeds CDC+ averaged 43.5 %, zero-shot
-CLIP 33.3, CDC 33.7, with intervals of tens of points.
+five minutes a seed on one core of a 2-core machine; over three seeds CDC+ averaged 43.5 %,
+zero-shot CLIP 33.3, CDC 33.7, with intervals of tens of points.
 With ImageNet they are tested on the ten other datasets of the field; the settings are then MaPLe's
 for this: 3 prompted layers, 2 epochs, rate 0.0026.
 """
