@@ -328,6 +328,30 @@ def test_every_dataset_says_what_is_missing(tmp_path):
         assert published.template.count("{}") == 1
 
 
+PLACES = {  # CoOp's folder, the images in it, and CoOp's hand-crafted template
+    "ImageNet": ("imagenet", "images", "a photo of a {}."),
+    "Caltech101": ("caltech-101", "101_ObjectCategories", "a photo of a {}."),
+    "OxfordPets": ("oxford_pets", "images", "a photo of a {}, a type of pet."),
+    "StanfordCars": ("stanford_cars", "", "a photo of a {}."),
+    "OxfordFlowers": ("oxford_flowers", "jpg", "a photo of a {}, a type of flower."),
+    "Food101": ("food-101", "images", "a photo of {}, a type of food."),
+    "FGVCAircraft": ("fgvc_aircraft", "images", "a photo of a {}, a type of aircraft."),
+    "SUN397": ("sun397", "SUN397", "a photo of a {}."),
+    "DescribableTextures": ("dtd", "images", "{} texture."),
+    "EuroSAT": ("eurosat", "2750", "a centered satellite photo of {}."),
+    "UCF101": ("ucf101", "UCF-101-midframes", "a photo of a person doing {}."),
+    "ImageNetV2": ("imagenetv2", "imagenetv2-matched-frequency-format-val", "a photo of a {}."),
+    "ImageNet-Sketch": ("imagenet-sketch", "images", "a photo of a {}."),
+    "ImageNet-A": ("imagenet-adversarial", "imagenet-a", "a photo of a {}."),
+    "ImageNet-R": ("imagenet-rendition", "imagenet-r", "a photo of a {}."),
+}
+
+
+def test_places_and_templates_are_those_of_the_protocol():
+    found = {k: (p.folder, p.images, p.template) for k, p in catalog.PUBLISHED.items()}
+    assert found == PLACES
+
+
 def test_a_published_split(tmp_path, config):
     root = tmp_path / "eurosat"
     names = [f"land {k}" for k in range(10)]
