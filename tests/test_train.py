@@ -1,5 +1,6 @@
 """Training end to end: learning, determinism, resume, guards, and what is written."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -10,9 +11,11 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 from PIL import Image
 
-from cdc_jax import checkpoint, interruption, optimizer, run_folder, train
+import cdc_jax
+from cdc_jax import checkpoint, clip, interruption, optimizer, run_folder, train
 from cdc_jax.adapter import Adapter
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
@@ -102,33 +105,66 @@ def test_an_interrupted_run_ends_with_the_same_numbers(small, finished, tmp_path
     assert lines(tmp_path) == lines(workdir)
 
 
-def test_photographs_end_to_end(get_config, tmp_path):
-    """Red and blue pictures of many forms; one that can't be decoded is left out and listed."""
+def adapted_to_photographs(get_config, root, model="world"):
+    """CoOp's results on red and blue JPEG files of many forms, one of which can't be decoded.
+
+    Its predictions for the test's files are those of its evaluation.
+    """
     rng = np.random.default_rng(0)
     for colour, name in enumerate(("red", "blue")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (root / "photos" / name).mkdir(parents=True)
         for i in range(12):
             pixels = rng.integers(0, 80, (30 + 3 * i, 60 - 2 * i, 3), np.uint8)
             pixels[..., 2 * colour] += 150
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
-    (tmp_path / "photos" / "red" / "5.png").write_bytes(b"")
-    (tmp_path / "photos" / "task.toml").write_text("val = 0\ntest = 0.5")  # all are used
+            Image.fromarray(pixels).save(root / "photos" / name / f"{i}.jpg")
+    (root / "photos" / "red" / "5.jpg").write_bytes(b"")
+    (root / "photos" / "task.toml").write_text("val = 0\ntest = 0.5")  # all are used
     config = get_config(
         "fewshot",
         "dataset=folder,shots=6,methods=coop,coop.views=shared,coop.optimizer.epochs=5,"
-        f"data.on_error=skip,data.root={tmp_path / 'photos'}",
+        f"data.on_error=skip,data.root={root / 'photos'},model={model}",
     )
-    result = train.train_and_evaluate(config, tmp_path / "run")["coop"]
+    result = train.train_and_evaluate(config, root / "run")["coop"]
+    test = json.loads((root / "run/coop/split.json").read_text())["test"]
+    rows = cdc_jax.predict(root / "run/coop", [root / "photos" / file for file, _, _ in test])
+    scores = np.load(root / "run/coop/scores.npz")
+    names = [row.predicted for row in rows]
+    assert names == [("blue", "red")[label] for label in scores["test/predicted"]]
+    probability = [row.probability[0][1] for row in rows]
+    np.testing.assert_allclose(probability, scores["test/confidence"], atol=1e-5)
+    return result, names
+
+
+def test_photographs_end_to_end(get_config, tmp_path):
+    """The one that can't be decoded is left out and listed."""
+    result, names = adapted_to_photographs(get_config, tmp_path)
     (skipped,) = result["skipped"]["images"]
     assert result["skipped"]["count"] == 1
-    assert skipped["file"].endswith("red/5.png") and "empty" in skipped["reason"]
+    assert skipped["file"].endswith("red/5.jpg") and "empty" in skipped["reason"]
     items = json.loads((tmp_path / "run/coop/split.json").read_text())
     used = [file for part in items.values() for file, _, _ in part]
     assert len(set(used)) == len(used) == 23
     assert len(items["test"]) == result["splits"]["test"]["images"]
     assert all(file.startswith(name) for file, _, name in items["test"])
-    assert "red/5.png" not in used
+    assert "red/5.jpg" not in used
     assert result["summary"]["test"] > 90
+    right = [name == own for name, (_, _, own) in zip(names, items["test"], strict=True)]
+    assert 100 * np.mean(right) == pytest.approx(result["summary"]["test"])
+
+
+def test_photographs_by_a_clip_of_another_size(get_config, tmp_path):
+    small = clip.Transformer(width=32, depth=2, heads=2, mlp_width=64)
+    embedded, tokenizer = clip.load("world")
+    config = dataclasses.replace(
+        embedded.config, vision=small, text=small, embed_width=16, image_size=48, patch_size=12
+    )
+    clip.save_pretrained(clip.Clip(config, nnx.Rngs(0)), tokenizer, tmp_path / "clip")
+    result, _ = adapted_to_photographs(get_config, tmp_path, tmp_path / "clip")
+    assert result["trainable_parameters"] == 4 * 32
+    settings = json.loads((tmp_path / "run/coop/config.json").read_text())["method"]
+    assert settings["optimizer"]["name"] == "sgd"  # as published; the embedded model takes Adam
+    adapted = json.loads((tmp_path / "run/coop/adapted/adapted.json").read_text())
+    assert adapted["preprocessing"]["size"] == 48
 
 
 def test_what_was_refused_can_be_mended_in_the_same_folder(get_config, tmp_path):
