@@ -203,10 +203,10 @@ def test_the_benchmark_compares_the_same_work(tmp_path, monkeypatch):
 
     paths = pipeline.draw(tmp_path, 3)
     images = Photographs(paths, Path, pipeline.SIZE, pipeline.SIDE)
-    for number, path in enumerate(paths):
-        np.testing.assert_array_equal(images[number : number + 1][0], pipeline.pillow_test(path))
-        squeezed, aspect = images.squeezed(number)
-        np.testing.assert_array_equal(squeezed, pipeline.pillow_squeezed(path))
-        assert aspect == np.float32(500 / 375)
+    expected = [pipeline.pillow_test(path) for path in paths]
+    np.testing.assert_array_equal(images[:], expected)
+    squeezed, aspects = images.squeezed(np.arange(3))
+    np.testing.assert_array_equal(squeezed, [pipeline.pillow_squeezed(path) for path in paths])
+    np.testing.assert_array_equal(aspects, np.float32(500 / 375))
     with pytest.raises(ValueError, match="at least 32 photographs are needed, got 3 in x"):
         pipeline.measure(paths, "x")

@@ -64,12 +64,17 @@ class TrainingBatches:
         Uint8 `images`, `labels`, and the examples' `indices`; of photographs, which the view stage
         takes squeezed into squares, also `aspects`, their width/height.
         """
-        rows = [self._row(step, self._first_row + row) for row in range(self._rows)]
-        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        indices = np.array(self._rows_of(step, self._first_row, self._rows), np.int32)
+        batch = {"labels": self._examples.labels[indices].astype(np.int32), "indices": indices}
+        images = self._examples.images
+        if isinstance(images, Photographs):
+            squeezed, aspects = images.squeezed(indices)
+            return batch | {"images": squeezed, "aspects": aspects}
+        return batch | {"images": images[indices]}
 
     def indices(self, step: int) -> list[int]:
         """The examples of batch number `step`, on all hosts."""
-        return [self._index(step, row) for row in range(self._size)]
+        return self._rows_of(step, 0, self._size)
 
     def stream(self, first: int, last: int, put: Callable[[Batch], Any]) -> Iterator[Any]:
         """Batches `first` to `last` - 1, put where the computation wants them, ahead of it.
@@ -81,11 +86,10 @@ class TrainingBatches:
           last: number of steps.
           put: from a batch to what is yielded, such as its copy on the devices.
         """
-        images = self._examples.images
-        # Each thread reads a batch of its own. Arrays in memory need no threads.
-        threads = images.workers if isinstance(images, Photographs) else 0
-        ahead = max(_BATCHES_AHEAD, threads) if threads else 0
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        # One batch is put together while the photographs of the next are decoded. Arrays in memory
+        # need no threads.
+        ahead = _BATCHES_AHEAD if isinstance(self._examples.images, Photographs) else 0
+        options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
         batches = grain.MapDataset.range(first, last).map(self.__getitem__)
         return iter(
             grain.experimental.ThreadPrefetchIterDataset(
@@ -93,15 +97,8 @@ class TrainingBatches:
             )
         )
 
-    def _row(self, step: int, row: int) -> dict[str, Any]:
-        index = self._index(step, row)
-        images = self._examples.images
-        made = {"labels": np.int32(self._examples.labels[index]), "indices": np.int32(index)}
-        if isinstance(images, Photographs):
-            image, aspect = images.squeezed(index)
-            return made | {"images": image, "aspects": aspect}
-        return made | {"images": images[np.array([index])][0]}
-
-    def _index(self, step: int, row: int) -> int:
+    def _rows_of(self, step: int, first: int, rows: int) -> list[int]:
+        """The examples in `rows` rows of batch number `step`."""
         epoch, batch = divmod(step, self.per_epoch)
-        return int(self._order[epoch * len(self._examples) + batch * self._size + row])
+        first += epoch * len(self._examples) + batch * self._size
+        return [int(self._order[row]) for row in range(first, first + rows)]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
 from cdc_jax.tasks import decode
@@ -15,6 +15,7 @@ from cdc_jax.tasks.splits import Split
 
 KEPT_BYTES = 2**30
 """Decoded images of a split stay in memory if all of them need no more than this, 1 GiB."""
+_TASK = 4  # images: a thread's share, so small that all threads end together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Photographs:
             raise ValueError(f"data.side must be at least 0 (1.5 x the model's), got {side}")
         self._paths, self._contents = paths, contents
         self._size, self._side = size, side
-        self.workers = threads(workers)
-        self._pool = ThreadPoolExecutor(self.workers)
+        self._pool = ThreadPoolExecutor(threads(workers))
+        self._aspects = np.zeros(len(paths), np.float32)
         self._clean: dict[int, np.ndarray] = {}
-        self._squeezed: dict[int, tuple[np.ndarray, np.float32]] = {}
+        self._squeezed: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -80,23 +81,14 @@ class Photographs:
         self, index: slice | Int[np.ndarray, "images"]
     ) -> UInt8[np.ndarray, "images size size 3"]:
         numbers = np.arange(len(self))[index]
-        if not len(numbers):
-            return np.zeros((0, self._size, self._size, 3), np.uint8)
-        # A task is several images: threads that meet too often wait for each other.
-        parts = np.array_split(numbers, min(len(numbers), 4 * self.workers))
-        read = self._pool.map(lambda part: [self._clean_image(n) for n in part.tolist()], parts)
-        return np.stack([image for images in read for image in images])
+        return self._read(numbers, decode.clean_image, self._size, self._clean)
 
-    def squeezed(self, number: int) -> tuple[UInt8[np.ndarray, "side side 3"], np.float32]:
-        """One whole photograph as a square, and the width/height that it had before."""
-        if number in self._squeezed:
-            return self._squeezed[number]
-        image = self._decoded(number)
-        aspect = np.float32(image.width / image.height)
-        made = decode.squeezed_image(image, self._side), aspect
-        if self._fits(self._side):
-            self._squeezed[number] = made
-        return made
+    def squeezed(
+        self, numbers: Int[np.ndarray, "images"]
+    ) -> tuple[UInt8[np.ndarray, "images side side 3"], Float32[np.ndarray, "images"]]:
+        """Whole photographs as squares, and the width/height that each had before."""
+        images = self._read(numbers, decode.squeezed_image, self._side, self._squeezed)
+        return images, self._aspects[numbers]
 
     def unusable(self, decoding: bool) -> dict[int, decode.UnreadableImage]:
         """Number -> what is wrong with it, for the images that can't be used.
@@ -109,7 +101,7 @@ class Photographs:
 
         def tried(number: int) -> decode.UnreadableImage | None:
             try:
-                self._clean_image(number)
+                self._decoded(number)
             except decode.UnreadableImage as error:
                 return error
             return None
@@ -132,21 +124,32 @@ class Photographs:
                 missing[number] = decode.UnreadableImage(str(file), "no such file")
         return missing
 
-    def _clean_image(self, number: int) -> np.ndarray:
-        if number in self._clean:
-            return self._clean[number]
-        made = decode.clean_image(self._decoded(number), self._size)
-        if self._fits(self._size):
-            self._clean[number] = made
-        return made
+    def _read(
+        self, numbers: np.ndarray, form: Callable, side: int, kept: dict[int, np.ndarray]
+    ) -> np.ndarray:
+        """Images in one of both forms, by all threads. What is kept are views of the result."""
+        images = np.empty((len(numbers), side, side, 3), np.uint8)
+        keep = 3 * side * side * len(self) <= KEPT_BYTES
+
+        def fill(first: int) -> None:
+            for row, number in enumerate(numbers[first : first + _TASK].tolist(), first):
+                if number in kept:
+                    images[row] = kept[number]
+                    continue
+                image = self._decoded(number)
+                self._aspects[number] = image.width / image.height
+                images[row] = form(image, side)
+                if keep:
+                    kept[number] = images[row]
+
+        list(self._pool.map(fill, range(0, len(numbers), _TASK)))
+        images.setflags(write=False)
+        return images
 
     def _decoded(self, number: int) -> Image.Image:
         path = self._paths[number]
         contents = self._contents(path)
         return decode.decode(contents, path if isinstance(contents, bytes) else None)
-
-    def _fits(self, side: int) -> bool:
-        return 3 * side * side * len(self) <= KEPT_BYTES
 
 
 def threads(workers: int) -> int:
