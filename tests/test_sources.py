@@ -573,6 +573,34 @@ def test_tfds_mocked(config, tmp_path):
             tasks.load(changed, 8)
 
 
+@pytest.mark.parametrize(("name", "first"), [("ImageNet-A", 3), ("ImageNet-R", 4)])
+def test_tfds_variants_are_over_their_own_classes(config, tmp_path, name, first):
+    """200 of the 1000 labels that TFDS gives them, in the order of ImageNet's class list."""
+    entry = catalog.PUBLISHED[name].tfds
+    ids = tfds.builder(entry.name, data_dir=tmp_path).info.features["label"].names
+    write(tmp_path / "imagenet/classnames.txt", "".join(f"{n} a {n}\n" for n in reversed(ids)))
+    own = range(first, 1000, 5)
+
+    def examples(self, split, decoders, **_):
+        assert split == "test"
+        grey = [(k // 4,) * 3 for k in own]
+        files = [f"{ids[k]}_{i}.jpg".encode() for i, k in enumerate(own)]
+        records = zip(grey, own, files, strict=True)
+        return [{"image": jpeg(g), "label": k, "file_name": file} for g, k, file in records]
+
+    with tfds.testing.mock_data(as_data_source_fn=examples):
+        read = sources.read(
+            name, config(dataset=name, data__root=str(tmp_path), data__format="tfds")
+        )
+        names = read.split.class_names
+        assert names == tuple(f"a {ids[k]}" for k in reversed(own)) and len(names) == 200
+        assert len(read.split.test) == 200 and not read.split.train and not read.note
+        for path, label in read.split.test[::40]:
+            assert path.startswith(names[label][2:])
+            grey = np.asarray(Image.open(io.BytesIO(read.contents(path)))).mean()
+            assert abs(grey - ids.index(names[label][2:]) // 4) < 2
+
+
 def test_tfds_that_is_not_prepared(config, tmp_path):
     for name, published in catalog.PUBLISHED.items():
         changed = config(dataset=name, data__root=str(tmp_path), data__format="tfds")
