@@ -245,8 +245,11 @@ def split(name: str) -> tuple[str, list[str]]:
 def title(name: str) -> str:
     """How tables call a method.
 
-    >>> title("cdc@prompts.templates=2")
-    'CDC, templates=2'
+    >>> title("cdc@prompts.templates=2;head.kl_weight=0.1")
+    'CDC, templates=2, kl_weight=0.1'
     """
     row, changes = split(name)
-    return ", ".join([TITLES[row], *(change.rpartition(".")[2] for change in changes)])
+    settings = (change.partition("=") for change in changes)
+    return ", ".join(
+        [TITLES[row], *(f"{key.rpartition('.')[2]}={value}" for key, _, value in settings)]
+    )
