@@ -33,7 +33,7 @@ def experiment() -> ConfigDict:
     config.dtype = "float32"  # of the frozen CLIP; bfloat16 where the hardware has it
     config.shots = 16
     config.seed = 1
-    config.methods = "zero_shot,coop,coop_con,cdc,cdc_plus"
+    config.methods = "zero_shot,linear_probe,coop,coop_con,cdc,cdc_plus"
     # Lists separated by commas: a cell for each combination; empty ones are the single value above.
     config.sweep = ConfigDict({"datasets": "", "kinds": "", "rhos": "", "shots": "", "seeds": ""})
     config.evaluation_batch_size = 240

@@ -4,6 +4,8 @@ python tests/pod.py CONFIG WORKDIR run NEW  trains and evaluates in the first fo
                                             experiments/run.py does in the second
 python tests/pod.py CONFIG WORKDIR eight    on eight devices: prints measurements, trains, and sends
                                             itself SIGTERM when step 4 is logged
+python tests/pod.py CONFIG WORKDIR stopped  as experiments/run.py; the second process sends itself
+                                            SIGTERM before the processes confer for the first time
 """
 
 import functools
@@ -20,7 +22,17 @@ import numpy as np
 
 from cdc_jax import adapter as adapter_lib
 from cdc_jax import clip as clip_lib
-from cdc_jax import devices, evidence, methods, optimizer, prompts, run_folder, train, views
+from cdc_jax import (
+    devices,
+    evidence,
+    interruption,
+    methods,
+    optimizer,
+    prompts,
+    run_folder,
+    train,
+    views,
+)
 
 COUNT = 8
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -134,6 +146,24 @@ def stop_at(step):
     run_folder.append = appending
 
 
+def stop_the_second():
+    """Sends the second process, which logs nothing, SIGTERM before it confers with the other."""
+    came = interruption.Notice.came
+
+    def told(notice, meeting=True):
+        if meeting and jax.process_index() == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return came(notice, meeting)
+
+    interruption.Notice.came = told
+
+
+def run(workdir):
+    """What experiments/run.py does."""
+    sys.argv = ["run.py", f"--config=fewshot.py:{argument}", f"--workdir={workdir}"]
+    runpy.run_path(str(EXPERIMENTS / "run.py"), run_name="__main__")
+
+
 if __name__ == "__main__":
     devices.start()
     devices.start()  # twice is once
@@ -143,7 +173,9 @@ if __name__ == "__main__":
         measured |= {"images": flops(12, 64), "classes": flops(256, 8)}
         print(json.dumps(measured), flush=True)
         stop_at(4)
+    if rest == ["stopped"]:
+        stop_the_second()
+        run(workdir)
     train.train_and_evaluate(get_config(argument), workdir)
     if rest[:1] == ["run"]:
-        sys.argv = ["run.py", f"--config=fewshot.py:{argument}", f"--workdir={rest[1]}"]
-        runpy.run_path(str(EXPERIMENTS / "run.py"), run_name="__main__")
+        run(rest[1])

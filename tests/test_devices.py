@@ -63,29 +63,29 @@ def eight(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(eight, tmp_path_factory):
-    """Runs of two processes with four devices each: a new one, and one going on with `eight`'s.
+    """Runs of two processes with four devices each: one stopped and gone on with, one that goes on
+    with `eight`'s.
 
-    And what each process printed.
+    And the exit codes of the stop, and what each process printed in the end.
     """
     new, resumed = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("resumed") / "run"
     shutil.copytree(eight[0], resumed)
+    stopped = [(code, errors) for code, _, errors in two_processes(new, "stopped")]
+    ended = two_processes(resumed, "run", new)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    (trained,) = new.glob("*/cdc")
+    return trained, resumed / "cdc", stopped, [output for _, output, _ in ended]
+
+
+def two_processes(*arguments):
+    """Exit code, output and errors of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
-        start(
-            resumed, "run", new, CDC_COORDINATOR=address, CDC_PROCESSES="2", CDC_PROCESS=str(i),
-            **virtual(4),
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    printed = []
-    for process in processes:
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
-        printed.append(output)
-    (trained,) = new.glob("*/cdc")
-    return trained, resumed / "cdc", printed
+    pod = {"CDC_COORDINATOR": address, "CDC_PROCESSES": "2"}
+    processes = [start(*arguments, CDC_PROCESS=str(i), **pod, **virtual(4)) for i in range(2)]
+    printed = [process.communicate() for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, printed, strict=True)]
 
 
 def assert_equal_runs(one, other):
@@ -114,9 +114,16 @@ def test_two_processes_of_four_devices_agree_with_one_device(alone, pair):
     assert_equal_runs(alone, pair[0])
 
 
+def test_sigterm_of_one_process_saves_and_stops_both(pair):
+    """That the run which then went on ends as the others do is tested above."""
+    for code, errors in pair[2]:
+        assert code == 75, errors
+    assert "stopped after step 2 of 9" in pair[2][0][1]
+
+
 def test_only_process_0_prints(pair):
     first, second = (  # Gloo, which connects them, says so on stdout
-        [line for line in text.splitlines() if line and "[Gloo]" not in line] for text in pair[2]
+        [line for line in text.splitlines() if line and "[Gloo]" not in line] for text in pair[3]
     )
     assert "Everything about this run" in first[-1]
     assert not second
