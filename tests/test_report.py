@@ -580,11 +580,12 @@ def test_other_errors_say_what_there_is(two_datasets, tmp_path):
 def test_the_table_of_one_run_shows_every_column_of_every_method(capsys):
     summary = {key: 10.0 + i for i, key in enumerate(report.COLUMNS) if "test" not in key}
     result = {"summary": summary, "note": "", "skipped": {"count": 0}}
-    report.print_table({"coop": result, "cdc": result})
+    changed = "maple@optimizer.learning_rate=0.01;prompts.layers=4;views=flip"  # folds
+    report.print_table({"coop": result, "cdc": result, changed: result})
     lines = capsys.readouterr().out.splitlines()
-    for title in ("CoOp", "CDC"):
+    for title in ("CoOp", "CDC", "MaPLe"):
         row = next(line.strip() for line in lines if line.strip().startswith(title))
-        assert row.split()[1:] == [f"{value:.1f}" for value in summary.values()]
+        assert row.split()[-len(summary) :] == [f"{value:.1f}" for value in summary.values()]
 
 
 def test_the_command_says_where_things_lie_and_prints_the_main_table(two_datasets, tmp_path):

@@ -42,11 +42,11 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
         box=rich.box.SIMPLE_HEAD,
         padding=0,
     )
-    table.add_column("method", no_wrap=True, min_width=14)
+    table.add_column("method", min_width=14)
     first = next(iter(results.values()))
     columns = [key for key in COLUMNS if any(key in r["summary"] for r in results.values())]
     for key in columns:
-        table.add_column(COLUMNS[key], justify="right")
+        table.add_column(COLUMNS[key].replace(" ", "\n"), justify="right", no_wrap=True)
     for method, result in results.items():
         summary = result["summary"]
         cells = (f"{summary[key]:.1f}" if key in summary else "–" for key in columns)
