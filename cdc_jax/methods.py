@@ -180,9 +180,10 @@ SMALL: dict[str, dict] = {
     "cdc_mean_softmax": {**_TIED, "views": "set1"},
     "maple_con": {**_VISUAL, "loss.consistency_weight": 2.0},
     "cdc_visual": {**_VISUAL, "views": "set1", "loss.consistency_weight": 2.0},
+    # In domain_gap, seeds 11 and 12, H_int 56.5 and 67.8 after 16 epochs, 75.2 and 68.6 after 48.
     "oracle": {
         **_TEXT, "optimizer.learning_rate": 0.05, "optimizer.batch_size": 64,
-        "optimizer.epochs": 16,
+        "optimizer.epochs": 48,
     },
     "oracle_visual": {**_VISUAL, "optimizer.batch_size": 64, "optimizer.epochs": 8},
 }  # fmt: skip
