@@ -6,9 +6,10 @@ one key. An unknown key or a value of the wrong type is refused before any work.
 """
 
 import ast
+import contextlib
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def define(script: str, default: str) -> Any:
       A holder whose `value` is the locked configuration, once the flags are parsed.
     """
     path = str(Path(script).resolve().parent / "configs" / default)
-    return config_flags.DEFINE_config_file("config", path, "Configuration file[:key=value,…].")
+    with _one_line(script):  # already reads the command line
+        return config_flags.DEFINE_config_file("config", path, "Configuration file[:key=value,…].")
 
 
 def run(main: Callable[[Any], None], script: str) -> None:
@@ -39,10 +41,20 @@ def run(main: Callable[[Any], None], script: str) -> None:
     stopped from outside and saved, with `interruption.EXIT_CODE`. The rest is a traceback.
     """
 
-    def guarded(argv: Any) -> None:
+    def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
+        configured = "config" in flags.FLAGS
+        if configured and argv[1:]:
+            raise SystemExit(
+                f"{argv[0]}: unexpected {argv[1]!r}: settings are given as "
+                "--config=FILE.py:KEY=VALUE,… or --config.KEY=VALUE"
+            )
         try:
             main(argv)
+        except KeyboardInterrupt:
+            then = ": the same command goes on at the newest checkpoint" if configured else ""
+            print(f"stopped{then}", file=sys.stderr, flush=True)
+            raise SystemExit(130) from None
         except Interrupted as stopped:
             print(stopped, file=sys.stderr, flush=True)
             raise
@@ -54,12 +66,21 @@ def run(main: Callable[[Any], None], script: str) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    try:
+    with _one_line(argv[0]):
         return flags.FLAGS(argv)
+
+
+@contextlib.contextmanager
+def _one_line(script: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:  # a key of a part: its name and a hint, on two lines
+        message = " ".join(str(error.args[0]).split())
+        raise SystemExit(f"{script}: unknown key {message}") from None
     except (flags.Error, AttributeError) as error:
         # ml_collections hands on the text of a whole traceback; its last line is the message.
         message = str(error).replace("\\n", "\n").strip().splitlines()[-1]
-        raise SystemExit(f"{argv[0]}: {message}") from None
+        raise SystemExit(f"{script}: {message}") from None
 
 
 def _resolved(argument: str, folder: Path) -> str:
@@ -88,7 +109,7 @@ def apply(config: ConfigDict, argument: str) -> ConfigDict:
     """
     assignments: list[str] = []
     for part in argument.split(",") if argument else []:
-        if "=" in part:
+        if "=" in part and "@" not in part.partition("=")[0]:  # `cdc@views=flip` is a method
             assignments.append(part)
         elif assignments:
             assignments[-1] += f",{part}"

@@ -23,6 +23,7 @@ class Scores:
 
     Attributes:
       labels: (examples,).
+      predicted: the fused choice, (examples,).
       probability: fused, (examples, classes).
       uncertainty: of the head, (examples,).
       log_vacuity: of the fused opinion, NaN without one, (examples,).
@@ -33,6 +34,7 @@ class Scores:
     """
 
     labels: np.ndarray
+    predicted: np.ndarray
     probability: np.ndarray
     uncertainty: np.ndarray
     log_vacuity: np.ndarray
@@ -117,7 +119,9 @@ class Evaluator:
 
         def predict(clip, parameters, text, image):
             logits = similarities(clip, parameters, image.swapaxes(0, 1), text)
-            return adapter.head.predict(logits)
+            said = adapter.head.predict(logits)
+            # Of the templates' own only the largest: all of them would be M times the fused ones.
+            return said._replace(template_probability=said.template_probability.max(-1))
 
         self._predict = jax.jit(predict, out_shardings=features.everywhere)
 
@@ -144,12 +148,13 @@ class Evaluator:
         said = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(examples)], *made)
         return Scores(
             labels=examples.labels,
+            predicted=said.predicted,
             probability=said.probability,
             uncertainty=said.uncertainty,
             log_vacuity=said.log_vacuity,
             conflict=said.conflict,
-            template_predicted=said.template_probability.argmax(-1),
-            template_confidence=said.template_probability.max(-1),
+            template_predicted=said.template_predicted,
+            template_confidence=said.template_probability,
             template_uncertainty=said.template_uncertainty,
         )
 
@@ -163,12 +168,13 @@ def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:
     Returns:
       `splits`: for each split the number of images; in percent the accuracy, each template's
       accuracy alone, the expected calibration error (`ece`), the AUROC of the head's uncertainty
-      for errors (`auroc`) and the area under the risk-coverage curve (`aurc`); the negative
-      log-likelihood in nats (`nll`), the Brier score (`brier`) and the mean conflict. `summary`,
-      in percent: the accuracy of every split; where there are base_x and new_x, their harmonic
-      mean `H_x`, and the AUROC `novelty_x` of the vacuity, in a softmax head of its
-      uncertainty, for new classes; `ece` and `auroc`
-      averaged over the splits under do(), `*_int`, or over all where there are none.
+      for errors (`auroc`; None where there are none, or nothing else) and the area under the
+      risk-coverage curve (`aurc`); the negative log-likelihood in nats (`nll`), the Brier score
+      (`brier`) and the mean conflict. `summary`, in percent: the accuracy of every split; where
+      there are base_x and new_x, their harmonic mean `H_x`, and the AUROC `novelty_x` of the
+      vacuity, in a softmax head of its uncertainty, for new classes; `ece` and `auroc` averaged
+      over the splits under do(), `*_int`, or over all where there are none: None where one of
+      them has no AUROC.
     """
     splits = {name: _figures(one) for name, one in scores.items()}
     summary = {name: figures["accuracy"] for name, figures in splits.items()}
@@ -181,7 +187,8 @@ def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:
             )
     cut = [name for name in scores if name.endswith("_int")] or list(scores)
     for key in ("ece", "auroc"):
-        summary[key] = float(np.mean([splits[name][key] for name in cut]))
+        values = [splits[name][key] for name in cut]
+        summary[key] = None if None in values else float(np.mean(values))
     return {"splits": splits, "summary": summary}
 
 
@@ -191,17 +198,17 @@ def _novelty(scores: Scores) -> np.ndarray:
 
 def _figures(scores: Scores) -> dict[str, Any]:
     probability, labels, uncertainty = scores.probability, scores.labels, scores.uncertainty
-    predicted = probability.argmax(-1)
-    correct = predicted == labels
+    correct = scores.predicted == labels
+    auroc = metrics.error_auroc(uncertainty, correct)
     own = (scores.template_predicted == labels[:, None]).mean(0)
     return {
         "images": len(labels),
-        "accuracy": 100 * metrics.accuracy(predicted, labels),
+        "accuracy": 100 * metrics.accuracy(scores.predicted, labels),
         "template_accuracy": [100 * float(a) for a in own],
         "ece": 100 * metrics.expected_calibration_error(probability.max(-1), correct),
         "nll": metrics.negative_log_likelihood(probability, labels),
         "brier": metrics.brier_score(probability, labels),
-        "auroc": 100 * metrics.error_auroc(uncertainty, correct),
+        "auroc": None if np.isnan(auroc) else 100 * auroc,
         "aurc": 100 * metrics.area_under_risk_coverage(uncertainty, correct),
         "conflict": float(scores.conflict.mean()),
     }

@@ -22,19 +22,24 @@ class Prediction(NamedTuple):
     """What a head says of each image.
 
     Attributes:
+      predicted: the class of the largest fused logit or evidence, (...). Where all evidence is
+        small, rounding leaves the probabilities equal.
       probability: fused class probabilities, (..., classes).
       uncertainty: log-vacuity of the fused opinion in the evidential head unless it is told
         otherwise, 1 − max probability in the softmax head; higher is less certain, (...).
       log_vacuity: log u of the fused opinion; NaN in the softmax head, which has no opinion, (...).
       conflict: disagreement among the templates in [0, 1], Dempster's C; 0 in the softmax head.
+      template_predicted: each template's own choice, (..., templates).
       template_probability: each template's own probabilities, (..., templates, classes).
       template_uncertainty: each template's own uncertainty, (..., templates).
     """
 
+    predicted: Int[Array, "*b"]
     probability: Float[Array, "*b classes"]
     uncertainty: Float[Array, "*b"]
     log_vacuity: Float[Array, "*b"]
     conflict: Float[Array, "*b"]
+    template_predicted: Int[Array, "*b templates"]
     template_probability: Float[Array, "*b templates classes"]
     template_uncertainty: Float[Array, "*b templates"]
 
@@ -103,14 +108,17 @@ class SoftmaxHead:
 
     def predict(self, logits: Logits) -> Prediction:
         """See `Head`."""
-        probability = jnp.exp(SOFTMAX_FUSIONS[self.fusion](logits))
+        fused = SOFTMAX_FUSIONS[self.fusion](logits)
+        probability = jnp.exp(fused)
         uncertainty = 1 - probability.max(-1)
         own = jax.nn.softmax(logits, -1)
         return Prediction(
+            predicted=fused.argmax(-1),
             probability=probability,
             uncertainty=uncertainty,
             log_vacuity=jnp.full_like(uncertainty, jnp.nan),
             conflict=jnp.zeros_like(uncertainty),
+            template_predicted=logits.argmax(-1),
             template_probability=own,
             template_uncertainty=1 - own.max(-1),
         )
@@ -132,9 +140,8 @@ class EvidentialHead:
     """DSTC: evidence of each template, fused; trusted cross-entropy of each and of the fused.
 
     Attributes:
-      shift: b in log h(z) = scale * z − b, see `evidence.calibrate_shift`.
+      shift: b in log h(z) = z − b, see `evidence.calibrate_shift`.
       kind: evidence function, see `evidence.from_logits`.
-      scale: a.
       fusion: a name of `EVIDENCE_FUSIONS`.
       template_weight: weight of the sum of the templates' own losses.
       fused_weight: omega, weight of the fused opinion's.
@@ -146,7 +153,6 @@ class EvidentialHead:
 
     shift: float
     kind: str = "exp"
-    scale: float = 1.0
     fusion: str = "dempster"
     template_weight: float = 1.0
     fused_weight: float = 1.0
@@ -164,7 +170,7 @@ class EvidentialHead:
 
     def _evidence(self, logits: Logits) -> Logits:
         shift = logits.mean(-1, keepdims=True) if self.centred else self.shift
-        return evidence.from_logits(logits, self.kind, self.scale, shift)
+        return evidence.from_logits(logits, self.kind, shift=shift)
 
     def predict(self, logits: Logits) -> Prediction:
         """See `Head`."""
@@ -172,10 +178,12 @@ class EvidentialHead:
         fused = EVIDENCE_FUSIONS[self.fusion](log_evidence)
         measure = _UNCERTAINTIES[self.uncertainty]
         return Prediction(
+            predicted=fused.argmax(-1),
             probability=evidence.expected_probability(fused),
             uncertainty=measure(fused),
             log_vacuity=evidence.log_vacuity(fused),
             conflict=evidence.conflict(log_evidence),
+            template_predicted=log_evidence.argmax(-1),
             template_probability=evidence.expected_probability(log_evidence),
             template_uncertainty=measure(log_evidence),
         )

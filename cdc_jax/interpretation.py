@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cdc_jax.clip.model import normalize
 from cdc_jax.evaluate import Scores
 
 
@@ -59,6 +60,7 @@ def nearest_words(
     Returns:
       [template][vector] -> `word` and `distance` of the nearest, best first.
     """
+    embeddings = embeddings.astype(jnp.float32)
     difference = (embeddings**2).sum(-1) - 2 * jnp.einsum("mdw,tw->mdt", vectors, embeddings)
     squared = difference + (vectors**2).sum(-1)[..., None]
     negative, ids = jax.lax.top_k(-squared, count)
@@ -79,4 +81,5 @@ def template_cosine(
     text: Float[Array, "templates classes embed"],
 ) -> Float[Array, "templates templates"]:
     """Mean over the classes of cos(g(t^m_k), g(t^n_k)), for every pair of templates."""
+    text = normalize(text)  # a probe's rows are not
     return jnp.einsum("mkd,nkd->mn", text, text) / text.shape[1]

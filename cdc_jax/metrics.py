@@ -206,7 +206,24 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
     Brier 1950, the multi-class form.
     """
     p, y = _probabilities_and_labels(probabilities, labels)
-    return float(((p - np.eye(p.shape[1])[y]) ** 2).sum(axis=1).mean())
+    return float(((p**2).sum(axis=1) - 2 * p[np.arange(len(y)), y] + 1).mean())
+
+
+def ranked(probability: ArrayLike, predicted: int) -> np.ndarray:
+    """Classes by falling probability; of those that rounding leaves equal, the predicted one first.
+
+    Args:
+      probability: of each class, (classes,).
+      predicted: the class that was predicted.
+
+    Returns:
+      Class indices, (classes,).
+
+    >>> ranked([0.2, 0.4, 0.4], 2).tolist()
+    [2, 1, 0]
+    """
+    p = np.asarray(probability)
+    return np.lexsort((np.arange(len(p)) != predicted, -p))
 
 
 # ---- ranking by uncertainty

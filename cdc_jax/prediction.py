@@ -16,7 +16,7 @@ from PIL import Image
 from cdc_jax import adapted as adapted_lib
 from cdc_jax import adapter as adapter_lib
 from cdc_jax import clip as clip_lib
-from cdc_jax import devices, heads, methods, views
+from cdc_jax import devices, heads, methods, metrics, views
 from cdc_jax.image_prediction import ImagePrediction, abstention
 from cdc_jax.tasks.decode import UnreadableImage, clean_image, decode
 from cdc_jax.tasks.photos import ImageLike, Photo, gather
@@ -222,7 +222,7 @@ class Predictor:
             return error
 
     def _row(self, name: str, said: heads.Prediction, top_k: int) -> ImagePrediction:
-        best = np.argsort(-said.probability, kind="stable")[:top_k]
+        best = metrics.ranked(said.probability, int(said.predicted))[:top_k]
         return ImagePrediction(
             image=name,
             predicted=self.class_names[best[0]],
@@ -231,8 +231,13 @@ class Predictor:
             vacuity=math.exp(said.log_vacuity) if self.evidential else None,
             conflict=float(said.conflict),
             templates=tuple(
-                (self.class_names[p.argmax()], float(p.max()), float(u))
-                for p, u in zip(said.template_probability, said.template_uncertainty, strict=True)
+                (self.class_names[k], float(p.max()), float(u))
+                for k, p, u in zip(
+                    said.template_predicted,
+                    said.template_probability,
+                    said.template_uncertainty,
+                    strict=True,
+                )
             ),
             abstained=False,
         )

@@ -19,13 +19,14 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
+from cdc_jax import metrics
 from cdc_jax.devices import first_only
 from cdc_jax.evaluate import Scores
 from cdc_jax.tasks import Examples
@@ -95,8 +96,7 @@ def check(folder: epath.Path, settings: dict[str, Any]) -> None:
       ValueError: one has; the message lists the differences.
     """
     path = folder / "config.json"
-    begun = [folder / "metrics.jsonl", folder / "results.json", *folder.glob("checkpoints/[0-9]*")]
-    if not path.exists() or not any(file.exists() for file in begun):
+    if not path.exists() or not _begun(folder):
         return
     old, new = _flat(json.loads(path.read_text())), _flat(settings)
     changed = [
@@ -109,6 +109,38 @@ def check(folder: epath.Path, settings: dict[str, Any]) -> None:
             f"{folder} holds a run of another configuration ({'; '.join(changed)}): choose another "
             "--workdir, or delete that folder"
         )
+
+
+def require_same_items(
+    folder: epath.Path, items: Mapping[str, Sequence[tuple[str, int, str]]]
+) -> None:
+    """Checks that a run that has begun in a folder used the images that there are now.
+
+    Args:
+      folder: the run's.
+      items: see `Task.items`.
+
+    Raises:
+      ValueError: it used others; the message names one.
+    """
+    path = folder / "split.json"
+    if not path.exists() or not _begun(folder):
+        return
+    old = {
+        (part, *item) for part, listed in json.loads(path.read_text()).items() for item in listed
+    }
+    new = {(part, *item) for part, listed in items.items() for item in listed}
+    if different := sorted(old ^ new):
+        part, file, _, name = different[0]
+        raise ValueError(
+            f"{folder} was begun with other images: {len(different)} differ, such as {file} of "
+            f"class {name!r} in {part}. Choose another --workdir, or delete that folder"
+        )
+
+
+def _begun(folder: epath.Path) -> bool:
+    begun = [folder / "metrics.jsonl", folder / "results.json", *folder.glob("checkpoints/[0-9]*")]
+    return any(file.exists() for file in begun)
 
 
 def claim(folder: epath.Path, settings: dict[str, Any]) -> None:
@@ -166,7 +198,7 @@ def write_scores(folder: epath.Path, scores: Mapping[str, Scores]) -> None:
         for split, one in scores.items()
         for name, array in {
             "labels": one.labels.astype(np.int32),
-            "predicted": one.probability.argmax(-1).astype(np.int32),
+            "predicted": one.predicted.astype(np.int32),
             "confidence": one.probability.max(-1),
             "uncertainty": one.uncertainty,
             "log_vacuity": one.log_vacuity,
@@ -208,7 +240,7 @@ def write_gallery(
 
 def _opinion(scores: Scores, i: int, names: tuple[str, ...]) -> dict[str, Any]:
     probability = scores.probability[i]
-    best = np.argsort(-probability, kind="stable")[:3]
+    best = metrics.ranked(probability, scores.predicted[i])[:3]
     return {
         "predicted": names[best[0]],
         "probability": [[names[k], float(probability[k])] for k in best],

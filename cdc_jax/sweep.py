@@ -42,8 +42,7 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
     for chosen in itertools.product(*(texts or [None] for texts in values)):
         cell = config.copy_and_resolve_references()
         with cell.unlocked():
-            for key in {"sweep", "study"}.intersection(cell.keys()):
-                del cell[key]
+            del cell["sweep"]
         pairs = zip(_AXES.values(), chosen, strict=True)
         config_file.assign(cell, [f"{key}={text}" for key, text in pairs if text is not None])
         name = _name(cell)
@@ -101,4 +100,6 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
 
 def _name(cell: ConfigDict) -> str:
     world = f"-{cell.world.kind}-rho{cell.world.rho:g}" if cell.dataset == "world" else ""
-    return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}"
+    halves = "-base_new" if cell.classes == "base_new" else ""
+    targets = f"-to-{cell.targets.replace(',', '-')}" if cell.targets else ""
+    return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{targets}"

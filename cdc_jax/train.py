@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +72,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
 
         def claim() -> None:
             for name in names:
+                run_folder.require_same_items(folders[name], task.items())
                 run_folder.claim(folders[name], _settings(config, chosen[name]))
 
         devices.first_decides(enter)
@@ -100,6 +102,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
                 config, name, settled, adapter, mean_logit, task, clip, weights_hash, features,
                 notice, folders[name],
             )  # fmt: skip
+            _require_possible(runs[name])
         devices.first_decides(claim)  # only now: what was refused so far leaves no trace
         return {name: complete.get(name) or _run(run) for name, run in runs.items()}
 
@@ -120,12 +123,24 @@ class _Run(NamedTuple):
     folder: epath.Path
 
 
+def _require_possible(run: _Run) -> None:
+    """Raises what a method's own settings would make `_run` raise when its turn comes."""
+    method, task, adapter = run.method, run.task, run.adapter
+    task.training_set(method.train_on)
+    TrainingBatches(task.train, method.optimizer.batch_size, run.config.seed)
+    optimizer.make(method.optimizer, 1)
+    make_views(method, run.clip, task)
+    jax.eval_shape(adapter.initialize, jax.random.key(0), run.clip)
+    logits = jnp.zeros((1, len(adapter.templates.phrases), len(task.class_names)))
+    jax.eval_shape(adapter.head.predict, logits)
+
+
 def _run(run: _Run) -> dict[str, Any]:
     """Trains, from wherever an earlier run left it, evaluates, and writes all there is to know."""
     config, method, adapter, task = run.config, run.method, run.adapter, run.task
     clip = run.clip
     run_folder.write_json(run.folder / "split.json", task.items())
-    examples = task.training_set(method.train_on)
+    examples = task.training_set(method.train_on)()
     batches = TrainingBatches(examples, method.optimizer.batch_size, config.seed)
     steps = method.optimizer.epochs * batches.per_epoch
     update = optimizer.make(method.optimizer, batches.per_epoch)
@@ -308,10 +323,13 @@ def make_step(
 
 def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
     """The part of a configuration that a method's run depends on."""
-    others = {"methods", "sweep", "study", "progress", *methods.METHODS}
+    others = {"methods", "sweep", "progress", *methods.METHODS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
     for key in ("workers", "check"):
         del shared["data"][key]
+    for key in ("root", "split"):  # however the path is spelled
+        if path := shared["data"][key]:
+            shared["data"][key] = os.path.abspath(os.path.expanduser(path))
     return shared | {"method": method.to_dict()}
 
 

@@ -38,6 +38,39 @@ def test_zero_shot_is_clip(world, template):
     np.testing.assert_allclose(logits[:, 0], plain, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "field", "expected"),
+    [
+        ("shift_multiple", 1.5, "shift", 7.5),
+        ("evidence", "softplus", "kind", "softplus"),
+        ("fusion", "pool", "fusion", "pool"),
+        ("template_weight", 0.5, "template_weight", 0.5),
+        ("fused_weight", 2.0, "fused_weight", 2.0),
+        ("kl_weight", 0.3, "kl_weight", 0.3),
+        ("centred", True, "centred", True),
+        ("uncertainty", "confidence", "uncertainty", "confidence"),
+    ],
+)
+def test_settings_reach_the_evidential_head(world, key, value, field, expected):
+    config = methods.configure(f"cdc@head.{key}={value}", small=True)
+    head = create(world, config)[0].head
+    assert getattr(head, field) == expected
+    default = create(world, methods.configure("cdc", small=True))[0].head
+    assert getattr(default, field) != expected
+
+
+def test_the_margin_reaches_the_loss(world):
+    model, _ = world
+    images, labels = jnp.ones((2, 32, 32, 3)), jnp.array([0, 1])
+    found = []
+    for margin in (0.0, 0.3):
+        made, parameters = create(world, methods.configure(f"vsd@loss.margin={margin}", small=True))
+        classes = made.classes(model, NAMES)
+        parts = made.objective(model, parameters, classes, images[None], labels, 0.5)[1]
+        found.append(float(parts["decoupling"]))
+    assert found[0] - found[1] == pytest.approx(4 * 0.3, abs=1e-4)  # all are more alike than that
+
+
 def test_objective_of_coop_with_consistency(world):
     model, tokenizer = world
     config = methods.configure("coop_con", small=True)

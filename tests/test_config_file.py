@@ -75,6 +75,8 @@ def run(*arguments, cwd):
         (["--config=fewshoot.py"], "no configuration file 'fewshoot.py'"),
         (["--config=fewshot.py:shotz=4"], "unknown key 'shotz': did you mean 'shots'?"),
         (["--config=fewshot.py", "--config.shotz=4"], "shots"),
+        (["--config.cdc.promts.templates=2"], "unknown key 'promts'"),
+        (["fewshot.py"], "unexpected 'fewshot.py': settings are given as --config="),
         (["--config=fewshot.py", "--config.shots=many"], "many"),
         (["--config=fewshot.py:methods=cop"], "unknown method 'cop': did you mean 'coop'?"),
         (["--config=fewshot.py:dataset=wrld"], "unknown dataset 'wrld': did you mean 'world'?"),

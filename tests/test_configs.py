@@ -22,7 +22,7 @@ def test_imagenet_prompts_are_trained_as_published(get_config, name):
 def test_base_to_new_learns_half_of_the_classes(get_config):
     cells = sweep.cells(get_config("base_to_new", "sweep.datasets=EuroSAT,OxfordPets,shots=4"))
     assert len(cells) == 2 * 5
-    assert cells["EuroSAT-4shot-seed5"].classes == "base_new"
+    assert cells["EuroSAT-4shot-seed5-base_new"].classes == "base_new"
 
 
 @pytest.mark.parametrize("name", ["cross_dataset", "domain_generalization"])

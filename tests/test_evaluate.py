@@ -35,8 +35,50 @@ def test_batches_of_any_size_score_every_image_once(name):
         scores = evaluate.Evaluator(made, features).scores(model, parameters, examples)
         assert np.array_equal(scores.labels, examples.labels)
         assert scores.probability.shape == (17, 3)
-        assert np.array_equal(scores.probability.argmax(-1), expected.probability.argmax(-1))
+        assert np.array_equal(scores.predicted, expected.probability.argmax(-1))
         assert np.array_equal(scores.template_predicted, own.argmax(-1))
         np.testing.assert_allclose(scores.probability, expected.probability, atol=1e-5)
         np.testing.assert_allclose(scores.template_confidence, own.max(-1), atol=1e-5)
         np.testing.assert_allclose(scores.uncertainty, expected.uncertainty, atol=1e-4)
+
+
+def scores_of(labels, predicted, uncertainty, log_vacuity=np.nan):
+    """Scores of two classes; the predicted one has 0.8."""
+    predicted, count = np.array(predicted), len(labels)
+    probability = np.where(np.arange(2) == predicted[:, None], 0.8, 0.2)
+    own = np.stack([predicted, 1 - predicted], 1)
+    vacuity = np.broadcast_to(log_vacuity, count)
+    conflict = np.linspace(0, 1, count)
+    return evaluate.Scores(
+        np.array(labels), predicted, probability, np.array(uncertainty), vacuity, conflict,
+        own, np.full((count, 2), 0.8), np.full((count, 2), 0.2),
+    )  # fmt: skip
+
+
+def test_figures_by_hand():
+    base = scores_of([0, 1, 1, 0], [0, 1, 0, 0], [0.1, 0.4, 0.3, 0.2], [-4.0, -2.0, -3.0, -5.0])
+    new = scores_of([0, 1], [0, 1], [0.1, 0.2], [-1.0, -3.5])
+    iid = scores_of([0, 1], [1, 1], [0.3, 0.2])
+    made = evaluate.summarize({"base_int": base, "new_int": new, "base_iid": iid})
+    figures, summary = made["splits"]["base_int"], made["summary"]
+    assert figures["images"] == 4
+    assert figures["accuracy"] == summary["base_int"] == 75
+    assert figures["template_accuracy"] == [75, 25]
+    assert figures["ece"] == pytest.approx(5)  # 0.8 said, 0.75 right
+    assert figures["nll"] == pytest.approx(-(3 * np.log(0.8) + np.log(0.2)) / 4)
+    assert figures["brier"] == pytest.approx((3 * 0.08 + 1.28) / 4)
+    assert figures["auroc"] == pytest.approx(100 * 2 / 3)  # the error is above two of three
+    assert figures["conflict"] == pytest.approx(0.5)
+    assert made["splits"]["new_int"]["auroc"] is None  # no error
+    assert summary["auroc"] is None  # a mean over fewer splits would be another figure
+    assert summary["ece"] == pytest.approx((5 + 20) / 2)
+    assert summary["H_int"] == pytest.approx(2 * 75 * 100 / 175)
+    # Vacuity: new -1 is above all four of base, -3.5 above -4 and -5.
+    assert summary["novelty_int"] == pytest.approx(100 * 6 / 8)
+    assert "H_iid" not in summary
+
+
+def test_a_softmax_head_tells_new_classes_by_its_uncertainty():
+    base, new = scores_of([0, 1], [0, 0], [0.1, 0.3]), scores_of([0, 1], [0, 0], [0.4, 0.2])
+    summary = evaluate.summarize({"base_iid": base, "new_iid": new})["summary"]
+    assert summary["novelty_iid"] == pytest.approx(75)

@@ -56,6 +56,26 @@ def test_evidential_head():
     np.testing.assert_allclose(got, loss, rtol=1e-4)
 
 
+def test_the_choice_is_that_of_the_evidence_where_rounding_hides_it():
+    """Far below the shift, float32 probabilities are all equal."""
+    logits = np.random.default_rng(1).normal(25, 1.5, (50, 4, 37))
+    evidence = np.exp(logits - 50)
+    fused = 37 * np.expm1(np.log1p(evidence / 37).sum(1))
+    predicted = heads.EvidentialHead(shift=50.0).predict(jnp.asarray(logits, jnp.float32))
+    assert (predicted.probability.max(-1) == predicted.probability.min(-1)).all()
+    np.testing.assert_array_equal(predicted.predicted, fused.argmax(-1))
+    np.testing.assert_array_equal(predicted.template_predicted, logits.argmax(-1))
+
+
+def test_the_loss_is_of_the_fusion_that_predicts():
+    alpha = np.exp(LOGITS - 20).sum(1) + 1
+    loss = digamma(alpha.sum(-1)) - digamma(alpha[ROWS, LABELS])
+    head = heads.EvidentialHead(shift=20.0, fusion="cumulate", template_weight=0.0)
+    np.testing.assert_allclose(
+        head.loss(jnp.asarray(LOGITS), jnp.asarray(LABELS), 0.0), loss, rtol=1e-4
+    )
+
+
 def test_the_kl_weight_rises_over_the_first_half():
     logits, labels = jnp.asarray(LOGITS), jnp.asarray(LABELS)
     head = heads.EvidentialHead(shift=20.0, kl_weight=0.1)

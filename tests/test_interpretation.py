@@ -15,7 +15,7 @@ WORDS = [f"w{i}" for i in range(9)]
 def scores(template_predicted):
     predicted = np.array(template_predicted)
     one = np.zeros(len(predicted))
-    return Scores(one, one, one, one, one, predicted, one, one)
+    return Scores(one, one, one, one, one, one, predicted, one, one)
 
 
 def test_nearest_words_are_those_at_the_least_distance():
@@ -35,6 +35,19 @@ def test_a_word_is_its_own_nearest():
     found = interpretation.nearest_words(WORDS, EMBEDDINGS, jnp.asarray(EMBEDDINGS[None, 4:5]), 1)
     assert found[0][0][0]["word"] == "w4"
     assert found[0][0][0]["distance"] < 1e-3
+
+
+def test_distances_of_bfloat16_embeddings_are_those_of_float32():
+    rounded = jnp.asarray(EMBEDDINGS, jnp.bfloat16)
+    vectors = jnp.asarray(rounded[None, 3:4], jnp.float32) + 0.003
+    found = interpretation.nearest_words(WORDS, rounded, vectors, 1)
+    assert found[0][0][0]["word"] == "w3"
+    assert found[0][0][0]["distance"] == pytest.approx(0.006, rel=0.1)
+
+
+def test_rows_of_a_classifier_are_no_unit_vectors():
+    cosine = interpretation.template_cosine(jnp.asarray([[[3.0, 4.0], [0.5, 0.0]]]))
+    np.testing.assert_allclose(cosine, [[1]], rtol=1e-6)
 
 
 def test_the_whole_interpretation():

@@ -245,7 +245,9 @@ def test_variants_without_the_published_one_make_an_ambiguous_reference(tmp_path
         changes = [("prompts.templates", templates)]
         write_cell(tmp_path / f"M{templates}/cdc", changes=changes, images=20)
     with pytest.raises(ValueError, match=r"CDC \(templates 1\); CDC \(templates 2\)"):
-        report.make([tmp_path])
+        report.make([tmp_path], reference="cdc")
+    made = report.make([tmp_path], formats=["csv"])  # nobody asked for a comparison with it
+    assert "differences" not in {one.name for one in made.tables}
     made = report.make([tmp_path], reference="CDC (templates 2)", formats=["csv"])
     assert table(made, "differences").groups[0][1][0].title == "− CDC (templates 1)"
 
@@ -274,6 +276,22 @@ def test_the_share_of_the_oracles_gain(tmp_path):
     assert value(made, "room", "", "room, in points", "new int").mean == pytest.approx(20)
     assert value(made, "room", "", "CoOp", "new int").mean == pytest.approx(50)
     assert value(made, "room", "", "CoOp", "base int") is None
+
+
+def test_shares_of_the_gain_are_of_the_seeds_that_all_have(tmp_path):
+    for seed, start in ((1, 30), (2, 60), (3, 60)):
+        for method, gain in (("zero_shot", 0), ("coop", 10)):
+            known = dict.fromkeys(WORLD_SPLITS, start + gain)
+            write_cell(tmp_path / f"{method}{seed}", method, seed=seed, accuracy=known, images=20)
+    known = dict.fromkeys(WORLD_SPLITS, 60)
+    write_cell(tmp_path / "oracle", "oracle", accuracy=known, images=20)
+    made = report.make([tmp_path], formats=["csv"])
+    share = value(made, "room", "", "CoOp", "new int")
+    assert share.mean == pytest.approx(100 / 3) and share.n == 1
+    # The best of a column is one of those over the most seeds.
+    accuracy = next(one for one in made.tables if one.name == "accuracy")
+    rows = [row.title for row in accuracy.groups[0][1]]
+    assert [rows[r] for _, r, c in report.formats.best(accuracy) if c == 0] == ["CoOp"]
 
 
 # ---- files

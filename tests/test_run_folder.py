@@ -28,7 +28,8 @@ def split():
     probability = rng.dirichlet(np.ones(CLASSES), COUNT)
     templates = rng.dirichlet(np.ones(CLASSES), (COUNT, TEMPLATES))
     return examples, Scores(
-        labels=examples.labels, probability=probability, uncertainty=np.arange(COUNT) / COUNT,
+        labels=examples.labels, predicted=probability.argmax(-1), probability=probability,
+        uncertainty=np.arange(COUNT) / COUNT,
         log_vacuity=np.full(COUNT, np.nan), conflict=np.full(COUNT, 0.5),
         template_predicted=templates.argmax(-1),
         template_confidence=templates.max(-1), template_uncertainty=1 - templates.max(-1),
@@ -44,6 +45,18 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
     message = r"\(method.views: 'flip' there, 'clean' now; shots: 4 there, 2 now\)"
     with pytest.raises(ValueError, match=message):
         run_folder.claim(tmp_path / "run", {"shots": 2, "method": {"views": "clean"}})
+
+
+def test_a_run_keeps_to_its_images(tmp_path):
+    items = {"train": [("a.jpg", 0, "hat")], "test": [("b.jpg", 0, "hat")]}
+    run_folder.write_json(tmp_path / "split.json", items)
+    other = items | {"test": [("c.jpg", 0, "hat")]}
+    run_folder.require_same_items(tmp_path, other)  # it has not begun
+    (tmp_path / "checkpoints/3").mkdir(parents=True)
+    run_folder.require_same_items(tmp_path, items)
+    message = "begun with other images: 2 differ, such as b.jpg of class 'hat' in test"
+    with pytest.raises(ValueError, match=message):
+        run_folder.require_same_items(tmp_path, other)
 
 
 def test_lines_after_the_checkpoint_are_cut(tmp_path):

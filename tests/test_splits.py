@@ -116,8 +116,8 @@ def test_base_and_new_of_an_odd_number_of_classes():
     assert base.class_names == ("class 0", "class 1", "class 2")
     assert new.class_names == ("class 3", "class 4")
     assert new.test == (Item("test/3/0", 0), Item("test/4/0", 1))
-    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
-        base_new(synthetic({"train": [2], "val": [1], "test": [1]}, {}))
+    with pytest.raises(ValueError, match="at least 4 classes, got 3: set classes=all"):
+        base_new(synthetic({"train": [2] * 3, "val": [1] * 3, "test": [1] * 3}, {}))
 
 
 @given(

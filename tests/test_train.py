@@ -188,6 +188,28 @@ def test_what_was_refused_can_be_mended_in_the_same_folder(get_config, tmp_path)
     assert run(tmp_path / "photos", on_error="skip")["skipped"]["count"] == 1
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("prompts.layers=99", "99 prompted layers asked for, this CLIP has"),
+        ("views=flop", "'flop'"),
+        ("optimizer.name=sdg", "unknown optimizer.name 'sdg'"),
+        ("optimizer.batch_size=0", "batch_size must be at least 1, got 0"),
+        ("train_on=orakel", "no training set 'orakel'"),
+        ("head.evidence=foo", "'foo'"),
+    ],
+)
+def test_settings_of_all_methods_are_judged_before_the_first_trains(
+    get_config, tmp_path, setting, message
+):
+    config = get_config(
+        "fewshot", f"shots=1,world.test_images=1,methods=zero_shot,cdc,cdc.{setting}"
+    )
+    with pytest.raises(ValueError, match=message):
+        train.train_and_evaluate(config, tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
+
+
 def test_sigterm_saves_and_the_run_ends_with_the_same_numbers(
     small, finished, tmp_path, monkeypatch
 ):

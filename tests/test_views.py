@@ -389,6 +389,14 @@ def test_aspects_reach_every_first_step():
         np.testing.assert_allclose(made[1, row], (crop / 255 - FILL) / STD, atol=1e-4)
 
 
+@pytest.mark.parametrize("aspect", [60.0, 1 / 60, 900.0, 1 / 900])
+def test_very_long_photographs_have_views(aspect):
+    images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
+    make = build("flip; crop", templates=2)
+    made = np.asarray(make(5, 6, np.arange(3), images, np.full(3, aspect, np.float32)))
+    assert np.isfinite(made).all()
+
+
 def test_squares_need_no_aspects():
     ones = np.ones(6, np.float32)
     make = build("crop | flip", templates=1)

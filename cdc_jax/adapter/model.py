@@ -163,7 +163,7 @@ class Adapter:
             + self.loss.decoupling_weight * parts["decoupling"]
             + self.loss.consistency_weight * parts["consistency"]
         )
-        predicted = self.head.predict(logits).probability.argmax(-1)
+        predicted = self.head.predict(logits).predicted
         return total, parts | {"loss": total, "accuracy": (predicted == labels).mean()}
 
 
@@ -178,7 +178,9 @@ def similarities(
     Where scale a and shift b of the evidence are learned, a z − b of them.
     """
     image = jnp.broadcast_to(image, (len(text), *image.shape[1:]))
-    logits = clip.logit_scale * jnp.einsum("mbd,mkd->bmk", image, text)
+    # Times 100, what an accelerator's default precision rounds off is half a logit.
+    cosine = jnp.einsum("mbd,mkd->bmk", image, text, precision=jax.lax.Precision.HIGHEST)
+    logits = clip.logit_scale * cosine
     if "evidence" not in parameters:
         return logits
     return jnp.exp(parameters["evidence"]["log_scale"]) * logits - parameters["evidence"]["shift"]

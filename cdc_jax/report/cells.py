@@ -7,6 +7,8 @@ A cell is one method's run on one task with one seed, a folder with `config.json
 import dataclasses
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 
 # How a run was executed, not what was run.
 _EXECUTION = {"log_every", "checkpoint_every", "curve_every", "evaluation_batch_size", "progress"}
+_PLACES = ("data.root", "data.on_error", "data.allow_fewer")
 _AXES = {"dataset", "world.kind", "shots", "seed"}
 _FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
@@ -105,20 +108,24 @@ def read(folder: Path, name: str) -> Cell:
     _check_splits(results, found["splits"])
     world = settings["dataset"] == "world"
     flat = flatten({key: value for key, value in settings.items() if key != "method"})
-    # The world has both halves of its classes, whatever `classes` says; others have no world.
-    ignored = ("data.", "classes") if world else ("data.", "world.")
+    # The world has both halves of its classes, whatever `classes` says; others have no world. Where
+    # a dataset lies does not matter; one's own folder is named by it.
+    ignored = ("data.", "classes") if world else (*_PLACES, "world.")
+    dataset = f"world {settings['world']['kind']}" if world else settings["dataset"]
+    if dataset == "folder" and (root := settings["data"]["root"]):
+        dataset = f"folder {Path(root).name}"
     skipped = found.get("skipped", {}).get("count")
     notes = [found.get("note"), f"{skipped} images can't be used" if skipped else None]
     return Cell(
         name=name,
         folder=folder,
         protocol=_protocol(found["splits"]),
-        dataset=f"world {settings['world']['kind']}" if world else settings["dataset"],
+        dataset=dataset,
         shots=settings["shots"],
         seed=settings["seed"],
         others=tuple(
             sorted(
-                (key, tuple(value) if isinstance(value, list) else value)
+                (key, Path(value).name if key == "data.split" else value)
                 for key, value in flat.items()
                 if key not in _EXECUTION | _AXES and not key.startswith(ignored)
             )
@@ -198,7 +205,7 @@ def scores(
     try:
         with np.load(path) as file:
             arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: can't be read ({error}); run that cell again") from None
     found: dict[str, dict[str, np.ndarray]] = {}
     for split, figures in splits.items():

@@ -4,6 +4,8 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from cdc_jax import methods
 from cdc_jax.report.cells import Cell
 from cdc_jax.report.families import Family, varying
@@ -110,42 +112,54 @@ def template_table(family: Family, shots: int) -> Table | None:
 
 def room_table(family: Family, shots: int) -> Table | None:
     """The share of the way from zero-shot to the oracle that each method goes."""
-    rows = {cells[0].method: title for title, cells in with_shots(family, shots).items()}
-    if family.protocol != "world" or not {"zero_shot", "oracle"} <= rows.keys():
+    rows = with_shots(family, shots)
+    by_method = {cells[0].method: title for title, cells in rows.items()}
+    if family.protocol != "world" or not {"zero_shot", "oracle"} <= by_method.keys():
         return None
+    ends = [by_method.pop(method) for method in ("zero_shot", "oracle")]
     columns = [m for m in measures(family) if m.key in ("base_int", "new_int", "H_int")]
     groups = []
-    for title, datasets in scopes(family, shots):
-        found = {row.title: row for row in measured(family, datasets, shots, columns)}
-        if rows["zero_shot"] in found and rows["oracle"] in found:
-            start, end = found.pop(rows["zero_shot"]).cells, found.pop(rows["oracle"]).cells
-            room = Row("room, in points", tuple(map(_minus, end, start)))
-            shares = [
-                Row(row.title, tuple(map(_share, row.cells, start, end))) for row in found.values()
+    for group, datasets in scopes(family, shots):
+
+        def gains(title: str, datasets: Sequence[str] = datasets) -> Row:
+            """Of a row, over the cells that it has in common with both ends."""
+            cells = [
+                {(c.dataset, c.seed): c for c in rows[row] if c.dataset in datasets}
+                for row in (*ends, title)
             ]
-            groups.append((title, [room, *shares]))
+            shared = cells[0].keys() & cells[1].keys() & cells[2].keys()
+            kept = [[cell for key, cell in own.items() if key in shared] for own in cells]
+            values = [[entry(own, datasets, measure) for own in kept] for measure in columns]
+            made = _room if title == ends[1] else _share
+            return Row(title, tuple(made(*three) for three in values))
+
+        room = dataclasses.replace(gains(ends[1]), title="room, in points", mark="room")
+        shares = [row for title in rows if title not in ends and any((row := gains(title)).cells)]
+        if any(room.cells):
+            groups.append((group, [room, *shares]))
     caption = (
         "The oracle's gain over zero-shot in points, and the share of it in percent that each "
-        "method reaches: (method − zero-shot) / (oracle − zero-shot), of the means over seeds; "
-        f"none of a room under {_LEAST_ROOM:g} points."
+        "method reaches: (method − zero-shot) / (oracle − zero-shot), of the means over the seeds "
+        f"that all three have; none of a room under {_LEAST_ROOM:g} points."
     )
     title = "share of the oracle's gain"
     return assemble(family, shots, "room", title, caption, columns_of(columns), groups)
 
 
-def _minus(a: Value | str | None, b: Value | str | None) -> Value | None:
-    if not isinstance(a, Value) or not isinstance(b, Value):
-        return None
-    return over_seeds([a.mean - b.mean])
+def _room(start: Value | None, end: Value | None, _: Value | None) -> Value | None:
+    return start and end and _alone(end.mean - start.mean, end.n)
 
 
-def _share(
-    value: Value | str | None, start: Value | str | None, end: Value | str | None
-) -> Value | None:
-    gain, room = _minus(value, start), _minus(end, start)
-    if gain is None or room is None or room.mean < _LEAST_ROOM:
+def _share(start: Value | None, end: Value | None, value: Value | None) -> Value | None:
+    room = _room(start, end, None)
+    if not start or not value or not room or room.mean < _LEAST_ROOM:
         return None
-    return over_seeds([100 * gain.mean / room.mean])
+    return _alone(100 * (value.mean - start.mean) / room.mean, value.n)
+
+
+def _alone(mean: float, n: int) -> Value:
+    """A figure of means, which has no interval."""
+    return Value(mean, np.nan, np.nan, np.nan, n)
 
 
 def ablation_tables(family: Family, shots: int, reference: str | None) -> list[Table]:

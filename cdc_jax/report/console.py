@@ -28,7 +28,8 @@ COLUMNS = {
     "ece": "ECE",
     "auroc": "AUROC",
 }
-"""Columns of a run's table: keys of `results["summary"]`, as far as it has them -> titles."""
+"""Columns of a run's table: keys of `results["summary"]`, as far as it has them -> titles. Other
+datasets that were tested on follow."""
 
 
 def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -44,12 +45,16 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     )
     table.add_column("method", min_width=14)
     first = next(iter(results.values()))
-    columns = [key for key in COLUMNS if any(key in r["summary"] for r in results.values())]
+    said = dict.fromkeys(key for result in results.values() for key in result["summary"])
+    other = ("base_", "new_", "H_", "novelty_")
+    targets = [key for key in said if key not in COLUMNS and not key.startswith(other)]
+    columns = [*(key for key in COLUMNS if key in said), *targets]
     for key in columns:
-        table.add_column(COLUMNS[key].replace(" ", "\n"), justify="right", no_wrap=True)
+        table.add_column(COLUMNS.get(key, key).replace(" ", "\n"), justify="right", no_wrap=True)
     for method, result in results.items():
         summary = result["summary"]
-        cells = (f"{summary[key]:.1f}" if key in summary else "–" for key in columns)
+        figures = [summary.get(key) for key in columns]
+        cells = ("–" if figure is None else f"{figure:.1f}" for figure in figures)
         table.add_row(methods.title(method), *cells)
     console = rich.console.Console()
     console.print(table)

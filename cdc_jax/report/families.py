@@ -199,16 +199,21 @@ def published_row(family: Family, method: str) -> str | None:
     return None
 
 
-def reference_row(family: Family, reference: str) -> str | None:
+def reference_row(family: Family, reference: str, asked: bool = True) -> str | None:
     """The row that a method's name, or a row's title, means; None where there is none.
 
+    Args:
+      family: the runs.
+      reference: the name.
+      asked: whether somebody asked for it.
+
     Raises:
-      ValueError: several variants of the method, none of which is the published one.
+      ValueError: asked for, and several variants of the method, none of which is the published one.
     """
     if reference in family.rows:
         return reference
     variants = [title for title, cells in family.rows.items() if cells[0].method == reference]
     found = published_row(family, reference)
-    if variants and found is None:
+    if asked and variants and found is None:
         raise ValueError(f"reference {reference!r} could be each of {'; '.join(variants)}")
     return found

@@ -68,7 +68,10 @@ def make(
     if drawn:
         check(cells)
     families = arrange(cells)
-    references = [reference_row(family, reference or _DEFAULT_REFERENCE) for family in families]
+    asked = reference is not None
+    references = [
+        reference_row(family, reference or _DEFAULT_REFERENCE, asked) for family in families
+    ]
     if reference is not None and not any(references):
         known = ", ".join(sorted({cell.method for cell in cells}))
         raise ValueError(f"no run of the reference {reference!r}: there are {known}")

@@ -50,8 +50,8 @@ def interval(value: Value, digits: int, signed: bool = False) -> str:
 def best(table: Table) -> set[tuple[int, int, int]]:
     """Positions (group, row, column) of what stands out.
 
-    The best mean of each column among a group's measured rows; in a table of differences every
-    one whose interval leaves 0 out.
+    The best mean of each column among a group's measured rows, of those over the most seeds; in a
+    table of differences every one whose interval leaves 0 out.
     """
     found = set()
     for g, (_, rows) in enumerate(table.groups):
@@ -59,12 +59,15 @@ def best(table: Table) -> set[tuple[int, int, int]]:
             values = {
                 r: cell
                 for r, row in enumerate(rows)
-                if isinstance(cell := row.cells[c], Value) and row.mark != "published"
+                if isinstance(cell := row.cells[c], Value) and row.mark not in ("published", "room")
             }
             if table.signed:
                 found |= {(g, r, c) for r, v in values.items() if v.low > 0 or v.high < 0}
             elif len(values) > 1 and column.falling is not None:
-                rounded = {r: round(v.mean, column.digits) for r, v in values.items()}
+                most = max(v.n for v in values.values())
+                rounded = {
+                    r: round(v.mean, column.digits) for r, v in values.items() if v.n == most
+                }
                 top = min(rounded.values()) if column.falling else max(rounded.values())
                 found |= {(g, r, c) for r, mean in rounded.items() if mean == top}
     return found

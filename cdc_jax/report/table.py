@@ -29,7 +29,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row; `mark` is "reference", "published" or nothing, `source` where published."""
+    """A row; `mark` is "reference", "published", "room" or nothing, `source` where published."""
 
     title: str
     cells: tuple[Value | str | None, ...]
@@ -105,6 +105,7 @@ def entry(cells: Sequence[Cell], datasets: Sequence[str], measure: Measure) -> V
         for seed in sorted(seeds)
         if len(own := [c for c in cells if c.seed == seed and c.dataset in datasets])
         == len(datasets)
+        and not np.isnan(measure.of(average(own)))
     ]
     value = over_seeds(measure.of(average(own)) for own in by_seed)
     if value is None or len(datasets) == 1:

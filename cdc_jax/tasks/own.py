@@ -154,9 +154,13 @@ def _csv(file: Path) -> list[Row]:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(csv.DictReader(lines, strict=True))
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no list of images {file}") from None
+        raise FileNotFoundError(
+            f"there is no list of images {file}: give its path from here, {Path.cwd()}"
+        ) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file} is not CSV: {error}") from None
+        raise ValueError(
+            f"{file} is not CSV in UTF-8: {error}; save it as comma-separated UTF-8"
+        ) from None
     return _rows(rows, str(file), first=2)
 
 
@@ -174,7 +178,10 @@ def _rows(entries: Iterable[Mapping[Any, Any]], where: str, first: int) -> list[
     for number, entry in enumerate(entries, first):
         at = f"{where}, entry {number}"
         if not {"path", "label"} <= set(entry) <= {"path", "label", "split"}:
-            raise ValueError(f"{at} must have path, label and at most split, got {list(entry)}")
+            raise ValueError(
+                f"{at} must have path, label and at most split, separated by commas in a CSV with "
+                f"these names in its first line, got {list(entry)}"
+            )
         path, label, part = (entry.get(key, "") for key in ("path", "label", "split"))
         if not isinstance(path, str) or not isinstance(label, str) or not label.strip():
             raise ValueError(

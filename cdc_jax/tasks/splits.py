@@ -185,11 +185,13 @@ def base_new(split: Split) -> tuple[Split, Split]:
     Each half's labels start at 0, and each has its own class names only.
 
     Raises:
-      ValueError: fewer than two classes.
+      ValueError: fewer than four classes: each half needs two to tell apart.
     """
     classes = len(split.class_names)
-    if classes < 2:
-        raise ValueError(f"base and new classes need at least 2 classes, got {classes}")
+    if classes < 4:
+        raise ValueError(
+            f"base and new classes need at least 4 classes, got {classes}: set classes=all"
+        )
     half = -(-classes // 2)
     return _classes(split, range(half)), _classes(split, range(half, classes))
 

@@ -98,15 +98,15 @@ class Task:
             for name, part in parts.items()
         }
 
-    def training_set(self, name: str) -> Examples:
-        """The examples to train on: `"train"`, the shots, or one of `others`.
+    def training_set(self, name: str) -> Callable[[], Examples]:
+        """What makes the examples to train on: of `"train"`, the shots, or of one of `others`.
 
         Raises:
           ValueError: the task has no such set.
         """
         if name == "train":
-            return self.train
+            return lambda: self.train
         if name not in self.others:
             known = ", ".join(["train", *self.others])
             raise ValueError(f"this task has no training set {name!r}: it has {known}")
-        return self.others[name]()
+        return self.others[name]

@@ -69,8 +69,8 @@ def draw_crop(
     squeeze = 1 if aspect is None else width / height / aspect
     low, high = ratio[0] * squeeze, ratio[1] * squeeze
     box, found = _draw_box(key, height, width, scale, low, ratio[1] / ratio[0])
-    largest_height = jnp.minimum(height, jnp.round(width / low).astype(jnp.int32))
-    largest_width = jnp.minimum(width, jnp.round(height * high).astype(jnp.int32))
+    largest_height = jnp.clip(jnp.round(width / low).astype(jnp.int32), 1, height)
+    largest_width = jnp.clip(jnp.round(height * high).astype(jnp.int32), 1, width)
     top, left = (height - largest_height) // 2, (width - largest_width) // 2
     return (jnp.where(found, box, jnp.stack([top, left, largest_height, largest_width])),)
 

@@ -50,8 +50,9 @@ def centre_crop(
     height, width = image.shape[:2]
     if aspect is not None:
         squeeze = width / height / aspect  # of a square's width
-        box_height = jnp.minimum(height, width / squeeze)
-        box_width = box_height * squeeze
+        # Two pixels hold a pixel's centre; of a very long photograph they are more than a square.
+        box_height = jnp.clip(width / squeeze, 2, height)
+        box_width = jnp.clip(box_height * squeeze, 2, width)
         box = jnp.stack([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width])
         return resized_crop(image, box, size)
     if height == width == size:

@@ -44,12 +44,12 @@ STUDIES = {
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration of a study, with `key=value,…` applied."""
     config = settings.experiment()
-    config.study = "components"
     config.sweep.seeds = "1,2,3,4,5"
-    study = dict(part.partition("=")[::2] for part in argument.split(",")).get(
-        "study", "components"
-    )
+    parts, study = argument.split(","), "components"
+    for part in [part for part in parts if part.startswith("study=")]:
+        parts.remove(part)
+        study = part.removeprefix("study=")
     if study not in STUDIES:
         raise ValueError(f"unknown study {study!r}: there are {', '.join(STUDIES)}")
     config.methods = STUDIES[study]
-    return config_file.apply(config, argument)
+    return config_file.apply(config, ",".join(parts))
