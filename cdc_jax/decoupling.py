@@ -4,10 +4,15 @@ The paper names both and defines neither in what is published of it; the forms a
 reading (L_con: KgCoOp, Yao et al. 2023). Features are L2-normalised throughout.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+
+# Accelerators' default precision would round cosines to three digits.
+_dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def pairwise(
@@ -24,7 +29,7 @@ def pairwise(
     count, classes = text.shape[:2]
     if count == 1:
         return jnp.zeros(())
-    similarity = jnp.einsum("mkd,nkd->mnk", text, text)
+    similarity = _dot("mkd,nkd->mnk", text, text)
     excess = jax.nn.relu(similarity - margin) * (1 - jnp.eye(count))[..., None]
     return excess.sum() / ((count - 1) * classes)
 
@@ -53,7 +58,7 @@ def match(
             f"`match` needs image features of each of the {text.shape[0]} templates, got "
             f"{image.shape[0]}: give every template its own view or visual prompts"
         )
-    logits = logit_scale * jnp.einsum("mbd,nbd->mbn", image, text[:, labels])
+    logits = logit_scale * _dot("mbd,nbd->mbn", image, text[:, labels])
     own = jnp.broadcast_to(jnp.arange(len(text))[:, None], logits.shape[:2])
     return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
 
@@ -85,9 +90,7 @@ def cosine_consistency(
       text: text features of every template and class.
       anchors: features of the hand-crafted template, one for all templates or one each.
     """
-    return (
-        (1 - jnp.einsum("mkd,mkd->mk", text, jnp.broadcast_to(anchors, text.shape))).mean(1).sum()
-    )
+    return (1 - _dot("mkd,mkd->mk", text, jnp.broadcast_to(anchors, text.shape))).mean(1).sum()
 
 
 def softmax_consistency(
@@ -100,6 +103,6 @@ def softmax_consistency(
     sum_m mean_k −log softmax_k'( cos(g(t^m_k), g(t^0_k')) / tau ) at k' = k; arguments as
     `cosine_consistency`.
     """
-    logits = logit_scale * jnp.einsum("mkd,mld->mkl", text, jnp.broadcast_to(anchors, text.shape))
+    logits = logit_scale * _dot("mkd,mld->mkl", text, jnp.broadcast_to(anchors, text.shape))
     own = jnp.broadcast_to(jnp.arange(text.shape[1]), logits.shape[:2])
     return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()

@@ -204,7 +204,10 @@ def visual_prompts(parameters: Parameters) -> Float[Array, "templates layers d w
     if "coupling" not in parameters:
         return None
     coupling = parameters["coupling"]
-    prompts = jnp.einsum("mjdt,mjtv->mjdv", parameters["context"], coupling["kernel"])
+    precision = jax.lax.Precision.HIGHEST
+    prompts = jnp.einsum(
+        "mjdt,mjtv->mjdv", parameters["context"], coupling["kernel"], precision=precision
+    )
     return prompts + coupling["bias"][:, :, None]
 
 

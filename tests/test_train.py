@@ -282,8 +282,9 @@ def test_the_first_result(get_config, tmp_path):
     # The README's command with another seed: CoOp learns the correlation, the others hold new
     # classes.
     results = train.train_and_evaluate(get_config("fewshot", "seed=11"), tmp_path)
-    zero_shot, coop, *others = (results[name]["summary"] for name in results)
+    zero_shot, probe, coop, *others = (results[name]["summary"] for name in results)
     assert 85 < zero_shot["base_int"] < 99
+    assert probe["base_iid"] - probe["base_int"] > 20  # a classifier of its own reads it
     assert coop["base_iid"] > zero_shot["base_iid"]
     cut = ("base_int", "new_iid", "new_int")
     assert sum(coop[split] - zero_shot[split] for split in cut) < -2

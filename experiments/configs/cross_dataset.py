@@ -5,8 +5,8 @@ python experiments/run.py \
   --config=cross_dataset.py:dataset=ImageNet,data.root=~/data,model=openai/clip-vit-base-patch16
 
 On the world, prompts learned on `aligned` are tested on the classes of the other kinds of task:
-five minutes a seed on one core of a 2-core machine; over three seeds CDC+ averaged 43.5 %,
-zero-shot CLIP 33.3, CDC 33.7, with intervals of tens of points.
+five minutes a seed on one core of a 2-core machine; over five seeds zero-shot CLIP averaged 30.8 %,
+CDC 32.0, CDC+ 40.5, and its four phrases 44.5 before anything is learned.
 With ImageNet they are tested on the ten other datasets of the field; the settings are then MaPLe's
 for this: 3 prompted layers, 2 epochs, rate 0.0026.
 """
@@ -26,7 +26,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = settings.experiment()
     config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc,cdc_plus"
     config.targets = "task_misaligned,domain_gap"
-    config.sweep.seeds = "1,2,3"
+    config.sweep.seeds = "1,2,3,4,5"
     if "dataset=ImageNet" in argument.split(","):
         config.targets = _TEN
         settings.transfer(config)

@@ -5,9 +5,9 @@ python experiments/run.py \
   --config=domain_generalization.py:dataset=ImageNet,data.root=~/data,model=openai/clip-vit-base-patch16
 
 On the world, prompts learned on `aligned` are tested on its classes in styles and colours that the
-training images never have: five minutes a seed on one core of a 2-core machine; over three seeds
-zero-shot CLIP averaged 82.7 %, and no method more. With ImageNet, on its four variants; settings
-as in cross_dataset.py.
+training images never have: five minutes a seed on one core of a 2-core machine; over five seeds
+zero-shot CLIP averaged 83.3 %, and no tuned method clearly more. With ImageNet, on its four
+variants; settings as in cross_dataset.py.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = settings.experiment()
     config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc,cdc_plus"
     config.targets = "clean,sketch,inverted"
-    config.sweep.seeds = "1,2,3"
+    config.sweep.seeds = "1,2,3,4,5"
     if "dataset=ImageNet" in argument.split(","):
         config.targets = "ImageNetV2,ImageNet-Sketch,ImageNet-A,ImageNet-R"
         settings.transfer(config)
