@@ -180,10 +180,11 @@ SMALL: dict[str, dict] = {
     "cdc_mean_softmax": {**_TIED, "views": "set1"},
     "maple_con": {**_VISUAL, "loss.consistency_weight": 2.0},
     "cdc_visual": {**_VISUAL, "views": "set1", "loss.consistency_weight": 2.0},
-    # In domain_gap, seeds 11 and 12, H_int 56.5 and 67.8 after 16 epochs, 75.2 and 68.6 after 48.
+    # With 48 epochs H_int rises from 44.6 to 50.7 in domain_gap and falls from 94.5 to 90.9 in
+    # task_misaligned: one prompt ends where it happened to start, and forgets the new classes.
     "oracle": {
         **_TEXT, "optimizer.learning_rate": 0.05, "optimizer.batch_size": 64,
-        "optimizer.epochs": 48,
+        "optimizer.epochs": 16,
     },
     "oracle_visual": {**_VISUAL, "optimizer.batch_size": 64, "optimizer.epochs": 8},
 }  # fmt: skip
