@@ -11,6 +11,11 @@ Studies: `components` (the rows of the paper's table, and the controls), `templa
 `components` takes about 14 minutes a seed on one core of a 2-core machine. Its tables stand in the
 README: little separates the rows on `aligned`; where there is room, the phrase that a template
 starts from and the loss matter more than views and fusion.
+
+`fusion` takes about 4 minutes a seed. Over three seeds of `task_misaligned`, H_int: Dempster 83.9,
+average 90.1, cautious 85.5, cumulate 81.4, pool 88.4, most certain 80.5; mean softmax 91.2, mean
+logit 80.8: nothing is separated, the intervals of the differences are 40 to 90 points wide. ECE:
+10.2, 25.2, 11.2, 7.5, 16.6, 8.4; 21.1, 7.0. `templates`, `views` and `evidence` were not run whole.
 """
 
 from ml_collections import ConfigDict
