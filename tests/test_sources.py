@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -98,12 +99,15 @@ def test_saved_items_are_a_split_file(photos, config, tmp_path):
 
 
 def test_base_and_new(photos, config):
+    with pytest.raises(ValueError, match="at least 4 classes, got 3: set classes=all"):
+        tasks.load(config(data__root=str(photos), classes="base_new"), 16)
+    shutil.copytree(photos / "newt", photos / "owl")
     task = tasks.load(config(data__root=str(photos), classes="base_new"), 16)
     assert task.class_names == ("cat", "dog")
     assert set(task.test) == {"base_test", "new_test"}
-    assert task.test["new_test"].class_names == ("newt",)
-    assert task.test["new_test"].labels.tolist() == [0, 0, 0]
-    assert all(file.startswith("newt") for file in task.test["new_test"].files)
+    assert task.test["new_test"].class_names == ("newt", "owl")
+    assert task.test["new_test"].labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert all(file.startswith(("newt", "owl")) for file in task.test["new_test"].files)
 
 
 def test_folders_of_parts(tmp_path, config):
