@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from cdc_jax import metrics
@@ -98,7 +99,7 @@ def check(folder: epath.Path, settings: dict[str, Any]) -> None:
     path = folder / "config.json"
     if not path.exists() or not _begun(folder):
         return
-    old, new = _flat(json.loads(path.read_text())), _flat(settings)
+    old, new = (flatten_dict(x, sep=".") for x in (json.loads(path.read_text()), settings))
     changed = [
         f"{k}: {old.get(k)!r} there, {new.get(k)!r} now"
         for k in sorted(old.keys() | new.keys())
@@ -256,15 +257,6 @@ def _opinion(scores: Scores, i: int, names: tuple[str, ...]) -> dict[str, Any]:
             )
         ],
     }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _write(path: epath.Path, text: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 # How a run was executed, not what was run.
 _EXECUTION = {"log_every", "checkpoint_every", "curve_every", "evaluation_batch_size", "progress"}
@@ -107,7 +108,7 @@ def read(folder: Path, name: str) -> Cell:
             )
     _check_splits(results, found["splits"])
     world = settings["dataset"] == "world"
-    flat = flatten({key: value for key, value in settings.items() if key != "method"})
+    others = {key: value for key, value in settings.items() if key != "method"}
     # The world has both halves of its classes, whatever `classes` says; others have no world. Where
     # a dataset lies does not matter; one's own folder is named by it.
     ignored = ("data.", "classes") if world else (*_PLACES, "world.")
@@ -126,31 +127,16 @@ def read(folder: Path, name: str) -> Cell:
         others=tuple(
             sorted(
                 (key, Path(value).name if key == "data.split" else value)
-                for key, value in flat.items()
+                for key, value in flatten_dict(others, sep=".").items()
                 if key not in _EXECUTION | _AXES and not key.startswith(ignored)
             )
         ),
         method=found["method"].partition("@")[0],
-        choices=flatten(settings["method"]),
+        choices=flatten_dict(settings["method"], sep="."),
         splits=_figures_of(found),
         about={key: found[key] for key in ("steps", "trainable_parameters", "device")},
         note="; ".join(note for note in notes if note),
     )
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Joins the keys of nested mappings by dots.
-
-    >>> flatten({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def read_json(path: Path) -> dict[str, Any]:

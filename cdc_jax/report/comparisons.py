@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -116,27 +116,21 @@ def room_table(family: Family, shots: int) -> Table | None:
     by_method = {cells[0].method: title for title, cells in rows.items()}
     if family.protocol != "world" or not {"zero_shot", "oracle"} <= by_method.keys():
         return None
-    ends = [by_method.pop(method) for method in ("zero_shot", "oracle")]
+    ends = [by_method[method] for method in ("zero_shot", "oracle")]
     columns = [m for m in measures(family) if m.key in ("base_int", "new_int", "H_int")]
     groups = []
     for group, datasets in scopes(family, shots):
 
-        def gains(title: str, datasets: Sequence[str] = datasets) -> Row:
-            """Of a row, over the cells that it has in common with both ends."""
-            cells = [
-                {(c.dataset, c.seed): c for c in rows[row] if c.dataset in datasets}
-                for row in (*ends, title)
-            ]
-            shared = cells[0].keys() & cells[1].keys() & cells[2].keys()
-            kept = [[cell for key, cell in own.items() if key in shared] for own in cells]
-            values = [[entry(own, datasets, measure) for own in kept] for measure in columns]
-            made = _room if title == ends[1] else _share
-            return Row(title, tuple(made(*three) for three in values))
+        def values(
+            titles: Sequence[str], of: Callable, datasets: Sequence[str] = datasets
+        ) -> tuple:
+            cells = _common([rows[title] for title in titles], datasets)
+            return tuple(of(*(entry(own, datasets, m) for own in cells)) for m in columns)
 
-        room = dataclasses.replace(gains(ends[1]), title="room, in points", mark="room")
-        shares = [row for title in rows if title not in ends and any((row := gains(title)).cells)]
+        room = Row("room, in points", values(ends, _room), "room")
+        shares = [Row(title, values([*ends, title], _share)) for title in rows if title not in ends]
         if any(room.cells):
-            groups.append((group, [room, *shares]))
+            groups.append((group, [room, *(row for row in shares if any(row.cells))]))
     caption = (
         "The oracle's gain over zero-shot in points, and the share of it in percent that each "
         "method reaches: (method − zero-shot) / (oracle − zero-shot), of the means over the seeds "
@@ -146,12 +140,19 @@ def room_table(family: Family, shots: int) -> Table | None:
     return assemble(family, shots, "room", title, caption, columns_of(columns), groups)
 
 
-def _room(start: Value | None, end: Value | None, _: Value | None) -> Value | None:
+def _common(rows: Sequence[Sequence[Cell]], datasets: Sequence[str]) -> list[list[Cell]]:
+    """Of each row the cells of datasets and seeds that all of them have."""
+    found = [{(c.dataset, c.seed): c for c in row if c.dataset in datasets} for row in rows]
+    shared = set.intersection(*(set(cells) for cells in found))
+    return [[cell for key, cell in cells.items() if key in shared] for cells in found]
+
+
+def _room(start: Value | None, end: Value | None) -> Value | None:
     return start and end and _alone(end.mean - start.mean, end.n)
 
 
 def _share(start: Value | None, end: Value | None, value: Value | None) -> Value | None:
-    room = _room(start, end, None)
+    room = _room(start, end)
     if not start or not value or not room or room.mean < _LEAST_ROOM:
         return None
     return _alone(100 * (value.mean - start.mean) / room.mean, value.n)

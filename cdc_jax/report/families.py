@@ -5,8 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from cdc_jax import methods
-from cdc_jax.report.cells import Cell, flatten
+from cdc_jax.report.cells import Cell
 
 PROTOCOLS = {
     "world": "The embedded world",
@@ -192,28 +194,23 @@ def published_row(family: Family, method: str) -> str | None:
         return None
     keys = varying([cell for title in found for cell in family.rows[title]])
     small = ("model", "world") in next(iter(found.values())).others
-    settings = flatten(methods.configure(method, small).to_dict())
+    settings = flatten_dict(methods.configure(method, small).to_dict(), sep=".")
     for title, cell in found.items():
         if all(cell.choices.get(key) == settings.get(key) for key in keys):
             return title
     return None
 
 
-def reference_row(family: Family, reference: str, asked: bool = True) -> str | None:
+def reference_row(family: Family, reference: str) -> str | None:
     """The row that a method's name, or a row's title, means; None where there is none.
 
-    Args:
-      family: the runs.
-      reference: the name.
-      asked: whether somebody asked for it.
-
     Raises:
-      ValueError: asked for, and several variants of the method, none of which is the published one.
+      ValueError: several variants of the method, none of which is the published one.
     """
     if reference in family.rows:
         return reference
     variants = [title for title, cells in family.rows.items() if cells[0].method == reference]
     found = published_row(family, reference)
-    if asked and variants and found is None:
+    if variants and found is None:
         raise ValueError(f"reference {reference!r} could be each of {'; '.join(variants)}")
     return found

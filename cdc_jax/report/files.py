@@ -8,7 +8,7 @@ from pathlib import Path
 from cdc_jax.report import formats as tables_as
 from cdc_jax.report.cells import find
 from cdc_jax.report.drawing import standalone
-from cdc_jax.report.families import Family, arrange, reference_row
+from cdc_jax.report.families import Family, arrange, published_row, reference_row
 from cdc_jax.report.page import page
 from cdc_jax.report.parts import check, part
 from cdc_jax.report.table import Table
@@ -68,9 +68,9 @@ def make(
     if drawn:
         check(cells)
     families = arrange(cells)
-    asked = reference is not None
     references = [
-        reference_row(family, reference or _DEFAULT_REFERENCE, asked) for family in families
+        reference_row(family, reference) if reference else published_row(family, _DEFAULT_REFERENCE)
+        for family in families
     ]
     if reference is not None and not any(references):
         known = ", ".join(sorted({cell.method for cell in cells}))
