@@ -15,7 +15,7 @@ from cdc_jax.evaluate import Scores
 def interpret(
     vocabulary: Sequence[str],
     embeddings: Float[Array, "tokens width"],
-    context: Float[Array, "templates layers d width"] | None,
+    context: Float[Array, "templates *classes layers d width"] | None,
     text: Float[Array, "templates classes embed"],
     scores: Mapping[str, Scores],
 ) -> dict[str, Any]:
@@ -30,10 +30,13 @@ def interpret(
 
     Returns:
       `words`: for each template and vector of the first layer its nearest words, none without
-      context; `template_cosine`: see `template_cosine`; `disagreement`: for each pair of templates
-      the share of all test images that they classify differently.
+      context or with one for each class; `template_cosine`: see `template_cosine`;
+      `disagreement`: for each pair of templates the share of all test images that they classify
+      differently.
     """
-    words = [] if context is None else nearest_words(vocabulary, embeddings, context[:, 0])
+    words = []
+    if context is not None and context.ndim == 4:
+        words = nearest_words(vocabulary, embeddings, context[:, 0])
     predicted = np.concatenate([one.template_predicted for one in scores.values()])
     differ = (predicted[:, :, None] != predicted[:, None, :]).mean(0)
     return {

@@ -20,7 +20,8 @@ DEFAULTS = {
     # separated by "|"; `ensemble` averages their features into one.
     "prompts": {
         "templates": 1, "phrases": "a photo of a", "pick": False, "context": 4, "layers": 1,
-        "modality": "text", "noise": 0.02, "anchors": "", "ensemble": False,
+        "modality": "text", "class_specific": False, "noise": 0.02, "anchors": "",
+        "ensemble": False,
     },
     "views": "shared",  # a name of views.SETS, or a composition
     "train_on": "train",  # the shots, or another name that `Task.training_set` knows
@@ -204,13 +205,19 @@ def overrides() -> ConfigDict:
     return config
 
 
-def configure(name: str, small: bool = False, chosen: ConfigDict | None = None) -> ConfigDict:
+def configure(
+    name: str,
+    small: bool = False,
+    chosen: ConfigDict | None = None,
+    class_specific: bool = False,
+) -> ConfigDict:
     """The configuration of a method.
 
     Args:
       name: a key of `METHODS`; or `row@key=value;key=value`, a row with settings changed.
       small: for the embedded CLIP.
       chosen: of `overrides`, for the row; what it leaves open is the row's own.
+      class_specific: where the row learns prompts of text, for each class its own.
 
     Raises:
       ValueError: no such row or setting, or a value of another type.
@@ -218,6 +225,8 @@ def configure(name: str, small: bool = False, chosen: ConfigDict | None = None) 
     row, changes = split(name)
     config = ConfigDict(DEFAULTS)
     config.update_from_flattened_dict(METHODS[row] | (SMALL[row] if small else {}))
+    if config.prompts.context and config.prompts.modality == "text":
+        config.prompts.class_specific = class_specific
     for key, value in (chosen or {}).items():
         if isinstance(value, ConfigDict):
             config[key].update({k: v for k, v in value.items() if v is not None})

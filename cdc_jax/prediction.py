@@ -108,7 +108,8 @@ def load(
         raise ValueError(f"{folder} holds vectors of shapes {shapes}, its settings need {expected}")
     if not adapter.covers(names):
         raise ValueError(
-            f"{folder} is a linear probe, which knows its own classes only, not {names}"
+            f"{folder} has learned something for each of its classes and knows no others, not "
+            f"{names}"
         )
     return Predictor(adapter, clip, adapted, names)
 

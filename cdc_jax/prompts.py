@@ -5,7 +5,8 @@ plain pytree outside the frozen CLIP, so that neither optimiser nor checkpoint e
 weight. Hand-crafted templates have none: their features are those of the plain texts.
 
   context   (templates, layers, d, text width): row 0 enters the first layer, row j replaces the
-            same positions before layer j (CoOp: one row; MaPLe: several)
+            same positions before layer j (CoOp: one row; MaPLe: several). Class-specific ones are
+            (templates, classes, layers, d, text width)
   coupling  present in multimodal prompts: kernel (templates, layers, text width, vision width) and
             bias (templates, layers, vision width), one linear map a layer from the text prompts to
             the visual ones (MaPLe)
@@ -44,6 +45,8 @@ class Templates:
       layers: J, prompted layers.
       modality: `"text"`, `"multimodal"` for visual prompts as well, or `"probe"` for a linear
         classifier on image features in place of any prompt.
+      class_specific: every class has learned vectors of its own (CoOp's class-specific context,
+        Zhou et al. 2022), for names that say little to the CLIP. They know no other classes.
       noise: standard deviation of what is added to the words of all templates but the first, and
         of deep prompts.
     """
@@ -53,6 +56,7 @@ class Templates:
     suffix: str = "."
     layers: int = 1
     modality: str = "text"
+    class_specific: bool = False
     noise: float = 0.02
 
     def __post_init__(self):
@@ -64,6 +68,11 @@ class Templates:
             raise ValueError(
                 f"context must be at least 0 and layers at least 1, got {self.context} and "
                 f"{self.layers}"
+            )
+        if self.class_specific and self.modality != "text":
+            raise ValueError(
+                f"class-specific prompts are of text only, got modality {self.modality!r}: set "
+                "prompts.class_specific=False"
             )
 
     def words(self, tokenizer: Tokenizer) -> Int[np.ndarray, "templates words"]:
@@ -105,7 +114,7 @@ def initialize(
       templates: the templates.
       clip: the frozen model.
       tokenizer: its tokenizer.
-      classes: K, of a probe.
+      classes: K, of a probe or of class-specific templates.
 
     Raises:
       ValueError: more prompted layers than a tower has, or phrases that don't fit.
@@ -125,6 +134,8 @@ def initialize(
     shape = (count, layers, templates.context, config.text.width)
     noise = templates.noise * jax.random.normal(noise_key, shape)
     context = noise.at[0, 0].set(0).at[:, 0].add(clip.text.embed(jnp.asarray(ids)))
+    if templates.class_specific:
+        context = jnp.repeat(context[:, None], classes, 1)
     parameters: Parameters = {"context": context}
     if templates.modality == "multimodal":
         inputs, outputs = config.text.width, config.vision.width
@@ -148,7 +159,9 @@ def text_features(
     """Normalised text features of every class under every template.
 
     As many classes as fit into `memory` keep their activations for the derivative. A longer list's
-    others run in chunks, forward once more in the derivative: at most 1.5 times the products.
+    others run in chunks, forward once more in the derivative: at most 1.5 times the products. Texts
+    of class-specific templates have no beginning in common: each takes the plain forward pass, and
+    nothing bounds their memory.
 
     Args:
       clip: the frozen model.
@@ -159,6 +172,8 @@ def text_features(
       memory: bytes that the classes' activations may take on a device, whatever their number.
     """
     context = parameters["context"]
+    if context.ndim == 5:
+        return _class_specific(clip, context, start_id, fixed_words, names)
     classes, tokens = names.shape
     memory *= devices.sharers()
     chunk, chunks = split_classes(clip.config.text, len(context), classes, tokens, memory)
@@ -171,6 +186,25 @@ def text_features(
     prefixes = jax.tree.map(devices.split, prefixes)
     encode = jax.vmap(lambda prefix: normalize(clip.text.names(prefix, names, chunk, chunks)))
     return devices.split(encode(prefixes))
+
+
+def _class_specific(
+    clip: Clip,
+    context: Float[Array, "templates classes layers d width"],
+    start_id: int,
+    fixed_words: Int[Array, "templates words"],
+    names: Int[Array, "classes tokens"],
+) -> Float[Array, "templates classes embed"]:
+    """`text_features` of class-specific templates."""
+
+    def encode(context, words, name):
+        places = jnp.full(1 + context.shape[1], start_id)  # the prompts take all but the first
+        return clip.text(jnp.concatenate([places, words, name])[None], context)[0]
+
+    of_template = jax.vmap(encode, (0, None, 0))
+    context = devices.split(context, None, devices.AXES)
+    features = jax.vmap(of_template, (0, 0, None))(context, fixed_words, names)
+    return devices.split(normalize(features))
 
 
 def split_classes(

@@ -57,8 +57,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
     """
     names = config.methods.split(",")
     small = config.model == "world"
+    # To the embedded CLIP the names of what is on photographs say nothing. New classes and targets
+    # need prompts that all classes share.
+    closed = config.classes == "all" and not config.targets
+    class_specific = small and config.dataset != "world" and closed
     chosen = {
-        name: methods.configure(name, small, config[methods.split(name)[0]]) for name in names
+        name: methods.configure(name, small, config[methods.split(name)[0]], class_specific)
+        for name in names
     }
     root = epath.Path(workdir).expanduser()
     folders = {name: root / name for name in names}

@@ -52,6 +52,18 @@ def test_what_a_user_chose_comes_before_the_row_and_after_the_name():
     assert methods.configure("cdc", chosen=chosen).views == "clean"
 
 
+def test_class_specific_prompts_are_of_rows_that_learn_text():
+    specific = {
+        name: methods.configure(name, small=True, class_specific=True).prompts.class_specific
+        for name in ("zero_shot", "linear_probe", "coop", "cdc", "maple")
+    }
+    assert [name for name, is_specific in specific.items() if is_specific] == ["coop", "cdc"]
+    chosen = methods.overrides()
+    chosen.prompts.class_specific = False
+    shared = methods.configure("cdc", small=True, chosen=chosen, class_specific=True)
+    assert not shared.prompts.class_specific
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -143,15 +143,17 @@ def test_an_image_that_can_not_be_read_stops_or_is_a_row(finished, photos, tmp_p
             assert rows[i].probability == row.probability
 
 
-def test_hand_crafted_templates_predict_and_a_probe_keeps_to_its_classes(photos, tmp_path):
+def test_hand_crafted_templates_predict_and_what_is_class_specific_keeps_to_its_classes(photos, tmp_path):
     model, _ = clip.load("world")
     names = ["solid gear", "hollow flower"]
     for method, vectors in {
         "zero_shot_aspects": {},
         "linear_probe": {"classifier": np.zeros((1, 2, model.config.embed_width), np.float32)},
+        "coop": {"context": np.zeros((1, 2, 1, 4, model.config.text.width), np.float32)},
     }.items():
+        settings = methods.configure(method, small=True, class_specific=True)
         described = adapted.describe(
-            vectors, names, "a photo of a {}.", methods.configure(method, small=True), 8.0,
+            vectors, names, "a photo of a {}.", settings, 8.0,
             "world", model, clip.weights_hash(model),
         )  # fmt: skip
         adapted.write(tmp_path / method / "adapted", described)
@@ -159,8 +161,9 @@ def test_hand_crafted_templates_predict_and_a_probe_keeps_to_its_classes(photos,
         assert len(row.templates) == 4
     for row in predict(tmp_path / "linear_probe", photos[0]):
         assert dict(row.probability) == pytest.approx({name: 0.5 for name in names})
-    with pytest.raises(ValueError, match="a linear probe, which knows its own classes only"):
-        prediction.load(tmp_path / "linear_probe", class_names=["a", "b"])
+    for method in ("linear_probe", "coop"):
+        with pytest.raises(ValueError, match="has learned something for each of its classes"):
+            prediction.load(tmp_path / method, class_names=["a", "b"])
 
 
 def test_a_bad_image_is_named_before_the_model_is_loaded(tmp_path):

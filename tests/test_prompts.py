@@ -207,6 +207,24 @@ def test_bfloat16_templates_have_nearly_the_same_features_and_gradients(world):
         assert abs(a - b).max() > 1e-5 * abs(b).max()  # they were computed in low precision
 
 
+def test_class_specific_templates_are_each_classs_own(world):
+    names = ["striped star", "dot", "sea_or_lake"]
+    settings = {"phrases": ("a photo of a", "a shape with a"), "context": 2, "layers": 2}
+    templates, parameters = initialize(world, class_specific=True, **settings)
+    assert parameters["context"].shape == (2, 3, 2, 2, 128)
+    _, shared = initialize(world, **settings)
+    np.testing.assert_allclose(  # all start where the shared ones do
+        features(world, templates, parameters, names),
+        features(world, templates, shared, names),
+        atol=2e-6,
+    )
+    moved = jax.random.normal(jax.random.key(1), parameters["context"].shape)
+    found = features(world, templates, {"context": moved}, names)
+    for k, name in enumerate(names):
+        alone = features(world, templates, {"context": moved[:, k]}, [name])
+        np.testing.assert_allclose(found[:, k], alone[:, 0], atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -216,6 +234,10 @@ def test_bfloat16_templates_have_nearly_the_same_features_and_gradients(world):
         ({"phrases": ("a photo of a",), "context": 2, "layers": 5}, "this CLIP has 4"),
         ({"phrases": ("a photo of a",), "context": 2, "modality": "image"}, "got 'image'"),
         ({"phrases": ("a photo of a",), "context": -1}, "context must be at least 0"),
+        (
+            {"phrases": ("a",), "context": 1, "modality": "multimodal", "class_specific": True},
+            "of text only, got modality 'multimodal': set prompts.class_specific=False",
+        ),
     ],
 )
 def test_refusals(world, settings, message):

@@ -148,6 +148,7 @@ def test_photographs_end_to_end(get_config, tmp_path):
     assert all(file.startswith(name) for file, _, name in items["test"])
     assert "red/5.jpg" not in used
     assert result["summary"]["test"] > 90
+    assert result["trainable_parameters"] == 2 * 4 * 128  # each class has its own
     right = [name == own for name, (_, _, own) in zip(names, items["test"], strict=True)]
     assert 100 * np.mean(right) == pytest.approx(result["summary"]["test"])
 

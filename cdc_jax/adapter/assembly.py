@@ -119,6 +119,7 @@ def _templates(config: ConfigDict, template: str) -> prompts.Templates:
         suffix=suffix,
         layers=config.layers,
         modality=config.modality,
+        class_specific=config.class_specific,
         noise=config.noise,
     )
 

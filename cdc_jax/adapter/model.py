@@ -85,8 +85,9 @@ class Adapter:
         return parameters
 
     def covers(self, class_names: Sequence[str]) -> bool:
-        """Whether it can classify among these: prompts among any, a probe among its own only."""
-        return self.templates.modality != "probe" or tuple(class_names) == self.class_names
+        """Whether it can classify among these: what is learned for each class knows no others."""
+        own_only = self.templates.modality == "probe" or self.templates.class_specific
+        return not own_only or tuple(class_names) == self.class_names
 
     def classes(self, clip: Clip, names: Sequence[str], template: str = "") -> Classes:
         """Tokenises class names and encodes the hand-crafted templates' features of them.

@@ -194,7 +194,9 @@ def published_row(family: Family, method: str) -> str | None:
         return None
     keys = varying([cell for title in found for cell in family.rows[title]])
     small = ("model", "world") in next(iter(found.values())).others
-    settings = flatten_dict(methods.configure(method, small).to_dict(), sep=".")
+    class_specific = small and family.protocol == "few_shot"  # as in train
+    settings = methods.configure(method, small, class_specific=class_specific)
+    settings = flatten_dict(settings.to_dict(), sep=".")
     for title, cell in found.items():
         if all(cell.choices.get(key) == settings.get(key) for key in keys):
             return title
