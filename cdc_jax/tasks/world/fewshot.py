@@ -49,10 +49,12 @@ def load(config: ConfigDict) -> Task:
     Returns:
       The first half of the classes as base (trained on), the second as new; test splits
       `base_iid`, `new_iid` and so on; and one for each of `config.targets`, under do(G_i): another
-      kind's classes, or the base classes in another domain, see `kinds.target`.
+      kind's classes, or the base classes in another domain, see `kinds.target`; the kind that is
+      learned is left out.
 
     Raises:
-      ValueError: an unknown kind, rho outside [0, 1], no shots, or a seed that is not one.
+      ValueError: an unknown kind, rho outside [0, 1], no shots, a seed that is not one, or no target
+        but the source.
     """
     world = config.world
     kind = kinds.known(world.kind)
@@ -77,7 +79,12 @@ def load(config: ConfigDict) -> Task:
         for half_name, members in (("base", base), ("new", new))
         for split, stream in zip(SPLITS, _TEST, strict=True)
     }
-    for name in filter(None, config.targets.split(",")):
+    targets = [name for name in config.targets.split(",") if name]
+    if targets == [world.kind]:
+        raise ValueError(f"the only target, {world.kind!r}, is the kind of task that is learned")
+    for name in targets:
+        if name == world.kind:  # a list may serve every source
+            continue
         target = kinds.target(name, kind)
         members = base if target.relevant == kind.relevant else range(len(base) + len(new))
         test[name] = _examples(target, config.seed, members, world.test_images, _TARGET, rho=0.0)
