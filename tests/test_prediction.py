@@ -143,7 +143,7 @@ def test_an_image_that_can_not_be_read_stops_or_is_a_row(finished, photos, tmp_p
             assert rows[i].probability == row.probability
 
 
-def test_hand_crafted_templates_predict_and_what_is_class_specific_keeps_to_its_classes(photos, tmp_path):
+def test_hand_crafted_templates_predict_and_class_specific_ones_know_their_own(photos, tmp_path):
     model, _ = clip.load("world")
     names = ["solid gear", "hollow flower"]
     for method, vectors in {

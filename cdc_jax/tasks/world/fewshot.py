@@ -53,8 +53,8 @@ def load(config: ConfigDict) -> Task:
       learned is left out.
 
     Raises:
-      ValueError: an unknown kind, rho outside [0, 1], no shots, a seed that is not one, or no target
-        but the source.
+      ValueError: an unknown kind, rho outside [0, 1], no shots, a seed that is not one, or no
+        target but the source.
     """
     world = config.world
     kind = kinds.known(world.kind)
