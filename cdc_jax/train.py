@@ -86,9 +86,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         if len(complete) == len(names):
             return complete
         with devices.first_goes_first():
+            image_size = clip_lib.read_config(config.model).image_size
+        task = load(config, image_size)  # before weights are downloaded for data that is not there
+        with devices.first_goes_first():
             clip, tokenizer = clip_lib.load(config.model, dtype=jnp.dtype(config.dtype))
         weights_hash = clip_lib.weights_hash(clip)
-        task = load(config, clip.config.image_size)
         mesh = devices.make_mesh()
         held.enter_context(jax.set_mesh(mesh))
         clip = devices.replicate(clip, mesh)

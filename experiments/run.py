@@ -1,8 +1,9 @@
 """Runs an experiment: `python experiments/run.py --config=fewshot.py`.
 
-Prints one table and says where the run's files lie. A run that was stopped goes on where it was
-when the same command is given again; of a sweep, only what is missing is run. Exit codes: 0 all is
-complete, 1 something failed, 75 stopped by SIGTERM and saved.
+`--config=FILE.py:key=value,…` names a file of experiments/configs and changes its settings, as
+`--config.key=value` does. Prints one table and says where the run's files lie. A run that was
+stopped goes on where it was when the same command is given again; of a sweep, only what is missing
+is run. Exit codes: 0 all is complete, 1 something failed, 75 stopped by SIGTERM and saved.
 """
 
 from absl import flags

@@ -103,7 +103,10 @@ NEEDED = {
 
 def test_downloads_what_is_needed_once_and_works_offline(hub, files, monkeypatch):
     hub.models["someone/small"] = files
+    config = clip_lib.read_config("someone/small")
+    assert sorted(hub.downloads) == sorted(NEEDED)
     clip, tokenizer = clip_lib.load("someone/small")
+    assert clip.config == config
     assert sorted(hub.downloads) == sorted(NEEDED | {"model.safetensors"})
     assert clip.config.image_size == 32 and tokenizer.vocab_size == 60
     digest = clip_lib.weights_hash(clip)

@@ -5,7 +5,7 @@
 
 from cdc_jax.clip.config import ClipConfig, Transformer
 from cdc_jax.clip.model import Clip, normalize
-from cdc_jax.clip.pretrained import load, save_pretrained, weights_hash
+from cdc_jax.clip.pretrained import load, read_config, save_pretrained, weights_hash
 from cdc_jax.clip.tokenizer import Tokenizer
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Transformer",
     "load",
     "normalize",
+    "read_config",
     "save_pretrained",
     "weights_hash",
 ]

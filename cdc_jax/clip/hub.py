@@ -23,11 +23,12 @@ _SETTINGS = (
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "flax_model.msgpack")  # best first
 
 
-def find(name_or_path: str | Path) -> Path:
+def find(name_or_path: str | Path, weights: bool = True) -> Path:
     """A folder with a CLIP's files, downloaded if need be and then kept in the hub's cache.
 
     Args:
       name_or_path: "world", a folder ("./world" if it has that name), or a model id of the hub.
+      weights: download them, too, and not only the small files beside them.
 
     Raises:
       FileNotFoundError: nothing of that name, or no weights that can be read.
@@ -43,7 +44,7 @@ def find(name_or_path: str | Path) -> Path:
         return _WORLD
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
-        folder = _download(str(name_or_path))
+        folder = _download(str(name_or_path), weights)
     return folder
 
 
@@ -96,7 +97,7 @@ def _best_weights(names: Collection[str], where: str | Path) -> str:
     )
 
 
-def _download(repo: str) -> Path:
+def _download(repo: str, weights: bool) -> Path:
     """Fetches the files that are needed, of the weights only the best, into the hub's cache."""
     try:
         try:
@@ -108,7 +109,7 @@ def _download(repo: str) -> Path:
         names = [file.rfilename for file in info.siblings or ()]
         best = _best_weights(names, repo)
         shards = ["model-*-of-*.safetensors"] if best.endswith(".index.json") else []
-        wanted = [*_SETTINGS, best, *shards]
+        wanted = [*_SETTINGS, *([best, *shards] if weights else [])]
         return Path(huggingface_hub.snapshot_download(repo, allow_patterns=wanted))
     except errors.GatedRepoError as error:
         raise PermissionError(

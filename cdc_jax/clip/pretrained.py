@@ -32,7 +32,7 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Toke
       ValueError: settings or weights that are not CLIP's, or do not fit each other.
     """
     folder = hub.find(name_or_path)
-    config = ClipConfig.from_hf(hub.read_json(folder / "config.json"), _preprocessor(folder))
+    config = _config(folder)
     tokenizer = Tokenizer.from_pretrained(folder, config.context_length)
     _check_vocabulary(config, tokenizer)
     graph, state = nnx.split(nnx.eval_shape(lambda: Clip(config, nnx.Rngs(0))))
@@ -42,6 +42,15 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Toke
     arrays = {path: jnp.asarray(value) for path, value in parameters.items()}
     nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
     return nnx.merge(graph, state), tokenizer
+
+
+def read_config(name_or_path: str | Path) -> ClipConfig:
+    """What `load` would return the configuration of, without its weights.
+
+    Raises:
+      FileNotFoundError, PermissionError, ConnectionError, ValueError: as `load`.
+    """
+    return _config(hub.find(name_or_path, weights=False))
 
 
 def save_pretrained(clip: Clip, tokenizer: Tokenizer, path: str | Path, dtype: Any = None) -> None:
@@ -86,6 +95,10 @@ def _flat(state: Any) -> dict[str, Any]:
 
 def _parameters(clip: Clip) -> dict[str, np.ndarray]:
     return jax.device_get(_flat(nnx.state(clip, nnx.Param)))
+
+
+def _config(folder: Path) -> ClipConfig:
+    return ClipConfig.from_hf(hub.read_json(folder / "config.json"), _preprocessor(folder))
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:
