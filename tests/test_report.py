@@ -219,6 +219,12 @@ def test_variants_of_a_method_make_an_ablation(tmp_path):
     (rows,) = [rows for _, rows in table(made, "ablation-cdc").groups]
     assert [row.title for row in rows] == ["1", "2", "4"]
     assert [row.mark for row in rows] == ["", "", "reference"]
+    (paired,) = [rows for _, rows in table(made, "ablation-cdc-differences").groups]
+    assert [row.title for row in paired] == ["− CDC (templates 1)", "− CDC (templates 2)"]
+    means = [row.cells[0].mean for row in rows]  # of the same seeds
+    assert [row.cells[0].mean for row in paired] == pytest.approx(
+        [means[2] - means[0], means[2] - means[1]]
+    )
     # Other tables show the published variant, by its name.
     assert [row.title for row in table(made, "accuracy").groups[0][1]] == ["CDC"]
     assert "plots/world-0-by-cdc.svg" in made.files
@@ -250,6 +256,7 @@ def test_variants_without_the_published_one_make_an_ambiguous_reference(tmp_path
     assert "differences" not in {one.name for one in made.tables}
     made = report.make([tmp_path], reference="CDC (templates 2)", formats=["csv"])
     assert table(made, "differences").groups[0][1][0].title == "− CDC (templates 1)"
+    assert "ablation-cdc-differences" not in {one.name for one in made.tables}
 
 
 def test_the_world_table_and_the_novelty_of_new_classes(everything):

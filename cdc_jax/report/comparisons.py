@@ -8,7 +8,7 @@ import numpy as np
 
 from cdc_jax import methods
 from cdc_jax.report.cells import Cell
-from cdc_jax.report.families import Family, varying
+from cdc_jax.report.families import Family, published_row, varying
 from cdc_jax.report.measures import calibration, headline, measures
 from cdc_jax.report.table import (
     Column,
@@ -164,7 +164,10 @@ def _alone(mean: float, n: int) -> Value:
 
 
 def ablation_tables(family: Family, shots: int, reference: str | None) -> list[Table]:
-    """For each method with several variants, the settings that differ and what they give."""
+    """For each method with several variants, the settings that differ and what they give.
+
+    Beside that of the reference, its paired differences to its variants.
+    """
     by_method: dict[str, dict[str, list[Cell]]] = defaultdict(dict)
     for title, cells in with_shots(family, shots).items():
         by_method[cells[0].method][title] = cells
@@ -200,4 +203,10 @@ def ablation_tables(family: Family, shots: int, reference: str | None) -> list[T
             [*settings, *columns_of(columns)], groups,
         )  # fmt: skip
         tables.append(dataclasses.replace(table, head=keys[0]))
+        # Without a published variant, the main tables show and compare all of them.
+        if reference in variants and published_row(family, method):
+            own_family = dataclasses.replace(family, rows=variants)
+            if paired := difference_table(own_family, shots, reference):
+                name = f"ablation-{method}-differences"
+                tables.append(dataclasses.replace(paired, name=name))
     return tables
