@@ -81,7 +81,9 @@ def load(config: ConfigDict) -> Task:
     }
     targets = [name for name in config.targets.split(",") if name]
     if targets == [world.kind]:
-        raise ValueError(f"the only target, {world.kind!r}, is the kind of task that is learned")
+        raise ValueError(
+            f"the only target, {world.kind!r}, is the kind of task that is learned: name another"
+        )
     for name in targets:
         if name == world.kind:  # a list may serve every source
             continue
