@@ -37,7 +37,8 @@ class Family:
       datasets: in order.
       shots: ascending.
       rows: title -> its cells, in order: a method, or a method with the settings in which it
-        differs from other cells of the same method on the same task.
+        differs from the published row; where that isn't there, in which its cells on the same task
+        differ.
     """
 
     protocol: str
@@ -132,11 +133,25 @@ def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
         variants: dict[Any, list[Cell]] = defaultdict(list)
         for cell in own:
             variants[tuple((key, cell.choices.get(key)) for key in keys)].append(cell)
-        title = _title(method)
+        settings = _published_settings(own[0])
+        published = tuple((key, settings.get(key)) for key in keys)
+        known = set(published) if published in variants else set()
         for variant in sorted(variants, key=lambda v: [_value_order(value) for _, value in v]):
-            said = ", ".join(f"{_short(key, keys)} {value}" for key, value in variant)
-            rows[f"{title} ({said})" if said else title] = _once(variants[variant])
+            changed = [(key, value) for key, value in variant if (key, value) not in known]
+            said = ", ".join(f"{_short(key, keys)} {value}" for key, value in changed)
+            title = f"{_title(method)} ({said})" if said else _title(method)
+            rows[title] = _once(variants[variant])
     return rows
+
+
+def _published_settings(cell: Cell) -> dict[str, Any]:
+    """The settings of a cell's method where nobody changed any; none of an unknown method."""
+    if cell.method not in methods.METHODS:
+        return {}
+    small = ("model", "world") in cell.others
+    class_specific = small and cell.protocol == "few_shot"  # as in train
+    settings = methods.configure(cell.method, small, class_specific=class_specific)
+    return flatten_dict(settings.to_dict(), sep=".")
 
 
 def _title(method: str) -> str:
@@ -187,20 +202,10 @@ def _short(key: str, keys: Sequence[str]) -> str:
 
 def published_row(family: Family, method: str) -> str | None:
     """The title of a method's row with its published settings: of its variants, or its only one."""
-    found = {title: cells[0] for title, cells in family.rows.items() if cells[0].method == method}
+    found = [title for title, cells in family.rows.items() if cells[0].method == method]
     if len(found) < 2:
         return next(iter(found), None)
-    if method not in methods.METHODS:
-        return None
-    keys = varying([cell for title in found for cell in family.rows[title]])
-    small = ("model", "world") in next(iter(found.values())).others
-    class_specific = small and family.protocol == "few_shot"  # as in train
-    settings = methods.configure(method, small, class_specific=class_specific)
-    settings = flatten_dict(settings.to_dict(), sep=".")
-    for title, cell in found.items():
-        if all(cell.choices.get(key) == settings.get(key) for key in keys):
-            return title
-    return None
+    return _title(method) if _title(method) in found else None
 
 
 def reference_row(family: Family, reference: str) -> str | None:
