@@ -217,7 +217,8 @@ def configure(
       name: a key of `METHODS`; or `row@key=value;key=value`, a row with settings changed.
       small: for the embedded CLIP.
       chosen: of `overrides`, for the row; what it leaves open is the row's own.
-      class_specific: where the row learns prompts of text, for each class its own.
+      class_specific: where the row learns prompts of text, and nothing else is said of it, for each
+        class its own.
 
     Raises:
       ValueError: no such row or setting, or a value of another type.
@@ -225,14 +226,17 @@ def configure(
     row, changes = split(name)
     config = ConfigDict(DEFAULTS)
     config.update_from_flattened_dict(METHODS[row] | (SMALL[row] if small else {}))
-    if config.prompts.context and config.prompts.modality == "text":
-        config.prompts.class_specific = class_specific
     for key, value in (chosen or {}).items():
         if isinstance(value, ConfigDict):
             config[key].update({k: v for k, v in value.items() if v is not None})
         elif value is not None:
             config[key] = value
-    return config_file.assign(config, changes).lock()
+    config_file.assign(config, changes)
+    said = chosen is not None and chosen.prompts.class_specific is not None
+    said |= any(change.startswith("prompts.class_specific=") for change in changes)
+    if not said and config.prompts.context and config.prompts.modality == "text":
+        config.prompts.class_specific = class_specific
+    return config.lock()
 
 
 def split(name: str) -> tuple[str, list[str]]:

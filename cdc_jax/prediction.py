@@ -73,7 +73,8 @@ def load(
     Raises:
       FileNotFoundError: no adapted model there, or more than one, or no base.
       ValueError: files that are damaged, a base of other weights, or fewer than two class names,
-        an empty one or one given twice.
+        an empty one or one given twice; names that differ from the run's, where that learned
+        something for each class.
     """
     folder = adapted_lib.find(run)
     adapted = adapted_lib.read(folder)
@@ -108,8 +109,8 @@ def load(
         raise ValueError(f"{folder} holds vectors of shapes {shapes}, its settings need {expected}")
     if not adapter.covers(names):
         raise ValueError(
-            f"{folder} has learned something for each of its classes and knows no others, not "
-            f"{names}"
+            f"{folder} was learned class by class and tells apart exactly {adapted.class_names}, "
+            f"not {list(names)}: name no classes, or adapt with prompts.class_specific=False"
         )
     return Predictor(adapter, clip, adapted, names)
 

@@ -27,7 +27,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from cdc_jax import metrics
+from cdc_jax import methods, metrics
 from cdc_jax.devices import first_only
 from cdc_jax.evaluate import Scores
 from cdc_jax.tasks import Examples
@@ -100,6 +100,9 @@ def check(folder: epath.Path, settings: dict[str, Any]) -> None:
     if not path.exists() or not _begun(folder):
         return
     old, new = (flatten_dict(x, sep=".") for x in (json.loads(path.read_text()), settings))
+    # What an older release had no setting for, it did as the default says.
+    defaults = flatten_dict({"method": methods.DEFAULTS}, sep=".")
+    old = {key: value for key, value in defaults.items() if key in new} | old
     changed = [
         f"{k}: {old.get(k)!r} there, {new.get(k)!r} now"
         for k in sorted(old.keys() | new.keys())

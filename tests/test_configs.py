@@ -19,6 +19,18 @@ def test_imagenet_prompts_are_trained_as_published(get_config, name):
     assert get_config(name).maple.prompts.layers is None
 
 
+def test_prompts_of_another_dataset_are_tested_on_all_but_it(get_config):
+    targets = get_config("cross_dataset", "dataset=EuroSAT,data.root=images").targets.split(",")
+    assert len(targets) == 9 and "EuroSAT" not in targets
+    assert get_config("cross_dataset", "dataset=world").targets.startswith("aligned,")
+
+
+def test_only_the_world_has_an_oracle(get_config):
+    assert "oracle" in get_config("ablation").methods
+    methods = get_config("ablation", "dataset=EuroSAT,data.root=images").methods
+    assert "oracle" not in methods and methods.endswith("cdc_visual")
+
+
 def test_base_to_new_learns_half_of_the_classes(get_config):
     cells = sweep.cells(get_config("base_to_new", "sweep.datasets=EuroSAT,OxfordPets,shots=4"))
     assert len(cells) == 2 * 5

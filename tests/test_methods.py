@@ -62,6 +62,9 @@ def test_class_specific_prompts_are_of_rows_that_learn_text():
     chosen.prompts.class_specific = False
     shared = methods.configure("cdc", small=True, chosen=chosen, class_specific=True)
     assert not shared.prompts.class_specific
+    for changes in ("prompts.modality=multimodal", "prompts.class_specific=False"):
+        changed = methods.configure(f"coop@{changes}", small=True, class_specific=True)
+        assert not changed.prompts.class_specific
 
 
 @pytest.mark.parametrize(

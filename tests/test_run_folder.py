@@ -45,6 +45,12 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
     message = r"\(method.views: 'flip' there, 'clean' now; shots: 4 there, 2 now\)"
     with pytest.raises(ValueError, match=message):
         run_folder.claim(tmp_path / "run", {"shots": 2, "method": {"views": "clean"}})
+    # A setting that the run did not know yet had what is the default now.
+    newer = {"shots": 4, "method": {"views": "flip", "prompts": {"class_specific": True}}}
+    with pytest.raises(ValueError, match=r"\(method.prompts.class_specific: False there, True now"):
+        run_folder.claim(tmp_path / "run", newer)
+    newer["method"]["prompts"]["class_specific"] = False
+    run_folder.claim(tmp_path / "run", newer)
 
 
 def test_a_run_keeps_to_its_images(tmp_path):

@@ -615,7 +615,7 @@ def test_tfds_that_is_not_prepared(config, tmp_path):
         with pytest.raises(FileNotFoundError) as error:
             sources.read(name, changed)
         message = str(error.value)
-        assert "pip install 'cdc-jax[tf]'" in message and published.tfds.name in message
+        assert "pip install -e '.[tf]'" in message and published.tfds.name in message
         assert published.size in message and published.publisher in message
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from cdc_jax import methods
+
 # How a run was executed, not what was run.
 _EXECUTION = {"log_every", "checkpoint_every", "curve_every", "evaluation_batch_size", "progress"}
 _PLACES = ("data.root", "data.on_error", "data.allow_fewer")
@@ -132,7 +134,7 @@ def read(folder: Path, name: str) -> Cell:
             )
         ),
         method=found["method"].partition("@")[0],
-        choices=flatten_dict(settings["method"], sep="."),
+        choices=flatten_dict(methods.DEFAULTS, sep=".") | flatten_dict(settings["method"], sep="."),
         splits=_figures_of(found),
         about={key: found[key] for key in ("steps", "trainable_parameters", "device")},
         note="; ".join(note for note in notes if note),

@@ -207,6 +207,11 @@ def ablation_tables(family: Family, shots: int, reference: str | None) -> list[T
         if reference in variants and published_row(family, method):
             own_family = dataclasses.replace(family, rows=variants)
             if paired := difference_table(own_family, shots, reference):
-                name = f"ablation-{method}-differences"
-                tables.append(dataclasses.replace(paired, name=name))
+                renamed = dataclasses.replace(
+                    paired,
+                    name=f"ablation-{method}-differences",
+                    title=paired.title.replace("the others", "its variants"),
+                    caption=paired.caption.replace("each other method", "each of its variants"),
+                )
+                tables.append(renamed)
     return tables

@@ -135,7 +135,7 @@ def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
             variants[tuple((key, cell.choices.get(key)) for key in keys)].append(cell)
         settings = _published_settings(own[0])
         published = tuple((key, settings.get(key)) for key in keys)
-        known = set(published) if published in variants else set()
+        known = set(published) if settings and published in variants else set()
         for variant in sorted(variants, key=lambda v: [_value_order(value) for _, value in v]):
             changed = [(key, value) for key, value in variant if (key, value) not in known]
             said = ", ".join(f"{_short(key, keys)} {value}" for key, value in changed)

@@ -124,14 +124,13 @@ def _leads(parts: Sequence[Part]) -> list[str]:
                 sentences.append(f"{_full_title(part)}: no run of the method to compare with.")
             continue
         measure = primary(part.family).title.replace("average", "average accuracy")
-        once = "compared, in a single run and so without an interval, with"
-        known = ("ahead of", "behind", "not separated from", once)
+        alone = "compared, on one pair of runs and so without an interval, with"
+        known = ("ahead of", "behind", "not separated from", alone)
         verdicts: dict[str, list[str]] = {verdict: [] for verdict in known}
         for row, value in first_column(table, primary(part.family).title).items():
             above, below = value.low > 0, value.high < 0
             verdict = "ahead of" if above else "behind" if below else "not separated from"
-            if math.isnan(value.low):
-                verdict = once
+            verdict = alone if math.isnan(value.low) else verdict
             points = number(value.mean, 1, signed=True)
             verdicts[verdict].append(f"{row.removeprefix('− ')} ({points})")
         said = [f"{verdict} {', '.join(rows)}" for verdict, rows in verdicts.items() if rows]

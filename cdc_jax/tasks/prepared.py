@@ -86,7 +86,7 @@ def _open(
             ) from None
         raise FileNotFoundError(
             f"{name} is not prepared in {builder.data_dir}: get it (about {published.size}, "
-            f"published by {published.publisher}) by pip install 'cdc-jax[tf]' && python -c "
+            f"published by {published.publisher}) by pip install -e '.[tf]' && python -c "
             f"\"import tensorflow_datasets as tfds; tfds.builder('{entry.name}', data_dir='{root}')"
             ".download_and_prepare(file_format='array_record')\""
         ) from None

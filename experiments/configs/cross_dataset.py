@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from cdc_jax import config_file, settings
 
 _TEN = (
-    "Caltech101,OxfordPets,StanfordCars,OxfordFlowers,Food101,FGVCAircraft,SUN397,"
-    "DescribableTextures,EuroSAT,UCF101"
-)
+    "Caltech101", "OxfordPets", "StanfordCars", "OxfordFlowers", "Food101", "FGVCAircraft",
+    "SUN397", "DescribableTextures", "EuroSAT", "UCF101",
+)  # fmt: skip
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -27,7 +27,10 @@ def get_config(argument: str = "") -> ConfigDict:
     config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc,cdc_plus"
     config.targets = "aligned,task_misaligned,domain_gap"  # but for the source itself
     config.sweep.seeds = "1,2,3,4,5"
-    if "dataset=ImageNet" in argument.split(","):
-        config.targets = _TEN
+    named = [
+        part.removeprefix("dataset=") for part in argument.split(",") if part[:8] == "dataset="
+    ]
+    if named and named != ["world"]:
+        config.targets = ",".join(name for name in _TEN if name not in named)
         settings.transfer(config)
     return config_file.apply(config, argument)

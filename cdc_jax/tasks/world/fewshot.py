@@ -79,14 +79,13 @@ def load(config: ConfigDict) -> Task:
         for half_name, members in (("base", base), ("new", new))
         for split, stream in zip(SPLITS, _TEST, strict=True)
     }
-    targets = [name for name in config.targets.split(",") if name]
-    if targets == [world.kind]:
+    named = [name for name in config.targets.split(",") if name]
+    targets = [name for name in named if name != world.kind]  # a list may serve every source
+    if named and not targets:
         raise ValueError(
             f"the only target, {world.kind!r}, is the kind of task that is learned: name another"
         )
     for name in targets:
-        if name == world.kind:  # a list may serve every source
-            continue
         target = kinds.target(name, kind)
         members = base if target.relevant == kind.relevant else range(len(base) + len(new))
         test[name] = _examples(target, config.seed, members, world.test_images, _TARGET, rho=0.0)
