@@ -99,7 +99,9 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
 
 
 def _name(cell: ConfigDict) -> str:
-    world = f"-{cell.world.kind}-rho{cell.world.rho:g}" if cell.dataset == "world" else ""
+    kind = cell.world.kind if cell.dataset == "world" else ""
+    world = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
     halves = "-base_new" if cell.classes == "base_new" else ""
-    targets = f"-to-{cell.targets.replace(',', '-')}" if cell.targets else ""
-    return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{targets}"
+    targets = [name for name in cell.targets.split(",") if name not in ("", kind)]
+    to = f"-to-{'-'.join(targets)}" if targets else ""
+    return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{to}"
