@@ -240,6 +240,15 @@ def test_a_method_that_knows_no_new_classes_has_only_its_own_figures(tmp_path):
     assert value(made, "accuracy", "", "CDC", "H_int") is not None
 
 
+def test_a_probe_stands_beside_the_others_in_other_domains(tmp_path):
+    splits = (*WORLD_SPLITS, "sketch")
+    base = tuple(split for split in splits if not split.startswith("new_"))
+    write_cell(tmp_path / "cdc", splits=splits, images=20, optional=())
+    write_cell(tmp_path / "linear_probe", "linear_probe", splits=base, images=20, optional=())
+    (rows,) = [rows for _, rows in table(report.make([tmp_path]), "accuracy").groups]
+    assert {row.title for row in rows} == {"CDC", "linear probe"}
+
+
 def test_images_that_were_left_out_are_noted(tmp_path):
     base_new(tmp_path, "EuroSAT", 1, 60, 40, note="own splits", skipped=3)
     text = report.make([tmp_path], formats=["markdown"]).files["tables.md"]
