@@ -1,14 +1,17 @@
 """Cross-dataset generalisation: learn on one dataset, test the same prompts on others.
 
 python experiments/run.py --config=cross_dataset.py
+python experiments/run.py --config=cross_dataset.py:sweep.kinds=task_misaligned,domain_gap
 python experiments/run.py \
   --config=cross_dataset.py:dataset=ImageNet,data.root=~/data,model=openai/clip-vit-base-patch16
 
-On the world, prompts learned on `aligned` are tested on the classes of the other kinds of task:
-five minutes a seed on one core of a 2-core machine; over five seeds zero-shot CLIP averaged 30.8 %,
-CDC 32.0, CDC+ 40.5, and its four phrases 44.5 before anything is learned.
-With ImageNet they are tested on the ten other datasets of the field; the settings are then MaPLe's
-for this: 3 prompted layers, 2 epochs, rate 0.0026.
+On the world, prompts learned on one kind of task, `aligned` if nothing else is said, are tested on
+the classes of the others: five minutes a seed and kind on one core of a 2-core machine. Averages
+over five seeds of zero-shot CLIP, CDC's and CDC+'s prompts, and CDC+'s phrases before anything is
+learned: from `aligned` 30.8 %, 32.0, 40.5, 44.5; from `task_misaligned` 50.6, 45.8, 48.2, 47.2;
+from `domain_gap` 68.7, 80.3, 83.1, 78.8.
+With ImageNet, or another dataset, they are tested on the other ten of the field; the settings are
+then MaPLe's for this: 3 prompted layers, 2 epochs, rate 0.0026.
 """
 
 from ml_collections import ConfigDict
