@@ -6,8 +6,8 @@ python experiments/run.py \
 
 On the world, prompts learned on `aligned` are tested on its classes in styles and colours that the
 training images never have: five minutes a seed on one core of a 2-core machine; over five seeds
-zero-shot CLIP averaged 83.3 %, no tuned method clearly more, a linear probe 46.2. With ImageNet, on its four
-variants; settings as in cross_dataset.py.
+zero-shot CLIP averaged 83.3 %, no tuned method clearly more, a linear probe 46.2. With ImageNet, on
+its four variants; settings as in cross_dataset.py.
 """
 
 from ml_collections import ConfigDict
