@@ -110,7 +110,7 @@ def load(
     if not adapter.covers(names):
         raise ValueError(
             f"{folder} was learned class by class and tells apart exactly {adapted.class_names}, "
-            f"not {list(names)}: name no classes, or adapt with prompts.class_specific=False"
+            f"not {list(names)}: name no classes, or adapt prompts that all share"
         )
     return Predictor(adapter, clip, adapted, names)
 

@@ -30,10 +30,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc,cdc_plus"
     config.targets = "aligned,task_misaligned,domain_gap"  # but for the source itself
     config.sweep.seeds = "1,2,3,4,5"
-    named = [
-        part.removeprefix("dataset=") for part in argument.split(",") if part[:8] == "dataset="
-    ]
-    if named and named != ["world"]:
-        config.targets = ",".join(name for name in _TEN if name not in named)
+    source = config_file.apply(config.copy_and_resolve_references(), argument).dataset
+    if source != "world":
+        config.targets = ",".join(name for name in _TEN if name != source)
         settings.transfer(config)
     return config_file.apply(config, argument)
