@@ -3,6 +3,7 @@
 config.json          the settings; a folder belongs to one configuration
 metrics.jsonl        losses, one object every few steps
 curve.jsonl          accuracies in the course of training, where the configuration asks for them
+events.out.tfevents… the same for TensorBoard, where it asks for that, see `log`
 results.json         every figure; it is there when the run is complete
 scores.npz           for every test image what the method said of it
 interpretation.json  what the templates learned

@@ -38,6 +38,7 @@ def experiment() -> ConfigDict:
     config.sweep = ConfigDict({"datasets": "", "kinds": "", "rhos": "", "shots": "", "seeds": ""})
     config.evaluation_batch_size = 240
     config.progress = True  # False for silence
+    config.tensorboard = False  # True for event files beside metrics.jsonl; needs '.[tensorboard]'
     config.log_every = 10  # steps
     config.checkpoint_every = 60  # steps
     config.curve_every = 0  # epochs between evaluations in the course of training; 0 for none

@@ -24,6 +24,7 @@ from cdc_jax.clip.model import Clip
 from cdc_jax.evaluate import Evaluator, ImageFeatures, Scores, summarize
 from cdc_jax.interpretation import interpret
 from cdc_jax.interruption import Interrupted, Notice
+from cdc_jax.log import Log, require_tensorboard
 from cdc_jax.progress import Progress
 from cdc_jax.tasks import Task, load
 from cdc_jax.tasks.batches import TrainingBatches
@@ -71,6 +72,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         notice = held.enter_context(Notice())
 
         def enter() -> None:
+            if config.tensorboard:
+                require_tensorboard()
             held.enter_context(run_folder.locked(root))
             for name in names:
                 run_folder.check(folders[name], _settings(config, chosen[name]))
@@ -144,9 +147,44 @@ def _require_possible(run: _Run) -> None:
 
 def _run(run: _Run) -> dict[str, Any]:
     """Trains, from wherever an earlier run left it, evaluates, and writes all there is to know."""
-    config, method, adapter, task = run.config, run.method, run.adapter, run.task
-    clip = run.clip
+    method, adapter, task, clip = run.method, run.adapter, run.task, run.clip
     run_folder.write_json(run.folder / "split.json", task.items())
+    evaluator = Evaluator(adapter, run.features)
+    with Log(run.folder, run.config.tensorboard) as log:
+        learned, steps = _train(run, evaluator, log)
+        exported = adapted.describe(
+            learned, task.class_names, task.template, method, run.mean_logit, run.config.model,
+            clip, run.weights_hash,
+        )  # fmt: skip
+        adapted.write(run.folder / "adapted", exported)
+        scores = _evaluate(run, evaluator, learned, run.notice)
+        summary = summarize(scores)
+        log.finish({"step": steps} | summary["summary"])
+    vocabulary, embeddings = adapter.tokenizer.vocabulary(), clip.text.token_embedding[...]
+    text = evaluator.text_features(clip, learned, task.class_names)
+    run_folder.write_json(
+        run.folder / "interpretation.json",
+        interpret(vocabulary, embeddings, learned.get("context"), text, scores),
+    )
+    run_folder.write_scores(run.folder, scores)
+    run_folder.write_gallery(run.folder, scores, task.test)
+    results = summary | {
+        "method": run.name,
+        "title": methods.title(run.name),
+        "phrases": method.prompts.phrases,
+        "steps": steps,
+        "trainable_parameters": sum(p.size for p in jax.tree.leaves(learned)),
+        "note": task.note,
+        "skipped": {"count": len(task.skipped), "images": [s._asdict() for s in task.skipped]},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    run_folder.write_json(run.folder / "results.json", results)
+    return results
+
+
+def _train(run: _Run, evaluator: Evaluator, log: Log) -> tuple[PyTree, int]:
+    """What the method learned, and in how many steps."""
+    config, method, adapter, task, clip = run.config, run.method, run.adapter, run.task, run.clip
     examples = task.training_set(method.train_on)()
     batches = TrainingBatches(examples, method.optimizer.batch_size, config.seed)
     steps = method.optimizer.epochs * batches.per_epoch
@@ -160,7 +198,6 @@ def _run(run: _Run) -> dict[str, Any]:
     devices.first_decides(
         lambda: run_folder.require_space(run.folder, _SMALL_FILES + (KEPT + 1) * _bytes(state))
     )
-    evaluator = Evaluator(adapter, run.features)
     mesh = devices.make_mesh(images=len(batches.indices(0)))
     # Where a run starts, in this order of precedence:
     # 1. complete: results.json is there, nothing is run;
@@ -179,8 +216,7 @@ def _run(run: _Run) -> dict[str, Any]:
                     "or delete that folder"
                 )
         # 3. new: the initial prompts.
-        for name in ("metrics.jsonl", "curve.jsonl"):
-            run_folder.cut(run.folder / name, first)
+        log.start(first)
         state = devices.replicate(state, mesh)
         classes = devices.replicate(adapter.classes(clip, task.class_names), mesh)
         step = jax.jit(
@@ -204,12 +240,12 @@ def _run(run: _Run) -> dict[str, Any]:
                     guards.require_finite(window, done, batches, examples, checkpoints)
                 if logs:
                     mean = {k: float(np.mean([line[k] for line in window])) for k in window[0]}
-                    run_folder.append(run.folder / "metrics.jsonl", {"step": done} | mean)
+                    log.write("metrics", {"step": done} | mean)
                     window = []
                 if config.curve_every and not within and not epoch % config.curve_every:
                     scores = _evaluate(run, evaluator, state["parameters"])
                     line = {"epoch": epoch, "step": done} | summarize(scores)["summary"]
-                    run_folder.append(run.folder / "curve.jsonl", line)
+                    log.write("curve", line)
                 if saves:  # after the logs, so that a checkpoint's are complete
                     notes = {"window": window, "weights_hash": run.weights_hash}
                     checkpoints.save(done, state, notes)
@@ -218,34 +254,7 @@ def _run(run: _Run) -> dict[str, Any]:
                         f"{run.folder} was stopped after step {done} of {steps} and saved: the "
                         "same command goes on with it"
                     )
-
-    learned = state["parameters"]
-    exported = adapted.describe(
-        learned, task.class_names, task.template, method, run.mean_logit, config.model, clip,
-        run.weights_hash,
-    )  # fmt: skip
-    adapted.write(run.folder / "adapted", exported)
-    scores = _evaluate(run, evaluator, learned, run.notice)
-    vocabulary, embeddings = adapter.tokenizer.vocabulary(), clip.text.token_embedding[...]
-    text = evaluator.text_features(clip, learned, task.class_names)
-    run_folder.write_json(
-        run.folder / "interpretation.json",
-        interpret(vocabulary, embeddings, learned.get("context"), text, scores),
-    )
-    run_folder.write_scores(run.folder, scores)
-    run_folder.write_gallery(run.folder, scores, task.test)
-    results = summarize(scores) | {
-        "method": run.name,
-        "title": methods.title(run.name),
-        "phrases": method.prompts.phrases,
-        "steps": steps,
-        "trainable_parameters": sum(p.size for p in jax.tree.leaves(parameters)),
-        "note": task.note,
-        "skipped": {"count": len(task.skipped), "images": [s._asdict() for s in task.skipped]},
-        "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
-    }
-    run_folder.write_json(run.folder / "results.json", results)
-    return results
+    return state["parameters"], steps
 
 
 def _evaluate(
@@ -330,7 +339,7 @@ def make_step(
 
 def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
     """The part of a configuration that a method's run depends on."""
-    others = {"methods", "sweep", "progress", *methods.METHODS}
+    others = {"methods", "sweep", "progress", "tensorboard", *methods.METHODS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
     for key in ("workers", "check"):
         del shared["data"][key]

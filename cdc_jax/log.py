@@ -1,0 +1,98 @@
+"""What a run logs: lines of JSON, and the same for TensorBoard where that is wanted."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from cdc_jax import devices, run_folder
+
+_FILES = ("metrics", "curve")
+_EVENTS = "events.out.tfevents.*"
+
+
+class Log:
+    """`metrics.jsonl` and `curve.jsonl` of a run's folder; a context manager.
+
+    With TensorBoard, event files beside them hold the same figures, called `metrics/loss` and the
+    like, and those of the final evaluation, `results/H_int` and the like. They are written anew
+    from the lines whenever a run starts or goes on, so they never tell of steps that were lost.
+    Only process 0 writes.
+
+    Args:
+      folder: the run's.
+      tensorboard: whether to write event files.
+    """
+
+    def __init__(self, folder: epath.Path, tensorboard: bool = False):
+        self._folder = folder
+        self._writer: Any = None
+        self._tensorboard = tensorboard and devices.is_first()
+
+    def start(self, step: int) -> None:
+        """Drops what an interrupted run logged after the checkpoint that it goes on from.
+
+        Args:
+          step: of that checkpoint; 0 for a new run.
+        """
+        for name in _FILES:
+            run_folder.cut(self._path(name), step)
+        if not self._tensorboard:
+            return
+        for old in self._folder.glob(_EVENTS):
+            old.unlink()
+        self._writer = _writer_class()(os.fspath(self._folder))
+        for name in _FILES:
+            if self._path(name).exists():
+                for line in self._path(name).read_text().splitlines():
+                    self._show(name, json.loads(line))
+
+    def write(self, name: str, line: Mapping[str, Any]) -> None:
+        """Logs a line of figures.
+
+        Args:
+          name: `metrics` or `curve`.
+          line: its `step`, and the figures of it by name.
+        """
+        run_folder.append(self._path(name), line)
+        self._show(name, line)
+
+    def finish(self, line: Mapping[str, Any]) -> None:
+        """Shows the figures of the final evaluation, which results.json keeps, in TensorBoard."""
+        self._show("results", line)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def _path(self, name: str) -> epath.Path:
+        return self._folder / f"{name}.jsonl"
+
+    def _show(self, name: str, line: Mapping[str, Any]) -> None:
+        if not self._writer:
+            return
+        for key, value in line.items():
+            if key != "step" and value is not None:
+                self._writer.add_scalar(f"{name}/{key}", value, line["step"])
+        self._writer.flush()
+
+
+def require_tensorboard() -> None:
+    """Raises ValueError where the package that writes event files is not installed."""
+    _writer_class()
+
+
+def _writer_class() -> Callable[[str], Any]:
+    try:
+        from tensorboard.summary import Writer
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"tensorboard=True needs a package that is not there ({error}): "
+            "pip install -e '.[tensorboard]', or leave it out"
+        ) from None
+    return Writer
