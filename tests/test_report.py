@@ -611,8 +611,10 @@ def test_other_errors_say_what_there_is(two_datasets, tmp_path):
 # ---- in a terminal
 
 
-def test_the_table_of_one_run_shows_every_column_of_every_method(capsys):
-    summary = {key: 10.0 + i for i, key in enumerate(report.COLUMNS) if "test" not in key}
+@pytest.mark.parametrize("targets", [(), ("task_misaligned", "domain_gap", "FGVCAircraft")])
+def test_the_table_of_one_run_shows_every_column_of_every_method(capsys, targets):
+    keys = [*(key for key in report.COLUMNS if "test" not in key), *targets]
+    summary = {key: 10.0 + i for i, key in enumerate(keys)}
     result = {"summary": summary, "note": "", "skipped": {"count": 0}}
     changed = "maple@optimizer.learning_rate=0.01;prompts.layers=4;views=flip"  # folds
     report.print_table({"coop": result, "cdc": result, changed: result})

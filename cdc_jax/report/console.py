@@ -50,14 +50,17 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     targets = [key for key in said if key not in COLUMNS and not key.startswith(other)]
     columns = [*(key for key in COLUMNS if key in said), *targets]
     for key in columns:
-        table.add_column(COLUMNS.get(key, key).replace(" ", "\n"), justify="right", no_wrap=True)
+        title = COLUMNS[key].replace(" ", "\n") if key in COLUMNS else key.replace("_", "\n")
+        table.add_column(rich.markup.escape(title), justify="right", no_wrap=True)
     for method, result in results.items():
         summary = result["summary"]
         figures = [summary.get(key) for key in columns]
         cells = ("–" if figure is None else f"{figure:.1f}" for figure in figures)
         table.add_row(methods.title(method), *cells)
     console = rich.console.Console()
-    console.print(table)
+    # Where many targets make it wider than the terminal, it is printed whole.
+    needed = console.measure(table, options=console.options.update(max_width=1000)).minimum
+    rich.console.Console(width=max(console.width, needed)).print(table)
     if first["note"]:
         console.print(first["note"])
     if count := first["skipped"]["count"]:
