@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cdc_jax import config_file, devices, run_folder, train
 from cdc_jax.interruption import Interrupted, Notice
+from cdc_jax.tasks.world import kinds
 
 _AXES = {  # key of config.sweep -> the key that it varies
     "datasets": "dataset",
@@ -102,6 +103,7 @@ def _name(cell: ConfigDict) -> str:
     kind = cell.world.kind if cell.dataset == "world" else ""
     world = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
     halves = "-base_new" if cell.classes == "base_new" else ""
-    targets = [name for name in cell.targets.split(",") if name not in ("", kind)]
+    listed = [name for name in cell.targets.split(",") if name]
+    targets = list(kinds.targets(cell.targets, kind)) if kind else listed
     to = f"-to-{'-'.join(targets)}" if targets else ""
     return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{to}"

@@ -25,11 +25,15 @@ def test_prompts_of_another_dataset_are_tested_on_all_but_it(get_config):
     assert get_config("cross_dataset", "dataset=world").targets.startswith("aligned,")
 
 
-def test_a_sweep_over_sources_leaves_each_out_of_its_targets(get_config):
+def test_a_sweep_over_sources_has_the_targets_of_each(get_config):
     sources = "sweep.kinds=aligned,domain_gap,sweep.seeds=1"
     assert list(sweep.cells(get_config("cross_dataset", sources))) == [
         "world-aligned-rho0.9-16shot-seed1-to-task_misaligned-domain_gap",
         "world-domain_gap-rho0.9-16shot-seed1-to-aligned-task_misaligned",
+    ]
+    assert list(sweep.cells(get_config("domain_generalization", sources))) == [
+        "world-aligned-rho0.9-16shot-seed1-to-clean-sketch-inverted-barred",
+        "world-domain_gap-rho0.9-16shot-seed1-to-clean-barred",
     ]
 
 

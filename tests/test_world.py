@@ -462,8 +462,33 @@ def test_targets_are_other_kinds_and_other_domains(get_config):
         > (np.ptp(task.test["inverted"].images.astype(int), axis=-1) < 30).mean()
     )
     for name, message in (
-        ("aligned", "the only target, 'aligned', is the kind of task that is learned"),
+        ("aligned", "none of the targets aligned can be used where aligned is learned"),
         ("photo", "unknown kind"),
     ):
         with pytest.raises(ValueError, match=message):
             tasks.load(get_config("fewshot", f"shots=1,world.test_images=1,targets={name}"))
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        ("aligned", ["clean", "sketch", "inverted", "barred", "domain_gap"]),
+        ("task_misaligned", ["clean", "barred", "aligned", "domain_gap"]),
+        ("domain_gap", ["clean", "barred", "aligned"]),
+    ],
+)
+def test_domains_keep_what_the_classes_are_about(source, kept):
+    names = "clean,sketch,inverted,barred,aligned,domain_gap"
+    assert list(kinds.targets(names, source)) == kept
+
+
+def test_a_domain_comes_on_top_of_what_a_kind_does_to_its_images():
+    kind = kinds.KINDS["domain_gap"]
+    scenes = factors.sample(5, 1)
+    own = kind.render(scenes, 2).astype(int)
+    behind = kinds.DOMAINS["barred"].of(kind).render(scenes, 2).astype(int)
+    bars = np.arange(32) % 4 == 2
+    assert (behind[:, :, bars] == 128).all()
+    assert (behind[:, :, ~bars] == own[:, :, ~bars]).all()
+    again = kinds.DOMAINS["inverted"].of(kind).render(scenes, 2).astype(int)
+    assert (again == 255 - own).all()

@@ -49,12 +49,11 @@ def load(config: ConfigDict) -> Task:
     Returns:
       The first half of the classes as base (trained on), the second as new; test splits
       `base_iid`, `new_iid` and so on; and one for each of `config.targets`, under do(G_i): another
-      kind's classes, or the base classes in another domain, see `kinds.target`; the kind that is
-      learned is left out.
+      kind's classes, or the base classes in another domain, see `kinds.targets`.
 
     Raises:
       ValueError: an unknown kind, rho outside [0, 1], no shots, a seed that is not one, or no
-        target but the source.
+        target that can be used.
     """
     world = config.world
     kind = kinds.known(world.kind)
@@ -79,14 +78,13 @@ def load(config: ConfigDict) -> Task:
         for half_name, members in (("base", base), ("new", new))
         for split, stream in zip(SPLITS, _TEST, strict=True)
     }
-    named = [name for name in config.targets.split(",") if name]
-    targets = [name for name in named if name != world.kind]  # a list may serve every source
-    if named and not targets:
+    targets = kinds.targets(config.targets, world.kind)
+    if config.targets and not targets:
         raise ValueError(
-            f"the only target, {world.kind!r}, is the kind of task that is learned: name another"
+            f"none of the targets {config.targets} can be used where {world.kind} is learned: "
+            f"give another kind, or one of the domains that keep its {' and '.join(kind.relevant)}"
         )
-    for name in targets:
-        target = kinds.target(name, kind)
+    for name, target in targets.items():
         members = base if target.relevant == kind.relevant else range(len(base) + len(new))
         test[name] = _examples(target, config.seed, members, world.test_images, _TARGET, rho=0.0)
     train = examples(base, config.shots, _TRAIN, rho=world.rho)

@@ -53,9 +53,39 @@ class WorldClass:
     factors: dict[str, int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """Another way of showing the scenes of any kind, which no training image has.
+
+    Attributes:
+      finish: what is done to the kind's own images.
+      styles: in place of the kind's.
+      hides: factors that can't be told from such images.
+    """
+
+    finish: Callable[[np.ndarray], np.ndarray] = lambda images: images
+    styles: tuple[str, ...] = ()
+    hides: frozenset[str] = frozenset()
+
+    def of(self, kind: Kind) -> Kind:
+        """That kind, shown in this domain."""
+        return dataclasses.replace(
+            kind,
+            styles=self.styles or kind.styles,
+            finish=lambda images: self.finish(kind.finish(images)),
+        )
+
+
 def inverted(images: np.ndarray) -> np.ndarray:
     """The negatives of uint8 images: every value v becomes 255 - v."""
     return 255 - images
+
+
+def barred(images: np.ndarray) -> np.ndarray:
+    """Images behind a fence: every fourth column of pixels is grey."""
+    images = images.copy()
+    images[:, :, 2::4] = 128
+    return images
 
 
 # Small objects in poor pictures: in good ones the embedded CLIP makes too few errors to tell
@@ -102,27 +132,35 @@ def known(name: str) -> Kind:
     return KINDS[name]
 
 
-DOMAINS: dict[str, dict] = {
-    "clean": {"styles": ("clean",)},
-    "sketch": {"styles": ("sketch",)},
-    "inverted": {"finish": inverted},
+DOMAINS: dict[str, Domain] = {
+    "clean": Domain(styles=("clean",)),
+    "sketch": Domain(styles=("sketch",), hides=frozenset({"colour", "background"})),
+    "inverted": Domain(finish=inverted, hides=frozenset({"colour", "background"})),
+    "barred": Domain(finish=barred),
 }
-"""Domain -> what it changes in a kind; none of them is in the training images of `aligned`."""
 
 
-def target(name: str, source: Kind) -> Kind:
-    """What a prompt that was learned on one kind is tested on: another kind, or another domain.
+def targets(names: str, source: str) -> dict[str, Kind]:
+    """What prompts that were learned on one kind are tested on.
 
     Args:
-      name: a key of `KINDS`, or of `DOMAINS` for the source's own classes in that domain.
-      source: the kind that the prompt was learned on.
+      names: separated by commas, keys of `KINDS`, or of `DOMAINS` for the source's own classes in
+        that domain. A list may serve every source: the source itself is left out, and so are
+        domains that hide what its classes are about.
+      source: the kind that is learned.
 
     Raises:
-      ValueError: it is neither.
+      ValueError: a name is neither.
     """
-    if name in DOMAINS:
-        return dataclasses.replace(source, **DOMAINS[name])
-    return known(name)
+    kind = known(source)
+    found = {}
+    for name in filter(None, names.split(",")):
+        if name not in DOMAINS:
+            found[name] = known(name)
+        elif not DOMAINS[name].hides & kind.relevant.keys():
+            found[name] = DOMAINS[name].of(kind)
+    found.pop(source, None)
+    return found
 
 
 def draw_classes(kind: Kind, seed: int) -> list[WorldClass]:
