@@ -17,9 +17,9 @@ class Log:
     """`metrics.jsonl` and `curve.jsonl` of a run's folder; a context manager.
 
     With TensorBoard, event files beside them hold the same figures, called `metrics/loss` and the
-    like, and those of the final evaluation, `results/H_int` and the like. They are written anew
-    from the lines whenever a run starts or goes on, so they never tell of steps that were lost.
-    Only process 0 writes.
+    like, and those of the final evaluation, `results/H_int` and the like. They are made anew from
+    the lines whenever a run starts or goes on, so they never tell of steps that were lost. Only
+    process 0 writes.
 
     Args:
       folder: the run's.
@@ -39,10 +39,11 @@ class Log:
         """
         for name in _FILES:
             run_folder.cut(self._path(name), step)
+        if devices.is_first():
+            for old in self._folder.glob(_EVENTS):
+                old.unlink()
         if not self._tensorboard:
             return
-        for old in self._folder.glob(_EVENTS):
-            old.unlink()
         self._writer = _writer_class()(os.fspath(self._folder))
         for name in _FILES:
             if self._path(name).exists():

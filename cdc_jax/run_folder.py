@@ -1,7 +1,7 @@
 """What a run leaves in a method's folder, and how it is written: complete or not at all.
 
 config.json          the settings; a folder belongs to one configuration
-metrics.jsonl        losses, one object every few steps
+metrics.jsonl        losses, one object every few steps; not of what takes no steps
 curve.jsonl          accuracies in the course of training, where the configuration asks for them
 events.out.tfevents… the same for TensorBoard, where it asks for that, see `log`
 results.json         every figure; it is there when the run is complete

@@ -53,6 +53,9 @@ def test_tensorboard_forgets_what_was_lost(tmp_path):
                 log.write("metrics", {"step": step, "loss": loss})
     assert shown(tmp_path) == {"metrics/loss": {2: 3.0, 4: 1.25, 6: 0.5}}
     assert len(list(tmp_path.glob("events*"))) == 1
+    with Log(folder) as log:
+        log.start(2)  # without it, nothing is left that could be wrong
+    assert not list(tmp_path.glob("events*"))
 
 
 def test_a_run_shows_what_it_logs(get_config, tmp_path):
@@ -70,6 +73,11 @@ def test_a_run_shows_what_it_logs(get_config, tmp_path):
     assert read["results/H_int"] == {result["steps"]: pytest.approx(result["summary"]["H_int"])}
     config.tensorboard = False
     assert train.train_and_evaluate(config, tmp_path)["coop"] == result
+    for file in (tmp_path / "coop").glob("events*"):
+        file.unlink()
+    config.tensorboard = True  # a run that is complete can still be shown
+    assert train.train_and_evaluate(config, tmp_path)["coop"] == result
+    assert shown(tmp_path / "coop") == read
 
 
 def test_without_the_package_nothing_starts(get_config, tmp_path, monkeypatch):
