@@ -294,6 +294,31 @@ def test_the_share_of_the_oracles_gain(tmp_path):
     assert value(made, "room", "", "CoOp", "base int") is None
 
 
+def test_visual_prompts_are_measured_by_an_oracle_that_has_them(tmp_path):
+    for method, accuracy in {
+        "zero_shot": 50, "coop": 60, "maple": 60, "oracle": 70, "oracle_visual": 90
+    }.items():  # fmt: skip
+        known = dict.fromkeys(WORLD_SPLITS, accuracy)
+        write_cell(tmp_path / method, method, accuracy=known, images=20)
+    made = report.make([tmp_path], formats=["csv"])
+    assert value(made, "room", "", "room, in points", "new int").mean == pytest.approx(20)
+    assert value(made, "room", "", "CoOp", "new int").mean == pytest.approx(50)
+    room = value(made, "room", "", "room of visual prompts, in points", "new int")
+    assert room.mean == pytest.approx(40)
+    assert value(made, "room", "", "MaPLe", "new int").mean == pytest.approx(25)
+
+
+def test_domains_of_several_sources_are_a_table_for_each(tmp_path):
+    splits = ("base_iid", "new_iid", "clean", "barred")
+    for i, kind in enumerate(("task_misaligned", "domain_gap")):
+        known = dict.fromkeys(splits, 50 + i)
+        write_cell(tmp_path / kind, "coop", kind=kind, splits=splits, accuracy=known)
+    tables = report.make([tmp_path], formats=["csv"]).tables
+    titles = [t.columns[0].title for t in tables if t.name == "accuracy"]
+    assert titles == ["world domain_gap (source)", "world task_misaligned (source)"]
+    assert all(table.where.startswith("Domain generalisation") for table in tables)
+
+
 def test_shares_of_the_gain_are_of_the_seeds_that_all_have(tmp_path):
     for seed, start in ((1, 30), (2, 60), (3, 60)):
         for method, gain in (("zero_shot", 0), ("coop", 10)):
@@ -508,8 +533,12 @@ def test_names_of_lines_that_end_together_stay_apart():
 def test_unfinished_cells_are_named_and_in_no_table(two_datasets, tmp_path):
     shutil.copytree(two_datasets, tmp_path / "runs")
     (tmp_path / "runs/EuroSAT-seed2/coop/results.json").unlink()
+    (tmp_path / "runs/EuroSAT-seed3").mkdir(exist_ok=True)
+    (tmp_path / "runs/EuroSAT-seed3/error.txt").write_text("the loss is nan")
     made = report.make([tmp_path / "runs"], formats=["html"])
-    assert made.unfinished == ["EuroSAT-seed2/coop"]
+    assert made.unfinished == [
+        "EuroSAT-seed2/coop", "EuroSAT-seed3 (failed, see error.txt there)"
+    ]  # fmt: skip
     assert value(made, "accuracy", "EuroSAT", "CoOp", "base").n == 2
     assert "in no table: EuroSAT-seed2/coop" in made.files["index.html"]
 

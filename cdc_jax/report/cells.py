@@ -65,7 +65,8 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str]]:
       folders: searched to the bottom, in any order; a cell that is met twice counts once.
 
     Returns:
-      The cells, ordered by name, and the names of cells that have not finished.
+      The cells, ordered by name, and the names of cells that have not finished, or of folders
+      where some failed.
 
     Raises:
       FileNotFoundError: a folder that isn't there.
@@ -80,6 +81,8 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str]]:
             subfolders[:] = [] if "config.json" in files else sorted(set(subfolders) - _NOT_CELLS)
             here = Path(path)
             name = here.relative_to(folder).as_posix() if here != folder else folder.resolve().name
+            if "error.txt" in files:
+                unfinished.add(f"{name} (failed, see error.txt there)")
             if "results.json" in files:
                 cells.setdefault(here.resolve(), read(here, name))
             elif "config.json" in files and "method" in read_json(here / "config.json"):

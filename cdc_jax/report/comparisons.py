@@ -24,6 +24,7 @@ from cdc_jax.report.table import (
     with_shots,
 )
 
+_ORACLES = {"oracle": "", "oracle_visual": " of visual prompts"}
 _LEAST_ROOM = 3.0  # points; shares of less are noise
 
 
@@ -111,12 +112,14 @@ def template_table(family: Family, shots: int) -> Table | None:
 
 
 def room_table(family: Family, shots: int) -> Table | None:
-    """The share of the way from zero-shot to the oracle that each method goes."""
+    """The share of the way from zero-shot to the oracle of its modality that each method goes."""
     rows = with_shots(family, shots)
     by_method = {cells[0].method: title for title, cells in rows.items()}
-    if family.protocol != "world" or not {"zero_shot", "oracle"} <= by_method.keys():
+    oracles = {by_method[m]: said for m, said in _ORACLES.items() if m in by_method}
+    if family.protocol != "world" or not oracles or "zero_shot" not in by_method:
         return None
-    ends = [by_method[method] for method in ("zero_shot", "oracle")]
+    start = by_method["zero_shot"]
+    visual = {t: own[0].choices["prompts.modality"] == "multimodal" for t, own in rows.items()}
     columns = [m for m in measures(family) if m.key in ("base_int", "new_int", "H_int")]
     groups = []
     for group, datasets in scopes(family, shots):
@@ -127,14 +130,19 @@ def room_table(family: Family, shots: int) -> Table | None:
             cells = _common([rows[title] for title in titles], datasets)
             return tuple(of(*(entry(own, datasets, m) for own in cells)) for m in columns)
 
-        room = Row("room, in points", values(ends, _room), "room")
-        shares = [Row(title, values([*ends, title], _share)) for title in rows if title not in ends]
-        if any(room.cells):
-            groups.append((group, [room, *(row for row in shares if any(row.cells))]))
+        made = []
+        for oracle, said in oracles.items():
+            made.append(Row(f"room{said}, in points", values([start, oracle], _room), "room"))
+            own = [t for t in rows if t not in (start, *oracles) and visual[t] == visual[oracle]]
+            made += [Row(title, values([start, oracle, title], _share)) for title in own]
+        if any(any(row.cells) for row in made):
+            groups.append((group, [row for row in made if any(row.cells)]))
     caption = (
         "The oracle's gain over zero-shot in points, and the share of it in percent that each "
         "method reaches: (method − zero-shot) / (oracle − zero-shot), of the means over the seeds "
-        f"that all three have; none of a room under {_LEAST_ROOM:g} points."
+        f"that all three have; none of a room under {_LEAST_ROOM:g} points. Visual prompts are "
+        "measured by an oracle that has them. Over 100: the oracle's one prompt does not reach all "
+        "that there is."
     )
     title = "share of the oracle's gain"
     return assemble(family, shots, "room", title, caption, columns_of(columns), groups)

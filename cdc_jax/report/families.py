@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from cdc_jax import methods
 from cdc_jax.report.cells import Cell
+from cdc_jax.tasks.world.kinds import DOMAINS
 
 PROTOCOLS = {
     "world": "The embedded world",
@@ -31,6 +32,8 @@ DATASETS = (
 class Family:
     """Cells that share every setting but dataset, shots, seed and method.
 
+    Those of a transfer share the dataset as well, the one that was learned on.
+
     Attributes:
       protocol: of `PROTOCOLS`.
       title: what distinguishes it from the other families of a report.
@@ -50,8 +53,10 @@ class Family:
     @property
     def heading(self) -> str:
         """What is done, for people."""
-        splits = {split for cell in self.cells() for split in cell.splits} - {"test"}
-        if self.protocol == "transfer" and all(name.startswith("ImageNet") for name in splits):
+        splits = {split for cell in self.cells() for split in cell.splits}
+        targets = [split for split in splits if not split.startswith(("test", "base_", "new_"))]
+        domains = all(name in DOMAINS or name.startswith("ImageNet") for name in targets)
+        if self.protocol == "transfer" and domains:
             return "Domain generalisation"
         return PROTOCOLS[self.protocol]
 
@@ -89,7 +94,7 @@ def arrange(cells: Sequence[Cell]) -> list[Family]:
     for cell in cells:
         # A linear probe of the source's classes can be tested in other domains, on no new classes.
         tested = sorted(split for split in cell.splits if not split.startswith("new_"))
-        targets = tuple(tested) if cell.protocol == "transfer" else ()
+        targets = (cell.dataset, *tested) if cell.protocol == "transfer" else ()
         groups[cell.protocol, cell.others, targets].append(cell)
     ordered = sorted(groups, key=lambda key: (list(PROTOCOLS).index(key[0]), repr(key[1:])))
     families = []

@@ -27,8 +27,8 @@ _CAPTIONS = {
     "base_new": "Accuracy in percent on base and new classes, and their harmonic mean H. H of the "
     "average is computed from the averaged base and new.",
     "few_shot": "Accuracy in percent over all classes.",
-    "transfer": "Accuracy in percent on datasets that the prompts were not learned on. The average "
-    "is over the targets.",
+    "transfer": "Accuracy in percent on other datasets, or in other domains, than what was learned "
+    "on. The average is over these targets.",
 }
 WORLD_EXTRAS = ("ece", "auroc", "novelty")
 """Measures of `calibration` that the world's table shows as well."""
