@@ -74,13 +74,18 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
     root = epath.Path(workdir).expanduser()
     todo = cells(config)
     if len(todo) == 1:
-        return {name: train.train_and_evaluate(c, root / name) for name, c in todo.items()}
+        ((name, cell),) = todo.items()
+        results = {name: train.train_and_evaluate(cell, root / name)}
+        run_folder.write_error(root / name, None)
+        return results
     results, failed = {}, {}
     with Notice() as notice:
-        for name, cell in todo.items():
+        for i, (name, cell) in enumerate(todo.items(), 1):
             folder = root / name
             if notice.came():
                 raise Interrupted(f"{root} was stopped before {name}: the same command goes on")
+            if cell.progress and devices.is_first():
+                print(f"{i} of {len(todo)}: {name}", flush=True)
             try:
                 results[name] = train.train_and_evaluate(cell, folder)
             except Exception as error:
@@ -103,7 +108,7 @@ def _name(cell: ConfigDict) -> str:
     kind = cell.world.kind if cell.dataset == "world" else ""
     world = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
     halves = "-base_new" if cell.classes == "base_new" else ""
-    listed = [name for name in cell.targets.split(",") if name]
+    listed = [name for name in cell.targets.split(",") if name not in ("", cell.dataset)]
     targets = list(kinds.targets(cell.targets, kind)) if kind else listed
     to = f"-to-{'-'.join(targets)}" if targets else ""
     return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{to}"

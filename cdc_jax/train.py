@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import huggingface_hub.utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +54,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
       ValueError: something in the configuration that can't be done, before any work; or a workdir
         that holds another configuration's run, or where another run is at work.
       OSError: a workdir that can't be written to, or without room for the run.
-      FloatingPointError: losses or gradients that are not finite.
+      FloatingPointError: a method's losses or gradients that are not finite; the others have run.
       Interrupted: SIGTERM came, and all is saved.
     """
     names = config.methods.split(",")
@@ -86,8 +87,15 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         devices.first_decides(enter)
         devices.require_shared(root / run_folder.LOCK)
         complete = {name: results for name in names if (results := _read_results(folders[name]))}
+        if config.tensorboard:  # of runs without it, too
+            for name, result in complete.items():
+                with Log(folders[name], tensorboard=True) as log:
+                    log.start(result["steps"])
+                    log.finish({"step": result["steps"]} | result["summary"])
         if len(complete) == len(names):
             return complete
+        if not (config.progress and devices.is_first()):
+            huggingface_hub.utils.disable_progress_bars()
         with devices.first_goes_first():
             image_size = clip_lib.read_config(config.model).image_size
         task = load(config, image_size)  # before weights are downloaded for data that is not there
@@ -114,7 +122,15 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
             )  # fmt: skip
             _require_possible(runs[name])
         devices.first_decides(claim)  # only now: what was refused so far leaves no trace
-        return {name: complete.get(name) or _run(run) for name, run in runs.items()}
+        diverged = None
+        for name in [name for name in names if name not in complete]:
+            try:
+                complete[name] = _run(runs[name])
+            except FloatingPointError as error:  # the other methods need not wait for a remedy
+                diverged = diverged or error
+        if diverged:
+            raise diverged
+        return {name: complete[name] for name in names}
 
 
 class _Run(NamedTuple):

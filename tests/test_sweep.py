@@ -39,7 +39,8 @@ def test_without_lists_there_is_one_cell(get_config):
     ]
 
 
-def test_a_failing_cell_is_reported_and_tried_again(quick, tmp_path):
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_failing_cell_is_reported_and_tried_again(quick, tmp_path, alone):
     config, calls, failing = quick
     bad = "world-aligned-rho0.9-1shot-seed6"
     failing.add(bad)
@@ -48,6 +49,8 @@ def test_a_failing_cell_is_reported_and_tried_again(quick, tmp_path):
     assert len(calls) == 4
     assert "the loss is nan" in (tmp_path / bad / "error.txt").read_text()
     failing.clear()
+    if alone:
+        config.sweep.shots, config.sweep.seeds = "1", "6"
     results = sweep.run(config, tmp_path)
     assert results[bad] == {"zero_shot": {"shots": 1, "seed": 6}}
     assert not (tmp_path / bad / "error.txt").exists()
@@ -79,7 +82,9 @@ def test_refusals(get_config, argument, message):
         sweep.cells(get_config("fewshot", argument))
 
 
-@pytest.mark.parametrize("study", ["components", "templates", "views", "fusion", "evidence"])
+@pytest.mark.parametrize(
+    "study", ["components", "templates", "views", "fusion", "evidence", "cdc_plus"]
+)
 def test_the_studies_of_the_ablation_are_methods(get_config, study):
     from cdc_jax import methods
 

@@ -334,6 +334,7 @@ def test_a_bad_optimizer_is_refused(get_config, changes, message):
 def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypatch):
     argument = "shots=2,methods=coop,log_every=10,checkpoint_every=2,coop.views=clean"
     config = get_config("fewshot", argument)
+    config.methods = "coop,zero_shot"
     objective = Adapter.objective
 
     def failing(self, clip, parameters, classes, images, labels, progress):
@@ -354,6 +355,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypat
     with checkpoint.Checkpoints(tmp_path / "coop/checkpoints") as checkpoints:
         assert checkpoints.latest_step() == 4
     assert not (tmp_path / "coop/results.json").exists()
+    assert (tmp_path / "zero_shot/results.json").exists()  # the others don't wait
 
 
 def test_a_disk_without_room_is_found_before_training(get_config, tmp_path, monkeypatch):
