@@ -20,9 +20,18 @@ def test_imagenet_prompts_are_trained_as_published(get_config, name):
 
 
 def test_prompts_of_another_dataset_are_tested_on_all_but_it(get_config):
-    targets = get_config("cross_dataset", "dataset=EuroSAT,data.root=images").targets.split(",")
-    assert len(targets) == 9 and "EuroSAT" not in targets
+    config = get_config("cross_dataset", "sweep.datasets=EuroSAT,ImageNet,sweep.seeds=1")
+    names = list(sweep.cells(config))
+    assert [name.count("-") for name in names] == [2 + 1 + 9, 2 + 1 + 10]  # no name has a dash
+    assert names[0].startswith("EuroSAT-16shot-seed1-to-") and names[0].count("EuroSAT") == 1
     assert get_config("cross_dataset", "dataset=world").targets.startswith("aligned,")
+
+
+def test_a_dataset_without_other_domains_is_refused(get_config):
+    with pytest.raises(ValueError, match="OxfordPets has none: say dataset=ImageNet, or name"):
+        get_config("domain_generalization", "dataset=OxfordPets,data.root=images")
+    config = get_config("domain_generalization", "dataset=OxfordPets,targets=EuroSAT")
+    assert config.targets == "EuroSAT"
 
 
 def test_a_sweep_over_sources_has_the_targets_of_each(get_config):

@@ -41,7 +41,10 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
     names = ("world", "folder", *catalog.PUBLISHED)
     if _known("dataset", config.dataset, names) == "world":
         return fewshot.load(config)
-    targets = [_known("target", name, names[2:]) for name in config.targets.split(",") if name]
+    listed = [_known("target", name, names[2:]) for name in config.targets.split(",") if name]
+    targets = [name for name in listed if name != config.dataset]  # a list may serve every source
+    if listed and not targets:
+        raise ValueError(f"the only target, {config.dataset}, is what is learned: name another")
     _known("classes", config.classes, ("all", "base_new"))
     collection = read(config.dataset, config)
     split = collection.split

@@ -52,6 +52,16 @@ STUDIES = {
         "cdc@head.centred=True,cdc@head.learned=True,cdc@head.kl_weight=0.0,"
         "cdc@head.kl_weight=1.0"
     ),
+    "cdc_plus": (
+        "cdc_plus,cdc_plus@optimizer.epochs=40,cdc_plus@prompts.phrases=a photo of a,"
+        "cdc_plus@views=set1,cdc_plus@loss.consistency_weight=0.0,"
+        "cdc_plus@head.fusion=mean_probability,"
+        "cdc_plus@head.template_weight=0.0;head.fused_weight=1.0,"
+        "cdc_plus@head.name=evidential;head.fusion=dempster;head.kl_weight=0.01;"
+        "head.fused_weight=1.0,"
+        "coop_con@optimizer.epochs=120,coop_con_picked@optimizer.epochs=120,"
+        "multi_template@optimizer.epochs=120,dstc@optimizer.epochs=120"
+    ),
 }
 """Study -> its methods; `row@key=value` is a row with one setting changed."""
 

@@ -30,8 +30,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc,cdc_plus"
     config.targets = "aligned,task_misaligned,domain_gap"  # but for the source itself
     config.sweep.seeds = "1,2,3,4,5"
-    source = config_file.apply(config.copy_and_resolve_references(), argument).dataset
-    if source != "world":
-        config.targets = ",".join(name for name in _TEN if name != source)
+    said = config_file.apply(config.copy_and_resolve_references(), argument)
+    if said.dataset != "world" or said.sweep.datasets:
+        config.targets = ",".join(_TEN)
         settings.transfer(config)
     return config_file.apply(config, argument)

@@ -23,7 +23,14 @@ def get_config(argument: str = "") -> ConfigDict:
     config.methods = "zero_shot,coop,kgcoop,maple,multi_template,cdc,cdc_plus"
     config.targets = "clean,sketch,inverted,barred"  # those that keep what the labels are about
     config.sweep.seeds = "1,2,3,4,5"
-    if "dataset=ImageNet" in argument.split(","):
+    said = config_file.apply(config.copy_and_resolve_references(), argument)
+    if said.dataset == "ImageNet":
         config.targets = "ImageNetV2,ImageNet-Sketch,ImageNet-A,ImageNet-R"
         settings.transfer(config)
+    elif (said.dataset != "world" or said.sweep.datasets) and said.targets == config.targets:
+        raise ValueError(
+            "of the real datasets ImageNet has other domains, "
+            f"{said.sweep.datasets or said.dataset} has none: say dataset=ImageNet, or name "
+            "datasets of the same classes by targets="
+        )
     return config_file.apply(config, argument)
