@@ -426,6 +426,16 @@ def test_latex_tables_are_well_formed_whatever_things_are_called(tmp_path):
     )
 
 
+def test_a_latex_table_that_no_page_holds_is_one_for_each_group(tmp_path):
+    for dataset in BENCHMARK:
+        for i, method in enumerate(("zero_shot", "coop", "cdc")):
+            base_new(tmp_path, dataset, 1, 60 + i, 50, method=method)
+    made = report.make([tmp_path], formats=["latex"])
+    text = made.files["tables/base-new-accuracy-16shot.tex"]
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1 + len(BENCHMARK)
+    assert [text.count(rf"\textit{{{name}}}") for name in BENCHMARK] == [1] * len(BENCHMARK)
+
+
 class Page(html.parser.HTMLParser):
     """Checks nesting, and keeps what the tests ask for."""
 

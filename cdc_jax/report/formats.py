@@ -10,6 +10,7 @@ from cdc_jax.report.table import Column, Row, Table, Value
 EXTENSIONS = {"markdown": "md", "csv": "csv", "latex": "tex"}
 
 _HEADLINES = ("H_int", "H", "average")  # what an overview compares by
+_PAGE = 45  # rows of a LaTeX table that a page holds
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -133,7 +134,7 @@ def overview(tables: Sequence[Table]) -> str:
             titles = [column.title for column in compared.columns]
             c = next((titles.index(title) for title in _HEADLINES if title in titles), 0)
             column = compared.columns[c]
-            heads.append(f"{compared.head} − it, {column.title}")
+            heads.append(f"{compared.head} minus row, {column.title}")
             for group, rows in compared.groups:
                 for row in rows:
                     if isinstance(cell := row.cells[c], Value):
@@ -206,23 +207,17 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` environment; it needs the package booktabs."""
+    """`table` environments; they need the packages booktabs and graphicx.
+
+    One for all groups, or one for each where a page can't hold all; no wider than the page.
+    """
     bold = best(table)
     width = len(table.columns) + 2
     columns = "".join("l" if column.text else "r" for column in table.columns)
     titles = [table.head, *(column.title for column in table.columns), "n"]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_tex(table.title)}. {_tex(table.where)}. {_tex(table.caption)}"
-        + "".join(f" Note: {_tex(note)}." for note in table.notes)
-        + "}",
-        rf"\begin{{tabular}}{{l{columns}r}}",
-        r"\toprule",
-        _tex_row([_tex(title) for title in titles]),
-    ]
+    bodies = []
     for g, (group, rows) in enumerate(table.groups):
-        lines.append(r"\midrule")
+        lines = [r"\midrule"]
         if group:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(group)}}}}} \\")
         for r, row in enumerate(rows):
@@ -230,8 +225,26 @@ def latex(table: Table) -> str:
             for c, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
                 texts.append(_tex_cell(cell, column, row, table.signed, (g, r, c) in bold))
             lines.append(_tex_row([*texts, str(count(row) or "--")]))
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+        bodies.append(lines)
+    if sum(map(len, bodies)) <= _PAGE:
+        bodies = [[line for lines in bodies for line in lines]]
+    notes = "".join(f" Note: {_tex(note)}." for note in table.notes)
+    made = []
+    for body in bodies:
+        made += [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(table.title)}. {_tex(table.where)}. {_tex(table.caption)}{notes}}}",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"
+            rf"\begin{{tabular}}{{l{columns}r}}",
+            r"\toprule",
+            _tex_row([_tex(title) for title in titles]),
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+    return "\n".join(made) + "\n"
 
 
 def _tex(text: str) -> str:
