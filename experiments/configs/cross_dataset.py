@@ -10,8 +10,8 @@ the classes of the others: five minutes a seed and kind on one core of a 2-core 
 over five seeds of zero-shot CLIP, CDC's and CDC+'s prompts, and CDC+'s phrases before anything is
 learned: from `aligned` 30.8 %, 32.0, 40.5, 44.5; from `task_misaligned` 50.6, 45.8, 48.2, 47.2;
 from `domain_gap` 68.7, 80.3, 83.1, 78.8.
-With ImageNet, or another dataset, they are tested on the other ten of the field; the settings are
-then MaPLe's for this: 3 prompted layers, 2 epochs, rate 0.0026.
+With ImageNet they are tested on ten datasets of the field, with another of these on the other nine;
+the settings are then MaPLe's for this: 3 prompted layers, 2 epochs, rate 0.0026.
 """
 
 from ml_collections import ConfigDict

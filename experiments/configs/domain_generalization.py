@@ -1,15 +1,17 @@
 """Domain generalisation: learn on one dataset, test on other domains of the same classes.
 
 python experiments/run.py --config=domain_generalization.py
+python experiments/run.py --config=domain_generalization.py:sweep.kinds=task_misaligned,domain_gap
 python experiments/run.py \
   --config=domain_generalization.py:dataset=ImageNet,data.root=~/data,model=openai/clip-vit-base-patch16
 
-On the world, prompts learned on `aligned` are tested on its classes in styles and colours that the
-training images never have: five minutes a seed on one core of a 2-core machine; over five seeds
-zero-shot CLIP averaged 83.3 %, no tuned method clearly more, a linear probe 46.2. With ImageNet, on
-its four variants; settings as in cross_dataset.py. Not from the world's other kinds: their labels
-are about the background or the colours that sketches and negatives change; what `clean` pictures
-do to them is the split `style` of every run.
+On the world, prompts learned on one kind of task, `aligned` if nothing else is said, are tested on
+its base classes as no training image shows them: clean, behind bars, and, where the labels are not
+about colour or background, as sketches and negatives. Five minutes a seed and kind on one core of a
+2-core machine. Averages of the domains over five seeds of zero-shot CLIP, a linear probe, CDC, CDC+:
+learned on `aligned` 80.9 %, 45.2, 80.4, 80.2; on `task_misaligned` 63.0, 31.9, 86.9, 91.8; on
+`domain_gap` 26.2, 58.9, 42.4, 57.7.
+With ImageNet, on its four variants; settings as in cross_dataset.py.
 """
 
 from ml_collections import ConfigDict
