@@ -1,8 +1,10 @@
 """What a run logs: lines of JSON, and the same for TensorBoard where that is wanted."""
 
 import json
-import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -18,7 +20,8 @@ class Log:
 
     With TensorBoard, event files beside them hold the same figures, called `metrics/loss` and the
     like, and those of the final evaluation, `results/H_int` and the like. They are made anew from
-    the lines whenever a run starts or goes on, so they never tell of steps that were lost. Only
+    the lines whenever a run starts or goes on, so they never tell of steps that were lost. In an
+    object store, where nothing can be appended to, they come when the run ends or stops. Only
     process 0 writes.
 
     Args:
@@ -28,8 +31,9 @@ class Log:
 
     def __init__(self, folder: epath.Path, tensorboard: bool = False):
         self._folder = folder
-        self._writer: Any = None
         self._tensorboard = tensorboard and devices.is_first()
+        self._writer: Any = None
+        self._local: Path | None = None  # of event files that belong in an object store
 
     def start(self, step: int) -> None:
         """Drops what an interrupted run logged after the checkpoint that it goes on from.
@@ -44,7 +48,9 @@ class Log:
                 old.unlink()
         if not self._tensorboard:
             return
-        self._writer = _writer_class()(os.fspath(self._folder))
+        if run_folder.remote(self._folder):
+            self._local = Path(tempfile.mkdtemp())
+        self._writer = _writer_class()(str(self._local or self._folder))
         for name in _FILES:
             if self._path(name).exists():
                 for line in self._path(name).read_text().splitlines():
@@ -70,6 +76,10 @@ class Log:
     def __exit__(self, *exception) -> None:
         if self._writer:
             self._writer.close()
+        if self._local:
+            for file in self._local.iterdir():
+                (self._folder / file.name).write_bytes(file.read_bytes())
+            shutil.rmtree(self._local)
 
     def _path(self, name: str) -> epath.Path:
         return self._folder / f"{name}.jsonl"

@@ -52,7 +52,7 @@ def locked(folder: epath.Path) -> Iterator[None]:
     holder = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if _remote(folder):
+        if remote(folder):
             (folder / LOCK).write_text(holder)
         else:
             file = open(folder / LOCK, "a")
@@ -61,7 +61,7 @@ def locked(folder: epath.Path) -> Iterator[None]:
             error.errno,
             f"{folder} can't be written to ({error.strerror}): choose another --workdir",
         ) from None
-    if _remote(folder):
+    if remote(folder):
         yield
         return
     with file:
@@ -80,7 +80,7 @@ def locked(folder: epath.Path) -> Iterator[None]:
 
 def require_space(folder: epath.Path, needed: int) -> None:
     """Raises OSError if a local folder's disk has fewer bytes free than are needed."""
-    if _remote(folder):
+    if remote(folder):
         return
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -169,7 +169,7 @@ def write_json(path: epath.Path, content: Any) -> None:
 def append(path: epath.Path, line: Mapping[str, Any]) -> None:
     """Adds an object to a file of one object a line."""
     text = json.dumps(line) + "\n"
-    if _remote(path):  # an object is written whole
+    if remote(path):  # an object is written whole
         path.write_text((path.read_text() if path.exists() else "") + text)
         return
     with open(path, "a") as file:
@@ -269,5 +269,6 @@ def _write(path: epath.Path, text: str) -> None:
     part.replace(path)
 
 
-def _remote(path: epath.Path) -> bool:
+def remote(path: epath.Path) -> bool:
+    """Whether a folder or file lies in an object store."""
     return "://" in os.fspath(path)

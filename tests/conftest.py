@@ -4,8 +4,10 @@ import importlib.util
 import os
 from pathlib import Path
 
+import fsspec.implementations.memory
 import jax
 import pytest
+from etils import epath
 
 collect_ignore = ["references"]  # what made the stored answers; it may need torch
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -36,3 +38,19 @@ def compilation_cache(tmp_path_factory):
     folder = jax.config.jax_compilation_cache_dir or str(session / "programs")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs://bucket in memory."""
+
+    class Bucket(fsspec.implementations.memory.MemoryFileSystem):
+        protocol = ("gs", "memory")
+        store, pseudo_dirs = {}, [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(path.removeprefix("gs:/"))
+
+    monkeypatch.setattr(type(epath.backend.fsspec_backend), "_get_filesystem", lambda *_: Bucket())
+    return epath.Path("gs://bucket/run")

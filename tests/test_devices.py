@@ -20,6 +20,7 @@ from cdc_jax import devices, interruption, train
 # Of 60 test images, a second batch of 48 gives 12 to the first of two processes, none to the other.
 CONFIG = (
     "shots=4,world.test_images=5,methods=cdc,progress=False,log_every=2,checkpoint_every=8,"
+    "tensorboard=True,"
     "evaluation_batch_size=48,"
     "cdc.views=flip,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16,cdc.optimizer.name=sgd,"
     "cdc.optimizer.learning_rate=0.00005,cdc.prompts.modality=multimodal,cdc.prompts.layers=2"
@@ -113,6 +114,7 @@ def assert_equal_runs(one, other):
 def test_two_processes_of_four_devices_agree_with_one_device(alone, pair):
     assert json.loads((pair[0] / "results.json").read_text())["device"].startswith("8 x")
     assert_equal_runs(alone, pair[0])
+    assert len(list(pair[0].glob("events*"))) == 1  # process 0 writes, anew when it goes on
 
 
 def test_sigterm_of_one_process_saves_and_stops_both(pair):

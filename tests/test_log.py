@@ -58,6 +58,18 @@ def test_tensorboard_forgets_what_was_lost(tmp_path):
     assert not list(tmp_path.glob("events*"))
 
 
+def test_tensorboard_in_an_object_store(bucket, tmp_path):
+    bucket.mkdir(parents=True)
+    for losses in ({2: 0.5, 4: 0.25}, {4: 0.125}):
+        with Log(bucket, tensorboard=True) as log:
+            log.start(2)
+            for step, loss in losses.items():
+                log.write("metrics", {"step": step, "loss": loss})
+    (file,) = bucket.glob("events*")
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert shown(tmp_path) == {"metrics/loss": {2: 0.5, 4: 0.125}}
+
+
 def test_a_run_shows_what_it_logs(get_config, tmp_path):
     """And the setting may change from one start to the next: no figure depends on it."""
     setting = "shots=2,world.test_images=5,methods=coop,coop.optimizer.epochs=4,log_every=1"

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import fsspec.implementations.memory
 import numpy as np
 import pytest
 from etils import epath
@@ -151,22 +150,6 @@ def test_room_on_the_disk(tmp_path):
     run_folder.require_space(tmp_path, 1)
     with pytest.raises(OSError, match="needs about 1000000000 MB"):
         run_folder.require_space(tmp_path, 10**15)
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """gs://bucket in memory."""
-
-    class Bucket(fsspec.implementations.memory.MemoryFileSystem):
-        protocol = ("gs", "memory")
-        store, pseudo_dirs = {}, [""]
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return super()._strip_protocol(path.removeprefix("gs:/"))
-
-    monkeypatch.setattr(type(epath.backend.fsspec_backend), "_get_filesystem", lambda *_: Bucket())
-    return epath.Path("gs://bucket/run")
 
 
 def test_a_folder_in_an_object_store(bucket, split):
