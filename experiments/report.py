@@ -26,8 +26,8 @@ def main(argv):
     out = Path(_OUT.value or Path(folders[0]) / "report")
     report.write(made, out)
     report.print_main(made.main_table)
-    if made.unfinished:
-        print(f"Not finished, and in no table: {', '.join(made.unfinished)}")
+    for text in made.missing:
+        print(text)
     print(f"{len(made.files)} files: {out}/")
     for name in ("index.html", "tables.md"):
         if name in made.files:

@@ -58,22 +58,22 @@ class Cell:
     note: str
 
 
-def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str]]:
+def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str]]:
     """Reads the cells below some folders.
 
     Args:
       folders: searched to the bottom, in any order; a cell that is met twice counts once.
 
     Returns:
-      The cells, ordered by name, and the names of cells that have not finished, or of folders
-      where some failed.
+      The cells, ordered by name; the names of those that have not finished; and of the folders of
+      cells some of which failed.
 
     Raises:
       FileNotFoundError: a folder that isn't there.
       ValueError: no finished cell, or a file that is half-written or not a run's; it is named.
     """
     cells: dict[Path, Cell] = {}
-    unfinished = set()
+    unfinished, failed = set(), set()
     for folder in (Path(folder).expanduser() for folder in folders):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}: give folders that runs were written to")
@@ -82,7 +82,7 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str]]:
             here = Path(path)
             name = here.relative_to(folder).as_posix() if here != folder else folder.resolve().name
             if "error.txt" in files:
-                unfinished.add(f"{name} (failed, see error.txt there)")
+                failed.add(name)
             if "results.json" in files:
                 cells.setdefault(here.resolve(), read(here, name))
             elif "config.json" in files and "method" in read_json(here / "config.json"):
@@ -90,9 +90,8 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str]]:
     if not cells:
         searched = ", ".join(str(folder) for folder in folders)
         raise ValueError(f"no finished run below {searched}: a run writes results.json at its end")
-    return sorted(cells.values(), key=lambda cell: (cell.name, str(cell.folder))), sorted(
-        unfinished
-    )
+    ordered = sorted(cells.values(), key=lambda cell: (cell.name, str(cell.folder)))
+    return ordered, sorted(unfinished), sorted(failed)
 
 
 def read(folder: Path, name: str) -> Cell:

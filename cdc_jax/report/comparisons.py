@@ -24,7 +24,7 @@ from cdc_jax.report.table import (
     with_shots,
 )
 
-_ORACLES = {"oracle": "", "oracle_visual": " of visual prompts"}
+_ORACLES = {"oracle": ("room", ""), "oracle_visual": ("room-visual", " with visual prompts")}
 _LEAST_ROOM = 3.0  # points; shares of less are noise
 
 
@@ -111,41 +111,49 @@ def template_table(family: Family, shots: int) -> Table | None:
     return assemble(family, shots, "templates", title, caption, columns, padded)
 
 
-def room_table(family: Family, shots: int) -> Table | None:
+def room_tables(family: Family, shots: int) -> list[Table]:
     """The share of the way from zero-shot to the oracle of its modality that each method goes."""
     rows = with_shots(family, shots)
     by_method = {cells[0].method: title for title, cells in rows.items()}
-    oracles = {by_method[m]: said for m, said in _ORACLES.items() if m in by_method}
-    if family.protocol != "world" or not oracles or "zero_shot" not in by_method:
-        return None
+    if family.protocol != "world" or "zero_shot" not in by_method:
+        return []
     start = by_method["zero_shot"]
-    visual = {t: own[0].choices["prompts.modality"] == "multimodal" for t, own in rows.items()}
     columns = [m for m in measures(family) if m.key in ("base_int", "new_int", "H_int")]
-    groups = []
-    for group, datasets in scopes(family, shots):
+    tables = []
+    for method, (name, said) in _ORACLES.items():
+        if (oracle := by_method.get(method)) is None:
+            continue
+        visual = _visual(rows[oracle])
+        own = [title for title, cells in rows.items() if _visual(cells) == visual]
+        groups = []
+        for group, datasets in scopes(family, shots):
 
-        def values(
-            titles: Sequence[str], of: Callable, datasets: Sequence[str] = datasets
-        ) -> tuple:
-            cells = _common([rows[title] for title in titles], datasets)
-            return tuple(of(*(entry(own, datasets, m) for own in cells)) for m in columns)
+            def values(
+                titles: Sequence[str], of: Callable, datasets: Sequence[str] = datasets
+            ) -> tuple:
+                cells = _common([rows[title] for title in titles], datasets)
+                return tuple(of(*(entry(own, datasets, m) for own in cells)) for m in columns)
 
-        made = []
-        for oracle, said in oracles.items():
-            made.append(Row(f"room{said}, in points", values([start, oracle], _room), "room"))
-            own = [t for t in rows if t not in (start, *oracles) and visual[t] == visual[oracle]]
-            made += [Row(title, values([start, oracle, title], _share)) for title in own]
-        if any(any(row.cells) for row in made):
-            groups.append((group, [row for row in made if any(row.cells)]))
-    caption = (
-        "The oracle's gain over zero-shot in points, and the share of it in percent that each "
-        "method reaches: (method − zero-shot) / (oracle − zero-shot), of the means over the seeds "
-        f"that all three have; none of a room under {_LEAST_ROOM:g} points. Visual prompts are "
-        "measured by an oracle that has them. Over 100: the oracle's one prompt does not reach all "
-        "that there is."
-    )
-    title = "share of the oracle's gain"
-    return assemble(family, shots, "room", title, caption, columns_of(columns), groups)
+            room = Row("room, in points", values([start, oracle], _room), "room")
+            others = [title for title in own if title not in (start, oracle)]
+            shares = [Row(title, values([start, oracle, title], _share)) for title in others]
+            if any(room.cells):
+                groups.append((group, [room, *(row for row in shares if any(row.cells))]))
+        caption = (
+            f"The gain over zero-shot of the oracle{said} in points, and the share of it in "
+            f"percent that each method{said} reaches: (method − zero-shot) / (oracle − zero-shot), "
+            f"of the means over the seeds that all three have; none of a room under "
+            f"{_LEAST_ROOM:g} points. Over 100: the oracle's prompt does not reach all that there "
+            "is."
+        )
+        title = f"share of the oracle's gain{said}"
+        drawn = columns_of(columns)
+        tables.append(assemble(family, shots, name, title, caption, drawn, groups))
+    return tables
+
+
+def _visual(cells: Sequence[Cell]) -> bool:
+    return cells[0].choices["prompts.modality"] == "multimodal"
 
 
 def _common(rows: Sequence[Sequence[Cell]], datasets: Sequence[str]) -> list[list[Cell]]:

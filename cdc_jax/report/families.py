@@ -55,7 +55,10 @@ class Family:
         """What is done, for people."""
         splits = {split for cell in self.cells() for split in cell.splits}
         targets = [split for split in splits if not split.startswith(("test", "base_", "new_"))]
-        domains = all(name in DOMAINS or name.startswith("ImageNet") for name in targets)
+        of_imagenet = self.datasets == ("ImageNet",)
+        domains = all(
+            name in DOMAINS or of_imagenet and name.startswith("ImageNet") for name in targets
+        )
         if self.protocol == "transfer" and domains:
             return "Domain generalisation"
         return PROTOCOLS[self.protocol]

@@ -27,12 +27,12 @@ class Report:
     Attributes:
       tables: in order.
       files: path below the report's folder -> content.
-      unfinished: names of cells that are in no table, as they haven't finished.
+      missing: what is to be said of cells that are in no table, as they failed or haven't finished.
     """
 
     tables: Sequence[Table]
     files: Mapping[str, str]
-    unfinished: Sequence[str]
+    missing: Sequence[str]
 
     @property
     def main_table(self) -> Table:
@@ -63,7 +63,9 @@ def make(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
         raise ValueError(f"unknown formats {unknown}: choose some of {', '.join(FORMATS)}")
-    cells, unfinished = find(folders)
+    cells, unfinished, failed = find(folders)
+    missing = [f"Not finished, and in no table: {', '.join(unfinished)}."] if unfinished else []
+    missing += [f"Failed, see error.txt there: {', '.join(failed)}."] if failed else []
     drawn = bool({"html", "svg"} & set(formats))
     if drawn:
         check(cells)
@@ -89,8 +91,8 @@ def make(
             ]
             files |= {f"plots/{plot.name}.svg": standalone(plot.drawing) for plot in plots}
         if "html" in formats:
-            files["index.html"] = page(parts, cells, unfinished)
-    return Report([table for own in tables for table in own], files, unfinished)
+            files["index.html"] = page(parts, cells, missing)
+    return Report([table for own in tables for table in own], files, missing)
 
 
 def write(report: Report, out: Path | str) -> None:

@@ -209,13 +209,13 @@ def comma_separated(table: Table) -> str:
 def latex(table: Table) -> str:
     """`table` environments; they need the packages booktabs and graphicx.
 
-    One for all groups, or one for each where a page can't hold all; no wider than the page.
+    As many groups in one as a page holds; no wider than the text.
     """
     bold = best(table)
     width = len(table.columns) + 2
     columns = "".join("l" if column.text else "r" for column in table.columns)
     titles = [table.head, *(column.title for column in table.columns), "n"]
-    bodies = []
+    bodies: list[list[str]] = [[]]
     for g, (group, rows) in enumerate(table.groups):
         lines = [r"\midrule"]
         if group:
@@ -225,9 +225,9 @@ def latex(table: Table) -> str:
             for c, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
                 texts.append(_tex_cell(cell, column, row, table.signed, (g, r, c) in bold))
             lines.append(_tex_row([*texts, str(count(row) or "--")]))
-        bodies.append(lines)
-    if sum(map(len, bodies)) <= _PAGE:
-        bodies = [[line for lines in bodies for line in lines]]
+        if bodies[-1] and len(bodies[-1]) + len(lines) > _PAGE:
+            bodies.append([])
+        bodies[-1] += lines
     notes = "".join(f" Note: {_tex(note)}." for note in table.notes)
     made = []
     for body in bodies:

@@ -18,7 +18,7 @@ from cdc_jax.report.table import capitalized, first_column
 _MANY_RUNS = 24  # their table is folded
 
 
-def page(parts: Sequence[Part], cells: Sequence[Cell], unfinished: Sequence[str]) -> str:
+def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -> str:
     """The page as text."""
     methods, tasks = {cell.method for cell in cells}, {cell.dataset for cell in cells}
     title = f"{_many(len(methods), 'method')} on {_many(len(tasks), 'task')}"
@@ -33,7 +33,7 @@ def page(parts: Sequence[Part], cells: Sequence[Cell], unfinished: Sequence[str]
         ),
     ]
     sections = [_section(part, i) for i, part in enumerate(parts, 1)]
-    sections.append(_runs(cells, unfinished))
+    sections.append(_runs(cells, missing))
     items = [
         element("li", element("a", text, href=link)) for link, text in [*links, ("#runs", "Runs")]
     ]
@@ -141,7 +141,7 @@ def _leads(parts: Sequence[Part]) -> list[str]:
     return sentences
 
 
-def _runs(cells: Sequence[Cell], unfinished: Sequence[str]) -> ET.Element:
+def _runs(cells: Sequence[Cell], missing: Sequence[str]) -> ET.Element:
     head = ("run", "seed", "steps", "learned parameters", "device")
     lines = [
         element(
@@ -159,9 +159,6 @@ def _runs(cells: Sequence[Cell], unfinished: Sequence[str]) -> ET.Element:
         for text in head
     ]
     grid = element("table", element("thead", element("tr", *columns)), element("tbody", *lines))
-    waiting = element(
-        "p", f"Not finished, and in no table: {', '.join(unfinished)}.", class_="lead"
-    )
     figure = element(
         "figure",
         element("div", grid, class_="scroll", tabindex="0", role="region", aria_label="Runs"),
@@ -174,7 +171,7 @@ def _runs(cells: Sequence[Cell], unfinished: Sequence[str]) -> ET.Element:
         "section",
         element("p", "Sources", class_="part"),
         element("h2", "Runs"),
-        waiting if unfinished else None,
+        *(element("p", text, class_="lead") for text in missing),
         figure,
         id="runs",
     )

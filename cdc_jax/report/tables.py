@@ -28,7 +28,8 @@ _CAPTIONS = {
     "average is computed from the averaged base and new.",
     "few_shot": "Accuracy in percent over all classes.",
     "transfer": "Accuracy in percent on other datasets, or in other domains, than what was learned "
-    "on. The average is over these targets.",
+    "on. The average is over these targets. Of the world, they are under do(task-irrelevant "
+    "factors), and the source is where the correlation holds.",
 }
 WORLD_EXTRAS = ("ece", "auroc", "novelty")
 """Measures of `calibration` that the world's table shows as well."""
@@ -49,7 +50,7 @@ def family_tables(family: Family, reference: str | None) -> list[Table]:
             None if said_by_shots else main_table(shown, shots, shown_reference),
             matrix_table(shown, shots, shown_reference),
             comparisons.difference_table(shown, shots, shown_reference),
-            comparisons.room_table(shown, shots),
+            *comparisons.room_tables(shown, shots),
             comparisons.calibration_table(shown, shots, shown_reference),
             comparisons.template_table(shown, shots),
             *comparisons.ablation_tables(family, shots, reference),
