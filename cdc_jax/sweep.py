@@ -8,9 +8,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import config_file, devices, run_folder, train
+from cdc_jax import config_file, devices, run_folder, tasks, train
 from cdc_jax.interruption import Interrupted, Notice
-from cdc_jax.tasks.world import kinds
 
 _AXES = {  # key of config.sweep -> the key that it varies
     "datasets": "dataset",
@@ -36,7 +35,8 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
       Name of the cell, such as `world-aligned-rho0.9-16shot-seed1`, -> its configuration.
 
     Raises:
-      ValueError: an entry of a list is not of its key's type, or is there twice.
+      ValueError: an entry of a list is not of its key's type, or is there twice; or targets that a
+        cell can't have, see `tasks.targets`.
     """
     values = [config.sweep[axis].split(",") if config.sweep[axis] else [] for axis in _AXES]
     made: dict[str, ConfigDict] = {}
@@ -108,7 +108,6 @@ def _name(cell: ConfigDict) -> str:
     kind = cell.world.kind if cell.dataset == "world" else ""
     world = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
     halves = "-base_new" if cell.classes == "base_new" else ""
-    listed = [name for name in cell.targets.split(",") if name not in ("", cell.dataset)]
-    targets = list(kinds.targets(cell.targets, kind)) if kind else listed
+    targets = tasks.targets(cell)
     to = f"-to-{'-'.join(targets)}" if targets else ""
     return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{to}"

@@ -28,10 +28,19 @@ def test_prompts_of_another_dataset_are_tested_on_all_but_it(get_config):
 
 
 def test_a_dataset_without_other_domains_is_refused(get_config):
-    with pytest.raises(ValueError, match="OxfordPets has none: say dataset=ImageNet, or name"):
-        get_config("domain_generalization", "dataset=OxfordPets,data.root=images")
-    config = get_config("domain_generalization", "dataset=OxfordPets,targets=EuroSAT")
-    assert config.targets == "EuroSAT"
+    for argument in ("dataset=OxfordPets", "dataset=ImageNet,sweep.datasets=OxfordPets"):
+        with pytest.raises(ValueError, match="only the world and ImageNet .* got dataset OxfordP"):
+            get_config("domain_generalization", argument)
+    config = get_config("domain_generalization", "sweep.datasets=ImageNet")
+    assert config.targets.startswith("ImageNetV2,")
+
+
+@pytest.mark.parametrize(
+    "argument", ["targets=sketch,world.kind=domain_gap", "dataset=EuroSAT,targets=EuroSAT"]
+)
+def test_targets_of_which_none_is_left_are_refused(get_config, argument):
+    with pytest.raises(ValueError, match="target"):
+        sweep.cells(get_config("fewshot", argument))
 
 
 def test_a_sweep_over_sources_has_the_targets_of_each(get_config):

@@ -35,7 +35,7 @@ def test_killed_between_steps_while_saving_and_while_evaluating(kill_test, tmp_p
 def test_a_killed_sweep_ends_in_the_same_tables(kill_test, tmp_path):
     config = (
         "fewshot.py:methods=coop,sweep.seeds=1,2,shots=1,world.test_images=2,progress=False,"
-        "log_every=2,checkpoint_every=3,curve_every=3,coop.views=flip,coop.optimizer.epochs=6"
+        "log_every=2,checkpoint_every=3,curve_every=3,coop.views=flip,coop.optimizer.epochs=30"
     )
     cache = tmp_path / "programs"
     kill_test.finish(kill_test.start(tmp_path / "alone", config, cache))
@@ -44,9 +44,9 @@ def test_a_killed_sweep_ends_in_the_same_tables(kill_test, tmp_path):
         tmp_path / f"killed/world-aligned-rho0.9-1shot-seed{seed}/coop/results.json"
         for seed in (1, 2)
     )
-    while not first.exists():
+    while not (first.exists() and list(second.parent.glob("checkpoints/[0-9]*"))):
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.002)
     process.kill()
     process.communicate()
     assert not second.exists(), "the sweep ended before it could be killed"

@@ -12,13 +12,31 @@ from cdc_jax.tasks import catalog, coop, own, prepared, splits
 from cdc_jax.tasks.collection import Collection, Photographs
 from cdc_jax.tasks.splits import Item, Split
 from cdc_jax.tasks.task import Examples, Skipped, Task
-from cdc_jax.tasks.world import fewshot
+from cdc_jax.tasks.world import fewshot, kinds
 
 _FORMATS: dict[str, Callable[[str, Path, str], Collection]] = {
     "coop": coop.read,
     "tfds": prepared.read,
 }
 """data.format -> the reader of the field's datasets, of (name, data root, split file)."""
+
+
+def targets(config: ConfigDict) -> list[str]:
+    """What a task is tested on beside its own test images: those of `config.targets` that can be.
+
+    A list may serve every source: that itself is left out, and see `world.kinds.targets`.
+
+    Raises:
+      ValueError: an unknown name, the message has the nearest; or none is left.
+    """
+    if config.dataset == "world":
+        return list(kinds.targets(config.targets, config.world.kind))
+    known = tuple(catalog.PUBLISHED)
+    listed = [_known("target", name, known) for name in config.targets.split(",") if name]
+    found = [name for name in listed if name != config.dataset]
+    if listed and not found:
+        raise ValueError(f"the only target, {config.dataset}, is what is learned: name another")
+    return found
 
 
 def load(config: ConfigDict, image_size: int = 32) -> Task:
@@ -41,10 +59,7 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
     names = ("world", "folder", *catalog.PUBLISHED)
     if _known("dataset", config.dataset, names) == "world":
         return fewshot.load(config)
-    listed = [_known("target", name, names[2:]) for name in config.targets.split(",") if name]
-    targets = [name for name in listed if name != config.dataset]  # a list may serve every source
-    if listed and not targets:
-        raise ValueError(f"the only target, {config.dataset}, is what is learned: name another")
+    others = targets(config)
     _known("classes", config.classes, ("all", "base_new"))
     collection = read(config.dataset, config)
     split = collection.split
@@ -65,7 +80,7 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
         )
         skipped += left_out
     notes = [collection.note]
-    for name in targets:
+    for name in others:
         target = read(name, config)
         made, left_out = _examples(
             name, target.split.test, target.split.class_names, target, config, image_size

@@ -31,7 +31,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.targets = "aligned,task_misaligned,domain_gap"  # but for the source itself
     config.sweep.seeds = "1,2,3,4,5"
     said = config_file.apply(config.copy_and_resolve_references(), argument)
-    if said.dataset != "world" or said.sweep.datasets:
+    if (said.sweep.datasets or said.dataset) != "world":
         config.targets = ",".join(_TEN)
         settings.transfer(config)
     return config_file.apply(config, argument)

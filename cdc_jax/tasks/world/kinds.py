@@ -55,7 +55,7 @@ class WorldClass:
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """Another way of showing the scenes of any kind, which no training image has.
+    """Another way of showing the scenes of a kind, which no training image of that kind has.
 
     Attributes:
       finish: what is done to the kind's own images.
@@ -150,7 +150,7 @@ def targets(names: str, source: str) -> dict[str, Kind]:
       source: the kind that is learned.
 
     Raises:
-      ValueError: a name is neither.
+      ValueError: a name is neither, or none is left.
     """
     kind = known(source)
     found = {}
@@ -160,6 +160,11 @@ def targets(names: str, source: str) -> dict[str, Kind]:
         elif not DOMAINS[name].hides & kind.relevant.keys():
             found[name] = DOMAINS[name].of(kind)
     found.pop(source, None)
+    if names and not found:
+        raise ValueError(
+            f"none of the targets {names} can be used where {source} is learned: give another "
+            f"kind, or one of the domains that keep its {' and '.join(kind.relevant)}"
+        )
     return found
 
 
