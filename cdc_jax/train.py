@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import huggingface_hub.utils
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
+from huggingface_hub import utils as hub
 from ml_collections import ConfigDict
 
 from cdc_jax import adapted, devices, guards, methods, optimizer, run_folder, views
@@ -94,8 +94,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
                     log.finish({"step": result["steps"]} | result["summary"])
         if len(complete) == len(names):
             return complete
-        if not (config.progress and devices.is_first()):
-            huggingface_hub.utils.disable_progress_bars()
+        if not (config.progress and devices.is_first()) and not hub.are_progress_bars_disabled():
+            hub.disable_progress_bars()
+            held.callback(hub.enable_progress_bars)
         with devices.first_goes_first():
             image_size = clip_lib.read_config(config.model).image_size
         task = load(config, image_size)  # before weights are downloaded for data that is not there
@@ -122,14 +123,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
             )  # fmt: skip
             _require_possible(runs[name])
         devices.first_decides(claim)  # only now: what was refused so far leaves no trace
-        diverged = None
-        for name in [name for name in names if name not in complete]:
+        diverged = []
+        for name in [name for name in runs if name not in complete]:
             try:
                 complete[name] = _run(runs[name])
             except FloatingPointError as error:  # the other methods need not wait for a remedy
-                diverged = diverged or error
+                diverged.append(f"{name}: {error}")
         if diverged:
-            raise diverged
+            raise FloatingPointError("; ".join(diverged))
         return {name: complete[name] for name in names}
 
 

@@ -332,9 +332,9 @@ def test_a_bad_optimizer_is_refused(get_config, changes, message):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypatch):
-    argument = "shots=2,methods=coop,log_every=10,checkpoint_every=2,coop.views=clean"
+    argument = "shots=2,log_every=10,checkpoint_every=2,coop.views=clean,coop_con.views=clean"
     config = get_config("fewshot", argument)
-    config.methods = "coop,zero_shot"
+    config.methods = "coop,coop_con,zero_shot"
     objective = Adapter.objective
 
     def failing(self, clip, parameters, classes, images, labels, progress):
@@ -346,7 +346,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypat
     with pytest.raises(FloatingPointError) as raised:
         train.train_and_evaluate(config, tmp_path)
     items = sorted(range(24))  # 12 classes x 2 shots are one batch
-    message = str(raised.value)
+    message, another = str(raised.value).split("; coop_con: ")
+    assert message.startswith("coop: ") and "loss is nan" in another
     assert "loss is nan" in message and "gradient_norm is nan" in message
     assert "at step 6" in message
     named = message.partition("images [")[2].partition("]")[0]
