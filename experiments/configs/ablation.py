@@ -9,7 +9,8 @@ python experiments/run.py \
 
 Studies: `components` (the rows of the paper's table, and the controls), `templates` (M = 1..8),
 `views` (the sets of augmentations), `fusion` (how the templates' opinions are fused), `evidence`
-(from logits to evidence). Five seeds each; `experiments/report.py` makes the tables.
+(from logits to evidence), `cdc_plus` (its parts, and controls with its epochs). Five seeds each;
+`experiments/report.py` makes the tables.
 
 `components` takes about 14 minutes a seed on one core of a 2-core machine. Its tables stand in the
 README: little separates the rows on `aligned`; where there is room, the phrase that a template
@@ -27,6 +28,10 @@ in ECE, for softplus (−24.8 [−37.6, −12.0]), relu (−22.2 [−35.8, −8.
 [−26.2, −2.7]) and the mean softmax (−12.0 [−22.1, −1.9]).
 Dempster's vacuity ranks errors better than that of every other rule here (AUROC by 8 to 15), and
 worse than one minus the mean softmax does (−22.2 [−31.6, −12.8]).
+
+`cdc_plus` takes ten minutes a seed; on `task_misaligned` and `domain_gap`: CDC+ 92.4 and 52.6, with
+40 epochs 92.6 and 42.9, with one phrase 88.1 and 47.6; with 120 epochs the picked phrase 90.1 and
+41.2, four templates with the trusted loss 90.0 and 61.4.
 """
 
 from ml_collections import ConfigDict
