@@ -2,6 +2,7 @@
 
 python experiments/run.py --config=base_to_new.py
 python experiments/run.py --config=base_to_new.py --config.methods=cdc,coop --config.shots=4
+python experiments/run.py --config=base_to_new.py:curve_every=10  # base and new by epochs
 python experiments/run.py \
   --config=base_to_new.py:sweep.datasets=DescribableTextures,EuroSAT,sweep.seeds=1,2,3 \
   --config.data.root=~/data --config.model=openai/clip-vit-base-patch16
