@@ -142,13 +142,12 @@ def room_tables(family: Family, shots: int) -> list[Table]:
         caption = (
             f"The gain over zero-shot of the oracle{said} in points, and the share of it in "
             f"percent that each method{said} reaches: (method − zero-shot) / (oracle − zero-shot), "
-            f"of the means over the seeds that all three have; none of a room under "
+            "of the means over the seeds that all three have; none of a room under "
             f"{_LEAST_ROOM:g} points. Over 100: the oracle's prompt does not reach all that there "
             "is."
         )
         title = f"share of the oracle's gain{said}"
-        drawn = columns_of(columns)
-        tables.append(assemble(family, shots, name, title, caption, drawn, groups))
+        tables.append(assemble(family, shots, name, title, caption, columns_of(columns), groups))
     return tables
 
 

@@ -138,6 +138,7 @@ DOMAINS: dict[str, Domain] = {
     "inverted": Domain(finish=inverted, hides=frozenset({"colour", "background"})),
     "barred": Domain(finish=barred),
 }
+"""The domains by name: what a list of targets can hold beside other kinds, see `targets`."""
 
 
 def targets(names: str, source: str) -> dict[str, Kind]:
