@@ -374,9 +374,13 @@ def discount(log_evidence: PerClass, reliability: ArrayLike) -> PerClass:
         )
     r = jnp.asarray(reliability, log_evidence.dtype)[..., None]
     log_ratio = _logsumexp(log_evidence)[..., None] - jnp.log(log_evidence.shape[-1])
-    inside = jnp.where((r == 0) | (r == 1), 0.5, r)  # keeps log 0 out of the gradient
+    # Keeps log 0 out of the gradient. Next to 0 and 1 `partial` is right as well: a compiler that
+    # rounds r differently here and below takes another branch of the same value.
+    limits = jnp.finfo(r.dtype)
+    inside = jnp.clip(r, limits.tiny, 1 - limits.epsneg)
     partial = log_evidence + jnp.log(inside) - jax.nn.softplus(jnp.log1p(-inside) + log_ratio)
-    return jnp.where(r == 0, -jnp.inf, jnp.where(r == 1, log_evidence, partial))
+    kept = jnp.where(r <= 0, -jnp.inf, jnp.where(r >= 1, log_evidence, partial))
+    return jnp.where((r >= 0) & (r <= 1), kept, jnp.nan)
 
 
 # ---- measures of uncertainty: (..., classes) -> (...), larger is less certain

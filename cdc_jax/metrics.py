@@ -210,7 +210,10 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def ranked(probability: ArrayLike, predicted: int) -> np.ndarray:
-    """Classes by falling probability; of those that rounding leaves equal, the predicted one first.
+    """The predicted class, then the others by falling probability.
+
+    The predicted class has the largest evidence. Where rounding leaves probabilities equal, or in
+    the wrong order in the last digit, it still comes first.
 
     Args:
       probability: of each class, (classes,).
@@ -223,7 +226,7 @@ def ranked(probability: ArrayLike, predicted: int) -> np.ndarray:
     [2, 1, 0]
     """
     p = np.asarray(probability)
-    return np.lexsort((np.arange(len(p)) != predicted, -p))
+    return np.lexsort((-p, np.arange(len(p)) != predicted))
 
 
 # ---- ranking by uncertainty

@@ -16,6 +16,11 @@ FEW = settings(deadline=None, max_examples=100, derandomize=True)
 scored = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30)
 
 
+def test_the_predicted_class_is_first_though_rounding_makes_another_as_probable():
+    assert metrics.ranked([0.2, np.float32(0.4) + 1e-7, 0.4], 2).tolist() == [2, 1, 0]
+    assert metrics.ranked([0.2, 0.4, 0.4], 1).tolist() == [1, 2, 0]
+
+
 def random_probabilities(seed, examples=200, classes=7):
     rng = np.random.default_rng(seed)
     return rng.dirichlet(np.full(classes, 0.5), examples), rng.integers(classes, size=examples)

@@ -133,7 +133,12 @@ def _draw_box(
     left = jnp.floor(right * (width - box_width + 1))
     fits = (1 <= box_height) & (box_height <= height) & (1 <= box_width) & (box_width <= width)
     boxes = jnp.stack([top, left, box_height, box_width]).astype(jnp.int32)
-    return boxes[:, jnp.argmax(fits)], fits.any()
+    top, left, box_height, box_width = boxes[:, jnp.argmax(fits)]
+    # Changes no box that fits. A compiler may round a side twice, once for `fits` and once for the
+    # box, and to different pixels.
+    box_height, box_width = jnp.clip(box_height, 1, height), jnp.clip(box_width, 1, width)
+    top, left = jnp.clip(top, 0, height - box_height), jnp.clip(left, 0, width - box_width)
+    return jnp.stack([top, left, box_height, box_width]), fits.any()
 
 
 AUGMENTATIONS = {

@@ -122,12 +122,11 @@ def shift_hue(image: Image, turns: Scalar) -> Image:
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value = image.max(axis=-1)
     chroma = value - image.min(axis=-1)
-    divisor = jnp.where(chroma > 0, chroma, 1)
-    sextant = jnp.where(
-        value == red,
-        (green - blue) / divisor,
-        jnp.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
+    # Which channel is largest is asked by order. `value == red` may hold for none: the compiler may
+    # compute the image twice and round it differently.
+    largest = image.argmax(axis=-1)
+    difference = jnp.choose(largest, [green - blue, blue - red, red - green], mode="clip")
+    sextant = 2 * largest + difference / jnp.where(chroma > 0, chroma, 1)
     angle = sextant[..., None] + 6 * turns + jnp.array([5.0, 3.0, 1.0])
     angle = angle - 6 * jnp.floor(angle / 6)  # the % operator takes several times as long on a CPU
     ramp = jnp.clip(jnp.minimum(angle, 4 - angle), 0, 1)
