@@ -1,7 +1,8 @@
 """CDC in JAX: few-shot adaptation of CLIP, with predictions that know how sure they are.
 
-`clip` loads the frozen model, `prompts` and `views` make the semantic sets, `evidence` classifies
-by them, `train.train_and_evaluate` runs whole experiments, `predict` applies what they learned.
+`clip` loads the frozen model, `methods` holds what is learned on top, `views` augments images,
+`evidence` fuses opinions, `train.train_and_evaluate` runs whole experiments, `predict` applies
+what they learned.
 """
 
 import os

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ class Checkpoints:
       path: folder of the checkpoints, which all hosts reach; made when missing.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: epath.PathLike):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, create=True, cleanup_tmp_directories=True
         )

@@ -133,7 +133,7 @@ def assign(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
     return config
 
 
-def _known(config: ConfigDict, key: str) -> str:
+def _known(config: Any, key: str) -> str:
     if isinstance(config, ConfigDict) and key in config:
         return key
     keys = list(config.keys()) if isinstance(config, ConfigDict) else []

@@ -119,11 +119,12 @@ def _log_relu(x: Array) -> Array:
     return jnp.where(some, jnp.log(jnp.where(some, x, 1.0)), -jnp.inf)
 
 
-_KINDS: dict[str, Callable[[Array], Array]] = {
+KINDS: dict[str, Callable[[Array], Array]] = {
     "exp": lambda x: x,
     "softplus": _log_softplus,
     "relu": _log_relu,
 }
+"""Names of evidence functions -> logits to log-evidence."""
 
 
 # ---- logits -> evidence -> opinion
@@ -155,12 +156,12 @@ def from_logits(
 
     Softplus and relu: Sensoy et al. 2018, Han et al. 2021. Shifted exp: this project's choice.
     """
-    if kind not in _KINDS:
-        raise ValueError(f"unknown evidence kind {kind!r}: choose one of {', '.join(_KINDS)}")
+    if kind not in KINDS:
+        raise ValueError(f"unknown evidence kind {kind!r}: choose one of {', '.join(KINDS)}")
     found = _range(scale)
     if found is not None and not found[0] > 0:
         raise ValueError(f"expected scale > 0, got {found[0]}: if it is learned, learn its log")
-    return _KINDS[kind](jnp.asarray(scale) * _checked(logits) - jnp.asarray(shift))
+    return KINDS[kind](jnp.asarray(scale) * _checked(logits) - jnp.asarray(shift))
 
 
 def calibrate_shift(
@@ -723,4 +724,4 @@ def trusted_loss(
     labels = _checked_labels(labels, fused)
     rows = jnp.broadcast_to(labels[..., None], log_evidence.shape[:-1])
     alone = (source_weights * loss(log_evidence, rows, kl_weight)).sum(axis=-1)
-    return alone + fused_weight * loss(fused, labels, kl_weight)
+    return jnp.asarray(alone + fused_weight * loss(fused, labels, kl_weight))

@@ -12,6 +12,7 @@ from cdc_jax.tasks.batches import TrainingBatches
 def require_finite(
     window: Sequence[Mapping[str, float]],
     done: int,
+    before: int,
     batches: TrainingBatches,
     examples: Examples,
     checkpoints: Checkpoints,
@@ -21,7 +22,8 @@ def require_finite(
     Args:
       window: losses of the newest steps.
       done: the last of them.
-      batches: where the step's items are looked up.
+      before: steps before the stage that they are of.
+      batches: of the stage, where the step's items are looked up.
       examples: the items.
       checkpoints: none of the steps in the window is saved yet.
 
@@ -32,7 +34,7 @@ def require_finite(
     for step, losses in enumerate(window, done - len(window) + 1):
         bad = {name: value for name, value in losses.items() if not np.isfinite(value)}
         if bad:
-            items = batches.indices(step - 1)
+            items = batches.indices(step - 1 - before)
             named = [examples.files[i] for i in items] if examples.files else items
             good = checkpoints.latest_step()
             raise FloatingPointError(

@@ -1,4 +1,4 @@
-"""What an adapted model says of an image: the record, when to abstain, tables and files of it."""
+"""What an adapted model predicts of an image: for people, with class names, in tables and files."""
 
 import csv
 import io
@@ -13,11 +13,13 @@ import rich.box
 import rich.table
 import rich.text
 
+from cdc_jax import metrics
+from cdc_jax.methods.heads import Prediction
 from cdc_jax.tasks.decode import UnreadableImage
 
 
 class ImagePrediction(NamedTuple):
-    """What an adapted model says of an image.
+    """What an adapted model predicts of an image.
 
     Attributes:
       image: its path, or its place in what was given.
@@ -46,20 +48,62 @@ Row = ImagePrediction | UnreadableImage
 """An image that can't be read is a row as well, if that is asked for."""
 
 
-def abstention(rule: str, evidential: bool = True) -> Callable[[ImagePrediction], bool]:
+def of_image(
+    name: str,
+    prediction: Prediction,
+    i: int,
+    class_names: Sequence[str],
+    top_k: int,
+    abstains: Callable[[ImagePrediction], bool] = lambda row: False,
+) -> ImagePrediction:
+    """The prediction of one image, with names.
+
+    Args:
+      name: of the image.
+      prediction: of several images, as NumPy arrays.
+      i: which of them.
+      class_names: the classes that were told apart.
+      top_k: how many of the most probable ones to name.
+      abstains: see `abstention`.
+    """
+    probability = prediction.probability[i]
+    best = metrics.ranked(probability, int(prediction.predicted[i]))[:top_k]
+    vacuity = prediction.log_vacuity
+    row = ImagePrediction(
+        image=name,
+        predicted=class_names[best[0]],
+        probability=tuple((class_names[k], float(probability[k])) for k in best),
+        uncertainty=float(prediction.uncertainty[i]),
+        vacuity=None if vacuity is None else math.exp(vacuity[i]),
+        conflict=float(prediction.conflict[i]),
+        templates=tuple(
+            (class_names[int(k)], float(p), float(u))
+            for k, p, u in zip(
+                prediction.template_predicted[i],
+                prediction.template_confidence[i],
+                prediction.template_uncertainty[i],
+                strict=True,
+            )
+        ),
+        abstained=False,
+    )
+    return row._replace(abstained=abstains(row))
+
+
+def abstention(rule: str, has_opinions: bool = True) -> Callable[[ImagePrediction], bool]:
     """When to leave an image undecided.
 
     Args:
       rule: "probability:0.5" abstains where the most probable class has less than that;
         "uncertainty:…", "vacuity:…" and "conflict:…" where it is above the value. "" never does.
-      evidential: whether there is vacuity and conflict to go by.
+      has_opinions: whether the method's head gives vacuity and conflict.
 
     Raises:
       ValueError: another rule, or a value that the measure can't have.
     """
     if not rule:
         return lambda row: False
-    measures = ["probability", "uncertainty", *(["vacuity", "conflict"] if evidential else [])]
+    measures = ["probability", "uncertainty", *(["vacuity", "conflict"] if has_opinions else [])]
     measure, _, text = rule.partition(":")
     try:
         bound = float(text)
@@ -81,10 +125,10 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
     names = [row.name if isinstance(row, UnreadableImage) else row.image for row in rows]
     folder = _common_folder(names)
     predicted = [row for row in rows if isinstance(row, ImagePrediction)]
-    evidential = any(row.vacuity is not None for row in predicted)
+    opinions = any(row.vacuity is not None for row in predicted)
     several = any(len(row.templates) > 1 for row in predicted)
     made = rich.table.Table(
-        "image", "class", "vacuity" if evidential else "uncertainty",
+        "image", "class", "vacuity" if opinions else "uncertainty",
         title=f"images in {folder}" if folder else None, box=rich.box.SIMPLE_HEAD, padding=(0, 1),
     )  # fmt: skip
     if several:
@@ -97,7 +141,7 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
         else:
             classes = [f"{probability:5.3f} {label}" for label, probability in row.probability]
             cells.append("\n".join(["(abstains)"] * row.abstained + classes))
-            cells.append(f"{row.vacuity if evidential else row.uncertainty:.2g}")
+            cells.append(f"{row.vacuity if opinions else row.uncertainty:.2g}")
         if isinstance(row, ImagePrediction) and several:
             templates = (f"{probability:5.3f} {label}" for label, probability, _ in row.templates)
             cells += [f"{row.conflict:.2g}", "\n".join(templates)]

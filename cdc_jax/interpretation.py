@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cdc_jax.clip.model import normalize
 from cdc_jax.evaluate import Scores
 
 
 def interpret(
     vocabulary: Sequence[str],
-    embeddings: Float[Array, "tokens width"],
-    context: Float[Array, "templates *classes layers d width"] | None,
-    text: Float[Array, "templates classes embed"],
+    embeddings: Float[Array | np.ndarray, "tokens width"],
+    vectors: Float[Array | np.ndarray, "templates d width"] | None,
+    text: Float[Array | np.ndarray, "templates classes embed"] | None,
     scores: Mapping[str, Scores],
 ) -> dict[str, Any]:
     """The contents of interpretation.json.
@@ -24,32 +23,32 @@ def interpret(
     Args:
       vocabulary: every token, by id.
       embeddings: their embeddings.
-      context: learned vectors; None where there are none.
-      text: features of the classes trained on.
+      vectors: learned vectors that all classes share; None where there are none.
+      text: features of the classes trained on; None where they depend on the image.
       scores: of every test split.
 
     Returns:
-      `words`: for each template and vector of the first layer its nearest words, none without
-      context or with one for each class; `template_cosine`: see `template_cosine`;
+      `words`: for each template and vector its nearest words; `template_cosine`: see
+      `template_cosine`, empty without text features;
       `disagreement`: for each pair of templates the share of all test images that they classify
       differently.
     """
-    words = []
-    if context is not None and context.ndim == 4:
-        words = nearest_words(vocabulary, embeddings, context[:, 0])
-    predicted = np.concatenate([one.template_predicted for one in scores.values()])
+    words = [] if vectors is None else nearest_words(vocabulary, embeddings, vectors)
+    predicted = np.concatenate([one.prediction.template_predicted for one in scores.values()])
     differ = (predicted[:, :, None] != predicted[:, None, :]).mean(0)
     return {
         "words": words,
-        "template_cosine": np.asarray(template_cosine(text)).round(6).tolist(),
+        "template_cosine": []
+        if text is None
+        else np.asarray(template_cosine(text)).round(6).tolist(),
         "disagreement": differ.tolist(),
     }
 
 
 def nearest_words(
     vocabulary: Sequence[str],
-    embeddings: Float[Array, "tokens width"],
-    vectors: Float[Array, "templates d width"],
+    embeddings: Float[Array | np.ndarray, "tokens width"],
+    vectors: Float[Array | np.ndarray, "templates d width"],
     count: int = 5,
 ) -> list[list[list[dict[str, Any]]]]:
     """The tokens whose embeddings are nearest to each vector, by Euclidean distance as in CoOp.
@@ -81,8 +80,10 @@ def nearest_words(
 
 
 def template_cosine(
-    text: Float[Array, "templates classes embed"],
-) -> Float[Array, "templates templates"]:
+    text: Float[Array | np.ndarray, "templates classes embed"],
+) -> Float[Array | np.ndarray, "templates templates"]:
     """Mean over the classes of cos(g(t^m_k), g(t^n_k)), for every pair of templates."""
-    text = normalize(text)  # a probe's rows are not
+    text = text / jnp.linalg.norm(
+        text, axis=-1, keepdims=True
+    )  # a probe's rows are no unit vectors
     return jnp.einsum("mkd,nkd->mn", text, text) / text.shape[1]

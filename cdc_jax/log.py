@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from cdc_jax import devices, run_folder
 
 _FILES = ("metrics", "curve")
@@ -29,7 +27,7 @@ class Log:
       tensorboard: whether to write event files.
     """
 
-    def __init__(self, folder: epath.Path, tensorboard: bool = False):
+    def __init__(self, folder: run_folder.Folder, tensorboard: bool = False):
         self._folder = folder
         self._tensorboard = tensorboard and devices.is_first()
         self._writer: Any = None
@@ -81,7 +79,7 @@ class Log:
                 (self._folder / file.name).write_bytes(file.read_bytes())
             shutil.rmtree(self._local)
 
-    def _path(self, name: str) -> epath.Path:
+    def _path(self, name: str) -> run_folder.Folder:
         return self._folder / f"{name}.jsonl"
 
     def _show(self, name: str, line: Mapping[str, Any]) -> None:

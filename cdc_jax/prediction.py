@@ -1,8 +1,6 @@
 """Predictions of an adapted model on new images: class, probability, uncertainty, opinions."""
 
 import concurrent.futures
-import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,14 +8,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
-from cdc_jax import adapted as adapted_lib
-from cdc_jax import adapter as adapter_lib
-from cdc_jax import clip as clip_lib
-from cdc_jax import devices, heads, methods, metrics, views
-from cdc_jax.image_prediction import ImagePrediction, abstention
+from cdc_jax import backbone as backbone_lib
+from cdc_jax import devices, export, methods
+from cdc_jax.backbone import Backbone
+from cdc_jax.image_prediction import ImagePrediction, abstention, of_image
+from cdc_jax.inference import FrozenFeatures, Inference
+from cdc_jax.methods import Learned, Method
+from cdc_jax.methods.heads import Prediction
 from cdc_jax.tasks.decode import UnreadableImage, clean_image, decode
 from cdc_jax.tasks.photos import ImageLike, Photo, gather
 
@@ -66,7 +65,7 @@ def load(
     """Rebuilds the adapted model of a run.
 
     Args:
-      run: see `adapted.find`.
+      run: see `export.find`.
       model: where the base is now; None is where the run found it. Its weights must be the same.
       class_names: classes to tell apart, at least two; None takes those that were trained on.
 
@@ -76,80 +75,61 @@ def load(
         an empty one or one given twice; names that differ from the run's, where that learned
         something for each class.
     """
-    folder = adapted_lib.find(run)
-    adapted = adapted_lib.read(folder)
+    folder = export.find(run)
+    adapted = export.read(folder)
     names = tuple(adapted.class_names) if class_names is None else _checked(class_names)
     base = adapted.base
     try:
-        clip, tokenizer = clip_lib.load(model or base["model"], dtype=jnp.dtype(base["dtype"]))
+        backbone = backbone_lib.load(model or base["model"], dtype=jnp.dtype(base["dtype"]))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}. The base of {folder} was {base['model']!r}: say where it is now by model= "
             "or --model"
         ) from error
-    if (found := clip_lib.weights_hash(clip)) != base["hash"]:
+    if (found := backbone.weights_hash()) != base["hash"]:
         raise ValueError(
             f"{folder} was adapted on {base['model']!r} of weights {base['hash'][:12]}…, but "
             f"{str(model or base['model'])!r} has weights {found[:12]}…: say where the former "
             "is by model= or --model"
         )
-    if (size := adapted.preprocessing["size"]) != clip.config.image_size:
+    if (size := adapted.preprocessing["size"]) != backbone.sizes.image_size:
         raise ValueError(
-            f"{folder} asks for images of {size} pixels, its base takes {clip.config.image_size}"
+            f"{folder} asks for images of {size} pixels, its base takes {backbone.sizes.image_size}"
         )
-    config = ConfigDict(methods.DEFAULTS)
-    for part, settings in adapted.method.items():
-        config[part].update(settings)
-    adapter = adapter_lib.create(
-        config, clip, tokenizer, adapted.template, adapted.class_names, adapted.mean_logit
+    method = methods.rebuild(
+        adapted.family, adapted.settings, backbone, adapted.class_names, adapted.template
     )
-    made = jax.eval_shape(lambda: adapter.initialize(jax.random.key(0), clip))
-    shapes, expected = (jax.tree.map(np.shape, tree) for tree in (adapted.parameters, made))
-    if shapes != expected:
-        raise ValueError(f"{folder} holds vectors of shapes {shapes}, its settings need {expected}")
-    if not adapter.covers(names):
+    _require_fitting(folder, method, backbone, adapted.learned)
+    if not method.covers(names):
         raise ValueError(
             f"{folder} was learned class by class and tells apart exactly {adapted.class_names}, "
             f"not {list(names)}: name no classes, or adapt prompts that all share"
         )
-    return Predictor(adapter, clip, adapted, names)
+    return Predictor(method, backbone, adapted.learned, names)
 
 
 class Predictor:
-    """An adapted model on its frozen CLIP; the classes' text features are computed once.
+    """An adapted model on its frozen backbone; the classes' text features are computed once.
 
     Args:
-      adapter: the method.
-      clip: the frozen model.
-      adapted: learned vectors and preprocessing.
+      method: the method.
+      backbone: the frozen model.
+      learned: the method's arrays.
       class_names: the classes to tell apart.
 
     Attributes:
       class_names: the same.
-      evidential: whether predictions have a vacuity.
+      has_opinions: whether predictions have a vacuity.
     """
 
     def __init__(
-        self,
-        adapter: adapter_lib.Adapter,
-        clip: clip_lib.Clip,
-        adapted: adapted_lib.Adapted,
-        class_names: Sequence[str],
+        self, method: Method, backbone: Backbone, learned: Learned, class_names: Sequence[str]
     ):
         self.class_names = tuple(class_names)
-        self.evidential = isinstance(adapter.head, heads.EvidentialHead)
-        self._size = adapted.preprocessing["size"]
+        self.has_opinions = method.head.has_opinions
+        self._size, self._method = backbone.sizes.image_size, method
         self._mesh = devices.make_mesh()
-        clip, parameters = devices.replicate((clip, adapted.parameters), self._mesh)
-        text = adapter.text_features(clip, parameters, adapter.classes(clip, self.class_names))
-
-        @jax.jit
-        def predictions(clip, parameters, text, images):
-            mean, std = adapted.preprocessing["mean"], adapted.preprocessing["std"]
-            clean = views.clean_view(images, mean, std)
-            return adapter.head.predict(adapter.logits(clip, parameters, text, clean[None]))
-
-        self._predictions = partial(predictions, clip, parameters, text)
+        self._backbone, self._learned = devices.replicate((backbone, learned), self._mesh)
 
     def stream(
         self,
@@ -181,21 +161,25 @@ class Predictor:
             raise ValueError(
                 f"top_k and batch_size must be at least 1, got {top_k} and {batch_size}"
             )
-        abstains = abstention(abstain, self.evidential)
+        abstains = abstention(abstain, self.has_opinions)
         photos = gather(images, on_error)
         # One size for all batches, so that the program is compiled once.
-        size = -(-min(batch_size, len(photos)) // self._mesh.size) * self._mesh.size
+        frozen = FrozenFeatures(self._backbone, self._mesh, min(batch_size, len(photos)))
+        inference = Inference(self._method, frozen)
+        size = frozen.batch_size
+        class_list = inference.class_list(self._learned, self.class_names)
+        predict = partial(inference.images, self._learned, class_list)
         batches = (photos[first : first + size] for first in range(0, len(photos), size))
         return (
             row
             for batch in batches
-            for row in self._rows(batch, size, top_k, abstains, on_error == "skip")
+            for row in self._rows(batch, predict, top_k, abstains, on_error == "skip")
         )
 
     def _rows(
         self,
         photos: Sequence[Photo],
-        size: int,
+        predict: Callable[[np.ndarray], Prediction],
         top_k: int,
         abstains: Callable[[ImagePrediction], bool],
         skip: bool,
@@ -204,14 +188,12 @@ class Predictor:
             read = list(pool.map(partial(self._read, skip=skip), photos))
         blank = np.zeros((self._size, self._size, 3), np.uint8)
         images = np.stack([blank if isinstance(x, UnreadableImage) else x for x in read])
-        batch = devices.shard(devices.pad(images, size), self._mesh)
-        said = jax.device_get(self._predictions(batch))
+        prediction = predict(images)
         for i, (photo, image) in enumerate(zip(photos, read, strict=True)):
             if isinstance(image, UnreadableImage):
                 yield image
             else:
-                row = self._row(photo.name, jax.tree.map(operator.itemgetter(i), said), top_k)
-                yield row._replace(abstained=abstains(row))
+                yield of_image(photo.name, prediction, i, self.class_names, top_k, abstains)
 
     def _read(self, photo: Photo, skip: bool) -> np.ndarray | UnreadableImage:
         if isinstance(photo.image, np.ndarray):
@@ -223,26 +205,26 @@ class Predictor:
                 raise
             return error
 
-    def _row(self, name: str, said: heads.Prediction, top_k: int) -> ImagePrediction:
-        best = metrics.ranked(said.probability, int(said.predicted))[:top_k]
-        return ImagePrediction(
-            image=name,
-            predicted=self.class_names[best[0]],
-            probability=tuple((self.class_names[k], float(said.probability[k])) for k in best),
-            uncertainty=float(said.uncertainty),
-            vacuity=math.exp(said.log_vacuity) if self.evidential else None,
-            conflict=float(said.conflict),
-            templates=tuple(
-                (self.class_names[k], float(p.max()), float(u))
-                for k, p, u in zip(
-                    said.template_predicted,
-                    said.template_probability,
-                    said.template_uncertainty,
-                    strict=True,
-                )
-            ),
-            abstained=False,
-        )
+
+def _require_fitting(folder: Path, method: Method, backbone: Backbone, learned: Learned) -> None:
+    """Raises ValueError unless a method can compute with the arrays that were stored for it."""
+
+    def answer(backbone, learned, views):
+        adapted = method.adapt(backbone, learned)
+        classes = method.classes(adapted, method.class_names)
+        image = method.image_features(adapted, learned, views)
+        return method.predict(learned, method.forward(adapted, learned, classes, image).logits)
+
+    size = backbone.sizes.image_size
+    views = jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.float32)
+    try:
+        jax.eval_shape(answer, backbone, learned, views)
+    except (KeyError, TypeError, ValueError) as error:
+        shapes = jax.tree.map(np.shape, (learned.trained, learned.fixed))
+        raise ValueError(
+            f"{folder} holds arrays of shapes {shapes}, which do not fit its settings: adapt again "
+            f"({error})"
+        ) from error
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:

@@ -264,6 +264,7 @@ def _clip_config(config: ConfigDict, tokenizer: Tokenizer) -> ClipConfig:
         vocab_size=tokenizer.vocab_size,
         context_length=config.model.context_length,
         eot_id=tokenizer.eot_id,
+        profile="small",
     )
 
 

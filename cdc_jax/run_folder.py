@@ -21,24 +21,27 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from cdc_jax import methods, metrics
+from cdc_jax import image_prediction, older_formats, records
 from cdc_jax.devices import first_only
 from cdc_jax.evaluate import Scores
 from cdc_jax.tasks import Examples
 
+Folder: TypeAlias = epath.Path | Path
 LOCK = ".lock"
 _GALLERY = 6  # images at each end of a split
+_SHOWN = ("predicted", "probability", "uncertainty", "conflict", "templates")
 
 
 @contextlib.contextmanager
-def locked(folder: epath.Path) -> Iterator[None]:
+def locked(folder: Folder) -> Iterator[None]:
     """Keeps other runs out of a folder.
 
     The kernel frees the lock when the process is gone, however it ended: nothing to be cleaned up.
@@ -78,7 +81,7 @@ def locked(folder: epath.Path) -> Iterator[None]:
         yield
 
 
-def require_space(folder: epath.Path, needed: int) -> None:
+def require_space(folder: Folder, needed: int) -> None:
     """Raises OSError if a local folder's disk has fewer bytes free than are needed."""
     if remote(folder):
         return
@@ -91,8 +94,14 @@ def require_space(folder: epath.Path, needed: int) -> None:
         )
 
 
-def check(folder: epath.Path, settings: dict[str, Any]) -> None:
+def check(folder: Folder, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Checks that no run of other settings has begun in a folder.
+
+    Args:
+      folder: the run's.
+      settings: of the run that is to begin or go on there; the method's are under `method`.
+      defaults: of the method's settings. What an older release had no setting for, it did as they
+        say.
 
     Raises:
       ValueError: one has; the message lists the differences.
@@ -100,10 +109,11 @@ def check(folder: epath.Path, settings: dict[str, Any]) -> None:
     path = folder / "config.json"
     if not path.exists() or not _begun(folder):
         return
-    old, new = (flatten_dict(x, sep=".") for x in (json.loads(path.read_text()), settings))
-    # What an older release had no setting for, it did as the default says.
-    defaults = flatten_dict({"method": methods.DEFAULTS}, sep=".")
-    old = {key: value for key, value in defaults.items() if key in new} | old
+    there = records.read_json(path)
+    there["method"] = older_formats.upgrade_settings(there["method"])
+    old, new = (flatten_dict(dict(x), sep=".") for x in (there, settings))
+    by_default = flatten_dict({"method": dict(defaults)}, sep=".")
+    old = {key: value for key, value in by_default.items() if key in new} | old
     changed = [
         f"{k}: {old.get(k)!r} there, {new.get(k)!r} now"
         for k in sorted(old.keys() | new.keys())
@@ -116,9 +126,7 @@ def check(folder: epath.Path, settings: dict[str, Any]) -> None:
         )
 
 
-def require_same_items(
-    folder: epath.Path, items: Mapping[str, Sequence[tuple[str, int, str]]]
-) -> None:
+def require_same_items(folder: Folder, items: Mapping[str, Sequence[tuple[str, int, str]]]) -> None:
     """Checks that a run that has begun in a folder used the images that there are now.
 
     Args:
@@ -143,30 +151,25 @@ def require_same_items(
         )
 
 
-def _begun(folder: epath.Path) -> bool:
+def _begun(folder: Folder) -> bool:
     begun = [folder / "metrics.jsonl", folder / "results.json", *folder.glob("checkpoints/[0-9]*")]
     return any(file.exists() for file in begun)
 
 
-def claim(folder: epath.Path, settings: dict[str, Any]) -> None:
-    """Writes config.json.
-
-    Raises:
-      ValueError: see `check`.
-    """
-    check(folder, settings)
+def claim(folder: Folder, settings: Mapping[str, Any]) -> None:
+    """Writes config.json, once `check` has passed."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", settings)
 
 
 @first_only
-def write_json(path: epath.Path, content: Any) -> None:
+def write_json(path: Folder, content: Any) -> None:
     """Writes a file that is either complete or not there."""
     _write(path, json.dumps(content, indent=2) + "\n")
 
 
 @first_only
-def append(path: epath.Path, line: Mapping[str, Any]) -> None:
+def append(path: Folder, line: Mapping[str, Any]) -> None:
     """Adds an object to a file of one object a line."""
     text = json.dumps(line) + "\n"
     if remote(path):  # an object is written whole
@@ -177,7 +180,7 @@ def append(path: epath.Path, line: Mapping[str, Any]) -> None:
 
 
 @first_only
-def cut(path: epath.Path, step: int) -> None:
+def cut(path: Folder, step: int) -> None:
     """Drops what an interrupted run logged after the checkpoint it goes on from."""
     if path.exists():
         # Without its end, the last line is one that a kill cut short.
@@ -186,7 +189,7 @@ def cut(path: epath.Path, step: int) -> None:
 
 
 @first_only
-def write_error(folder: epath.Path, text: str | None) -> None:
+def write_error(folder: Folder, text: str | None) -> None:
     """Writes error.txt, or removes it where there is no error."""
     if text is None:
         (folder / "error.txt").unlink(missing_ok=True)
@@ -195,38 +198,62 @@ def write_error(folder: epath.Path, text: str | None) -> None:
         (folder / "error.txt").write_text(text)
 
 
+def read_results(folder: Folder) -> records.Results | None:
+    """The results of a run; None where it is not complete.
+
+    Raises:
+      FileNotFoundError: results of format 1 without the config.json that they need.
+      ValueError: a file that is damaged, or of a format that this release does not know; the
+        message names it and the remedy.
+    """
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    content = records.read_json(path)
+    config = {} if "format" in content else records.read_json(folder / "config.json")
+    try:
+        if "format" not in content:
+            content = older_formats.upgrade_results(content, config)
+        return records.Results.from_json(content)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error}; delete its folder and run it again, or move it elsewhere"
+        ) from None
+
+
 @first_only
-def write_scores(folder: epath.Path, scores: Mapping[str, Scores]) -> None:
+def write_scores(folder: Folder, scores: Mapping[str, Scores]) -> None:
     """Writes scores.npz: `<split>/labels`, `/predicted`, `/confidence`, and so on."""
-    arrays = {
-        f"{split}/{name}": array
-        for split, one in scores.items()
-        for name, array in {
+    arrays: dict[str, np.ndarray] = {}
+    for split, one in scores.items():
+        prediction = one.prediction
+        named: dict[str, Any] = {
             "labels": one.labels.astype(np.int32),
-            "predicted": one.predicted.astype(np.int32),
-            "confidence": one.probability.max(-1),
-            "uncertainty": one.uncertainty,
-            "log_vacuity": one.log_vacuity,
-            "conflict": one.conflict,
-            "template_predicted": one.template_predicted.astype(np.int32),
-        }.items()
-    }
+            "predicted": prediction.predicted.astype(np.int32),
+            "confidence": prediction.probability.max(-1),
+            "uncertainty": prediction.uncertainty,
+            "conflict": prediction.conflict,
+            "template_predicted": prediction.template_predicted.astype(np.int32),
+        }
+        if prediction.log_vacuity is not None:
+            named["log_vacuity"] = prediction.log_vacuity
+        arrays |= {f"{split}/{name}": array for name, array in named.items()}
     part = folder / "scores.part"
     with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     part.replace(folder / "scores.npz")
 
 
 @first_only
 def write_gallery(
-    folder: epath.Path, scores: Mapping[str, Scores], test: Mapping[str, Examples]
+    folder: Folder, scores: Mapping[str, Scores], test: Mapping[str, Examples]
 ) -> None:
     """Writes the most and the least certain images of every split with their opinions."""
     (folder / "gallery").mkdir(exist_ok=True)
     entries = []
     for split, one in scores.items():
-        names = test[split].class_names
-        order = np.argsort(one.uncertainty, kind="stable")
+        names, prediction = test[split].class_names, one.prediction
+        order = np.argsort(prediction.uncertainty, kind="stable")
         chosen = {
             "most certain": order[:_GALLERY],
             "least certain": order[_GALLERY:][::-1][:_GALLERY],
@@ -236,39 +263,20 @@ def write_gallery(
                 file = f"gallery/{split}-{end.split()[0]}-{rank}.png"
                 with (folder / file).open("wb") as png:
                     Image.fromarray(test[split].images[i : i + 1][0]).save(png, "PNG")
+                row = image_prediction.of_image(file, prediction, int(i), names, top_k=3)
                 entries.append(
                     {"split": split, "end": end, "file": file, "label": names[one.labels[i]]}
-                    | _opinion(one, i, names)
+                    | {key: getattr(row, key) for key in _SHOWN}
                 )
     write_json(folder / "gallery.json", entries)
 
 
-def _opinion(scores: Scores, i: int, names: tuple[str, ...]) -> dict[str, Any]:
-    probability = scores.probability[i]
-    best = metrics.ranked(probability, scores.predicted[i])[:3]
-    return {
-        "predicted": names[best[0]],
-        "probability": [[names[k], float(probability[k])] for k in best],
-        "uncertainty": float(scores.uncertainty[i]),
-        "conflict": float(scores.conflict[i]),
-        "templates": [
-            [names[k], float(p), float(u)]
-            for k, p, u in zip(
-                scores.template_predicted[i],
-                scores.template_confidence[i],
-                scores.template_uncertainty[i],
-                strict=True,
-            )
-        ],
-    }
-
-
-def _write(path: epath.Path, text: str) -> None:
+def _write(path: Folder, text: str) -> None:
     part = path.with_suffix(".part")
     part.write_text(text)
     part.replace(path)
 
 
-def remote(path: epath.Path) -> bool:
+def remote(path: Folder) -> bool:
     """Whether a folder or file lies in an object store."""
     return "://" in os.fspath(path)

@@ -12,7 +12,7 @@ def experiment() -> ConfigDict:
     like; `cdc_jax.methods` says what there is.
     """
     config = ConfigDict()
-    config.dataset = "world"  # or "folder", one's own images (tasks/own.py), or tasks/catalog.py
+    config.dataset = "world"  # or "folder", see tasks/class_folders.py; or one of tasks/catalog.py
     config.classes = "all"  # or base_new: learn the first half of the classes, test both
     config.targets = ""  # other datasets to test on as well, each among its own classes
     config.data = ConfigDict(
@@ -42,19 +42,12 @@ def experiment() -> ConfigDict:
     config.log_every = 10  # steps
     config.checkpoint_every = 60  # steps
     config.curve_every = 0  # epochs between evaluations in the course of training; 0 for none
-    for name in methods.METHODS:
-        config[name] = methods.overrides()
+    for name in methods.ROWS:
+        config[name] = methods.overrides(name)
     return config
 
 
 def transfer(config: ConfigDict) -> None:
-    """Sets what the published methods use where ImageNet's prompts are tested on other datasets.
-
-    MaPLe, and what is built as it is: 3 prompted layers, 2 epochs, rate 0.0026. CoOp: 50 epochs.
-    """
-    for name, row in methods.METHODS.items():
-        if row.get("prompts.modality") == "multimodal":
-            config[name].prompts.layers = 3
-            config[name].optimizer.epochs, config[name].optimizer.learning_rate = 2, 0.0026
-        elif row.get("optimizer.epochs"):
-            config[name].optimizer.epochs = 50
+    """Sets what the papers use where ImageNet's prompts are tested on other datasets."""
+    for name, row in methods.ROWS.items():
+        config[name].update_from_flattened_dict(row.transfer)

@@ -1,12 +1,13 @@
 """Training: `train_and_evaluate(config, workdir)`, which reads top to bottom."""
 
 import contextlib
+import dataclasses
 import functools
-import json
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +17,18 @@ from etils import epath
 from huggingface_hub import utils as hub
 from ml_collections import ConfigDict
 
-from cdc_jax import adapted, devices, guards, methods, optimizer, run_folder, views
-from cdc_jax import adapter as adapter_lib
-from cdc_jax import clip as clip_lib
-from cdc_jax.adapter import Adapter, Classes
+from cdc_jax import backbone as backbone_lib
+from cdc_jax import devices, export, guards, methods, optimizer, records, run_folder, views
+from cdc_jax.backbone import Backbone
 from cdc_jax.checkpoint import KEPT, Checkpoints
-from cdc_jax.clip.model import Clip
-from cdc_jax.evaluate import Evaluator, ImageFeatures, Scores, summarize
+from cdc_jax.evaluate import evaluate, summarize
+from cdc_jax.inference import FrozenFeatures, Inference
 from cdc_jax.interpretation import interpret
 from cdc_jax.interruption import Interrupted, Notice
 from cdc_jax.log import Log, require_tensorboard
+from cdc_jax.methods import Choice, Learned, Method, Stage, Support
 from cdc_jax.progress import Progress
-from cdc_jax.tasks import Task, load
+from cdc_jax.tasks import Examples, Task, load
 from cdc_jax.tasks.batches import TrainingBatches
 from cdc_jax.views.compose import ViewFunction
 
@@ -39,7 +40,7 @@ _SMALL_FILES = 2**25  # bytes, for what a run writes beside its checkpoints
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
-    """Adapts CLIP to a few-shot task by each of the configured methods, and evaluates them.
+    """Adapts a backbone to a few-shot task by each of the configured methods, and evaluates them.
 
     Args:
       config: see `settings.experiment`.
@@ -48,7 +49,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         interrupted goes on at its newest checkpoint.
 
     Returns:
-      Method -> contents of its `results.json`, see `evaluate.summarize`.
+      Method -> contents of its `results.json`, see `records.Results`.
 
     Raises:
       ValueError: something in the configuration that can't be done, before any work; or a workdir
@@ -58,317 +59,412 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
       Interrupted: SIGTERM came, and all is saved.
     """
     names = config.methods.split(",")
-    small = config.model == "world"
-    # To the embedded CLIP the names of what is on photographs say nothing. New classes and targets
-    # need prompts that all classes share.
-    closed = config.classes == "all" and not config.targets
-    class_specific = small and config.dataset != "world" and closed
-    chosen = {
-        name: methods.configure(name, small, config[methods.split(name)[0]], class_specific)
-        for name in names
-    }
+    rows = {name: methods.split(name)[0] for name in names}  # an unknown row needs no backbone
     root = epath.Path(workdir).expanduser()
     folders = {name: root / name for name in names}
     with contextlib.ExitStack() as held:
         notice = held.enter_context(Notice())
+        if not (config.progress and devices.is_first()) and not hub.are_progress_bars_disabled():
+            hub.disable_progress_bars()
+            held.callback(hub.enable_progress_bars)
+        with devices.first_goes_first():
+            known = backbone_lib.read_settings(config.model)
+        unfamiliar = bool(known.profile) and _closed(config) and config.dataset != "world"
+        choices = {
+            name: methods.configure(name, known.profile, config[row], unfamiliar)
+            for name, row in rows.items()
+        }
+        settings = {name: _settings(config, choice) for name, choice in choices.items()}
 
         def enter() -> None:
             if config.tensorboard:
                 require_tensorboard()
             held.enter_context(run_folder.locked(root))
             for name in names:
-                run_folder.check(folders[name], _settings(config, chosen[name]))
+                run_folder.check(folders[name], settings[name], choices[name].defaults())
 
         def claim() -> None:
             for name in names:
                 run_folder.require_same_items(folders[name], task.items())
-                run_folder.claim(folders[name], _settings(config, chosen[name]))
+                run_folder.claim(folders[name], settings[name])
 
         devices.first_decides(enter)
         devices.require_shared(root / run_folder.LOCK)
-        complete = {name: results for name in names if (results := _read_results(folders[name]))}
+        read = {name: run_folder.read_results(folder) for name, folder in folders.items()}
+        complete = {name: result for name, result in read.items() if result}
         if config.tensorboard:  # of runs without it, too
             for name, result in complete.items():
                 with Log(folders[name], tensorboard=True) as log:
-                    log.start(result["steps"])
-                    log.finish({"step": result["steps"]} | result["summary"])
-        if len(complete) == len(names):
-            return complete
-        if not (config.progress and devices.is_first()) and not hub.are_progress_bars_disabled():
-            hub.disable_progress_bars()
-            held.callback(hub.enable_progress_bars)
+                    log.start(result.steps)
+                    log.finish({"step": result.steps, **result.summary})
+        missing = [name for name in names if name not in complete]
+        if not missing:
+            return {name: complete[name].to_json() for name in names}
+        task = load(config, known.image_size)  # before weights are downloaded for missing data
         with devices.first_goes_first():
-            image_size = clip_lib.read_config(config.model).image_size
-        task = load(config, image_size)  # before weights are downloaded for data that is not there
-        with devices.first_goes_first():
-            clip, tokenizer = clip_lib.load(config.model, dtype=jnp.dtype(config.dtype))
-        weights_hash = clip_lib.weights_hash(clip)
+            backbone = backbone_lib.load(config.model, dtype=jnp.dtype(config.dtype))
+        weights_hash = backbone.weights_hash()
         mesh = devices.make_mesh()
         held.enter_context(jax.set_mesh(mesh))
-        clip = devices.replicate(clip, mesh)
-        features = ImageFeatures(mesh, config.evaluation_batch_size)
-        seen = jnp.asarray(features(clip, {}, task.train)[0])
-        runs = {}
-        for name in names:  # all are put together before the first is trained
-            settled, mean_logit = adapter_lib.calibrate(
-                chosen[name], clip, tokenizer, task.template, task.class_names, seen,
-                task.train.labels,
-            )  # fmt: skip
-            adapter = adapter_lib.create(
-                settled, clip, tokenizer, task.template, task.class_names, mean_logit
+        frozen = FrozenFeatures(
+            devices.replicate(backbone, mesh), mesh, config.evaluation_batch_size
+        )
+        support = Support(jnp.asarray(frozen.of(task.train)[0]), task.train.labels)
+        runs = []
+        for name in missing:  # all are put together before the first is trained
+            choice = choices[name]
+            method = methods.build(
+                choice, frozen.backbone, task.class_names, task.template, support
             )
-            runs[name] = _Run(
-                config, name, settled, adapter, mean_logit, task, clip, weights_hash, features,
-                notice, folders[name],
-            )  # fmt: skip
-            _require_possible(runs[name])
+            key = jax.random.key(config.seed)
+            run = Run(
+                config=config,
+                choice=choice,
+                method=method,
+                initial=method.initialize(key, frozen.backbone, support),
+                phases=tuple(_phases(config, method, task, backbone)),
+                task=task,
+                frozen=frozen,
+                weights_hash=weights_hash,
+                notice=notice,
+                folder=folders[name],
+            )
+            runs.append(run)
         devices.first_decides(claim)  # only now: what was refused so far leaves no trace
         diverged = []
-        for name in [name for name in runs if name not in complete]:
+        for run in runs:
             try:
-                complete[name] = _run(runs[name])
+                complete[run.choice.name] = _run(run)
             except FloatingPointError as error:  # the other methods need not wait for a remedy
-                diverged.append(f"{name}: {error}")
+                diverged.append(f"{run.choice.name}: {error}")
         if diverged:
             raise FloatingPointError("; ".join(diverged))
-        return {name: complete[name] for name in names}
+        return {name: complete[name].to_json() for name in names}
 
 
-class _Run(NamedTuple):
-    """One method on one task."""
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stage of training on a task.
+
+    Attributes:
+      stage: what the method says of it.
+      examples: the training set.
+      batches: of the examples.
+      update: the optimiser.
+      make_views: the view function.
+      first: number of the steps before it.
+      steps: number of its steps.
+    """
+
+    stage: Stage
+    examples: Examples
+    batches: TrainingBatches
+    update: optax.GradientTransformation
+    make_views: ViewFunction
+    first: int
+    steps: int
+
+    @property
+    def end(self) -> int:
+        """Number of the steps when it is done."""
+        return self.first + self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One method on one task.
+
+    Attributes:
+      config: of the experiment.
+      choice: the row and its settings.
+      method: the method.
+      initial: what it starts from.
+      phases: its training; none where nothing is trained.
+      task: the task.
+      frozen: image features that no method changes, and the backbone.
+      weights_hash: of the backbone.
+      notice: of an end from outside.
+      folder: where it writes.
+    """
 
     config: ConfigDict
-    name: str
-    method: ConfigDict
-    adapter: Adapter
-    mean_logit: float
+    choice: Choice
+    method: Method
+    initial: Learned
+    phases: tuple[Phase, ...]
     task: Task
-    clip: Clip
+    frozen: FrozenFeatures
     weights_hash: str
-    features: ImageFeatures
     notice: Notice
     folder: epath.Path
 
-
-def _require_possible(run: _Run) -> None:
-    """Raises what a method's own settings would make `_run` raise when its turn comes."""
-    method, task, adapter = run.method, run.task, run.adapter
-    task.training_set(method.train_on)
-    TrainingBatches(task.train, method.optimizer.batch_size, run.config.seed)
-    optimizer.make(method.optimizer, 1)
-    make_views(method, run.clip, task)
-    jax.eval_shape(adapter.initialize, jax.random.key(0), run.clip)
-    logits = jnp.zeros((1, len(adapter.templates.phrases), len(task.class_names)))
-    jax.eval_shape(adapter.head.predict, logits)
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole training."""
+        return sum(phase.steps for phase in self.phases)
 
 
-def _run(run: _Run) -> dict[str, Any]:
+def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) -> list[Phase]:
+    """The stages of a method on a task. What its settings get wrong is refused here."""
+    examples = task.training_set(method.config.train_on)
+    make_views = views.build(
+        method.config.views,
+        templates=method.templates,
+        size=backbone.sizes.image_size,
+        mean=backbone.mean,
+        std=backbone.std,
+        about=task.about,
+    )
+    phases, first = [], 0
+    for number, stage in enumerate(method.stages()):
+        seed = config.seed + 100_003 * number  # each stage has an order of its own
+        batches = TrainingBatches(examples, stage.optimizer.batch_size, seed)
+        update = optimizer.make(stage.optimizer, batches.per_epoch)
+        steps = stage.optimizer.epochs * batches.per_epoch
+        phases.append(Phase(stage, examples, batches, update, make_views, first, steps))
+        first += steps
+    return phases
+
+
+def _run(run: Run) -> records.Results:
     """Trains, from wherever an earlier run left it, evaluates, and writes all there is to know."""
-    method, adapter, task, clip = run.method, run.adapter, run.task, run.clip
+    method, task, backbone = run.method, run.task, run.frozen.backbone
     run_folder.write_json(run.folder / "split.json", task.items())
-    evaluator = Evaluator(adapter, run.features)
+    inference = Inference(method, run.frozen)
     with Log(run.folder, run.config.tensorboard) as log:
-        learned, steps = _train(run, evaluator, log)
-        exported = adapted.describe(
-            learned, task.class_names, task.template, method, run.mean_logit, run.config.model,
-            clip, run.weights_hash,
-        )  # fmt: skip
-        adapted.write(run.folder / "adapted", exported)
-        scores = _evaluate(run, evaluator, learned, run.notice)
-        summary = summarize(scores)
-        log.finish({"step": steps} | summary["summary"])
-    vocabulary, embeddings = adapter.tokenizer.vocabulary(), clip.text.token_embedding[...]
-    text = evaluator.text_features(clip, learned, task.class_names)
+        learned = _train(run, inference, log)
+        exported = export.describe(
+            method, run.choice.family_name, learned, run.config.model, backbone, run.weights_hash
+        )
+        export.write(run.folder / "adapted", exported)
+        title = f"{run.choice.title}: evaluating"
+        try:
+            with Progress(title, len(task.test), show=run.config.progress) as progress:
+                scores = evaluate(inference, learned, task.test, progress, run.notice)
+        except Interrupted:
+            raise Interrupted(
+                f"{run.folder} was stopped while it was evaluated: the same command goes on with "
+                "that"
+            ) from None
+        figures = summarize(scores)
+        log.finish({"step": run.steps, **figures["summary"]})
+    class_list = inference.class_list(learned, task.class_names)
     run_folder.write_json(
         run.folder / "interpretation.json",
-        interpret(vocabulary, embeddings, learned.get("context"), text, scores),
+        interpret(
+            backbone.vocabulary(),
+            backbone.token_embeddings(),
+            method.word_vectors(learned),
+            class_list.text,
+            scores,
+        ),
     )
     run_folder.write_scores(run.folder, scores)
     run_folder.write_gallery(run.folder, scores, task.test)
-    results = summary | {
-        "method": run.name,
-        "title": methods.title(run.name),
-        "phrases": method.prompts.phrases,
-        "steps": steps,
-        "trainable_parameters": sum(p.size for p in jax.tree.leaves(learned)),
-        "note": task.note,
-        "skipped": {"count": len(task.skipped), "images": [s._asdict() for s in task.skipped]},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
-    run_folder.write_json(run.folder / "results.json", results)
+    results = records.Results(
+        row=run.choice.record(method.changes_images),
+        task=task.record,
+        splits={name: one.split for name, one in scores.items()},
+        figures=figures["splits"],
+        summary=figures["summary"],
+        facts=method.facts(),
+        steps=run.steps,
+        trainable_parameters=sum(p.size for p in jax.tree.leaves(learned.trained)),
+        skipped=[skipped._asdict() for skipped in task.skipped],
+        device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    )
+    run_folder.write_json(run.folder / "results.json", results.to_json())
     return results
 
 
-def _train(run: _Run, evaluator: Evaluator, log: Log) -> tuple[PyTree, int]:
-    """What the method learned, and in how many steps."""
-    config, method, adapter, task, clip = run.config, run.method, run.adapter, run.task, run.clip
-    examples = task.training_set(method.train_on)()
-    batches = TrainingBatches(examples, method.optimizer.batch_size, config.seed)
-    steps = method.optimizer.epochs * batches.per_epoch
-    update = optimizer.make(method.optimizer, batches.per_epoch)
-    parameters = adapter.initialize(jax.random.key(config.seed), clip)
-    state = {
-        "parameters": parameters,
-        "optimizer": update.init(parameters),
-        "step": jnp.zeros((), jnp.int32),
-    }
-    devices.first_decides(
-        lambda: run_folder.require_space(run.folder, _SMALL_FILES + (KEPT + 1) * _bytes(state))
-    )
-    mesh = devices.make_mesh(images=len(batches.indices(0)))
-    # Where a run starts, in this order of precedence:
-    # 1. complete: results.json is there, nothing is run;
-    with Checkpoints(run.folder / "checkpoints") as checkpoints, jax.set_mesh(mesh):
+def _train(run: Run, inference: Inference, log: Log) -> Learned:
+    """What the method learned."""
+    trained = run.initial.trained
+    states = (initial_state(phase.stage, phase.update, trained) for phase in run.phases)
+    needed = _SMALL_FILES + (KEPT + 1) * max(map(_bytes, states))
+    devices.first_decides(lambda: run_folder.require_space(run.folder, needed))
+    with Checkpoints(run.folder / "checkpoints") as checkpoints:
+        # Where a run starts, in this order of precedence:
+        # 1. complete: results.json is there, nothing is run;
         # 2. interrupted: the newest complete checkpoint, whatever devices it was written on. It
-        #    holds prompts, optimiser, step and the frozen weights' hash; batches and views are
-        #    functions of seed and step;
-        first, window = checkpoints.latest_step() or 0, []
-        if first:
-            state, notes = checkpoints.restore(first, state)
-            window = notes["window"]
-            if notes["weights_hash"] != run.weights_hash:
-                raise ValueError(
-                    f"{run.folder} was begun on a CLIP of weights {notes['weights_hash'][:12]}…, "
-                    f"{config.model!r} now has {run.weights_hash[:12]}…: give the former as model, "
-                    "or delete that folder"
-                )
-        # 3. new: the initial prompts.
-        log.start(first)
-        state = devices.replicate(state, mesh)
-        classes = devices.replicate(adapter.classes(clip, task.class_names), mesh)
-        step = jax.jit(
-            make_step(adapter, update, make_views(method, clip, task), steps, config.seed),
-            donate_argnums=0,
-        )
-        title = f"{methods.title(run.name)}: training"
-        with Progress(title, steps, first, config.progress) as progress:
-            put = functools.partial(devices.shard, mesh=mesh)
-            for i, batch in enumerate(batches.stream(first, steps, put), first):
-                state, losses = step(state, clip, classes, batch)
-                window.append(losses)
-                progress.advance()
-                done = i + 1
-                epoch, within = divmod(done, batches.per_epoch)
-                logs = done % config.log_every == 0 or done == steps
-                stopped = run.notice.came(meeting=logs)
-                saves = done % config.checkpoint_every == 0 or done == steps or stopped
-                if logs or saves:
-                    window = _fetched(window)
-                    guards.require_finite(window, done, batches, examples, checkpoints)
-                if logs:
-                    mean = {k: float(np.mean([line[k] for line in window])) for k in window[0]}
-                    log.write("metrics", {"step": done} | mean)
-                    window = []
-                if config.curve_every and not within and not epoch % config.curve_every:
-                    scores = _evaluate(run, evaluator, state["parameters"])
-                    line = {"epoch": epoch, "step": done} | summarize(scores)["summary"]
-                    log.write("curve", line)
-                if saves:  # after the logs, so that a checkpoint's are complete
-                    notes = {"window": window, "weights_hash": run.weights_hash}
-                    checkpoints.save(done, state, notes)
-                if stopped:
-                    raise Interrupted(
-                        f"{run.folder} was stopped after step {done} of {steps} and saved: the "
-                        "same command goes on with it"
-                    )
-    return state["parameters"], steps
+        #    holds the trained parts, optimiser, step and the frozen weights' hash; batches and
+        #    views are functions of seed and step;
+        # 3. new: the initial parts.
+        done = checkpoints.latest_step() or 0
+        log.start(done)
+        title = f"{run.choice.title}: training"
+        with Progress(title, run.steps, done, run.config.progress) as progress:
+            for phase in run.phases:
+                if phase.steps and done <= phase.end:
+                    arguments = (checkpoints, inference, log, progress)
+                    trained = _train_phase(run, phase, trained, *arguments)
+    mesh = devices.make_mesh()
+    return devices.replicate(Learned(trained, run.initial.fixed), mesh)
 
 
-def _evaluate(
-    run: _Run, evaluator: Evaluator, parameters: PyTree, notice: Notice | None = None
-) -> dict[str, Scores]:
-    """Scores of every test split among whose classes the method can choose.
-
-    Where all is saved, `notice` may stop it.
-    """
-    splits = {k: v for k, v in run.task.test.items() if run.adapter.covers(v.class_names)}
-    scores = {}
-    title = f"{methods.title(run.name)}: evaluating"
-    with Progress(title, len(splits), show=run.config.progress) as progress:
-        for split, examples in splits.items():
-            scores[split] = evaluator.scores(run.clip, parameters, examples)
+def _train_phase(
+    run: Run,
+    phase: Phase,
+    trained: dict[str, PyTree],
+    checkpoints: Checkpoints,
+    inference: Inference,
+    log: Log,
+    progress: Progress,
+) -> dict[str, PyTree]:
+    """The trained parts at the end of a stage, from its start or from where it was interrupted."""
+    config, stage, batches = run.config, phase.stage, phase.batches
+    mesh = devices.make_mesh(images=len(batches.indices(0)))
+    with jax.set_mesh(mesh):
+        backbone, fixed = run.frozen.backbone, devices.replicate(run.initial.fixed, mesh)
+        classes = stage.method.classes(backbone, run.task.class_names)
+        window: list[Any] = []
+        first = checkpoints.latest_step() or 0
+        if first > phase.first:
+            state, window = _restore(run, phase, trained, checkpoints, first)
+        else:
+            first = phase.first
+            if stage.begin:
+                trained = stage.begin(backbone, Learned(trained, fixed), classes)
+            state = initial_state(stage, phase.update, trained, phase.first)
+        state, classes = devices.replicate((state, classes), mesh)
+        step = jax.jit(make_step(phase, config.seed), donate_argnums=0)
+        put = functools.partial(devices.shard, mesh=mesh)
+        stream = batches.stream(first - phase.first, phase.steps, put)
+        for done, batch in zip(itertools.count(first + 1), stream, strict=False):
+            state, losses = step(state, backbone, fixed, classes, batch)
+            window.append(losses)
             progress.advance()
-            if notice and notice.came():
-                raise Interrupted(
-                    f"{run.folder} was stopped while it was evaluated: the same command goes on "
-                    "with that"
+            epoch, within = divmod(done - phase.first, batches.per_epoch)
+            last = done == phase.end
+            logs = done % config.log_every == 0 or last
+            stopped = run.notice.came(meeting=logs)
+            saves = done % config.checkpoint_every == 0 or last or stopped
+            if logs or saves:
+                window = _fetched(window)
+                guards.require_finite(
+                    window, done, phase.first, batches, phase.examples, checkpoints
                 )
-    return scores
+            if logs:
+                mean = {k: float(np.mean([line[k] for line in window])) for k in window[0]}
+                log.write("metrics", {"step": done} | mean)
+                window = []
+            if config.curve_every and not within and not epoch % config.curve_every:
+                learned = Learned(state["trained"], fixed)
+                figures = summarize(evaluate(inference, learned, run.task.test))
+                log.write("curve", {"epoch": epoch, "step": done} | figures["summary"])
+            if saves:  # after the logs, so that a checkpoint's are complete
+                notes = {"window": window, "weights_hash": run.weights_hash}
+                checkpoints.save(done, state, notes)
+            if stopped:
+                raise Interrupted(
+                    f"{run.folder} was stopped after step {done} of {run.steps} and saved: the "
+                    "same command goes on with it"
+                )
+    return state["average"] if stage.average else state["trained"]
 
 
-def make_views(method: ConfigDict, clip: Clip, task: Task) -> ViewFunction:
-    """The view function of a method's configuration."""
-    return views.build(
-        method.views,
-        templates=method.prompts.templates,
-        size=clip.config.image_size,
-        mean=clip.config.mean,
-        std=clip.config.std,
-        about=task.about,
-    )
+def _restore(
+    run: Run, phase: Phase, trained: dict[str, PyTree], checkpoints: Checkpoints, step: int
+) -> tuple[State, list[dict[str, float]]]:
+    """The state of a checkpoint within a stage, and the losses since the last log before it."""
+    like = initial_state(phase.stage, phase.update, trained)
+    state, notes = checkpoints.restore(step, like)
+    if notes["weights_hash"] != run.weights_hash:
+        raise ValueError(
+            f"{run.folder} was begun on a CLIP of weights {notes['weights_hash'][:12]}…, "
+            f"{run.config.model!r} now has {run.weights_hash[:12]}…: give the former as model, "
+            "or delete that folder"
+        )
+    return state, notes["window"]
 
 
-def make_step(
-    adapter: Adapter,
+def initial_state(
+    stage: Stage,
     update: optax.GradientTransformation,
-    make: ViewFunction,
-    steps: int,
-    seed: int,
-    axis: str | None = None,
-) -> Step:
-    """The training step, to be jitted: only the learned vectors are differentiated.
+    trained: dict[str, PyTree],
+    step: int = 0,
+) -> State:
+    """What training changes: trained parts, optimiser, step, and the average where one is kept."""
+    moving, _ = stage.split(trained)
+    state = {
+        "trained": trained,
+        "optimizer": update.init(moving),
+        "step": jnp.asarray(step, jnp.int32),
+    }
+    if stage.average:
+        state["average"] = jax.tree.map(jnp.zeros_like, trained)
+    return state
+
+
+def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
+    """The training step, to be jitted: only the parts that the stage trains are differentiated.
 
     Args:
-      adapter: the method.
-      update: the optimiser.
-      make: the views.
-      steps: of the whole run.
+      phase: the stage, with its optimiser and views.
       seed: of the views.
       axis: name of the axis of `jax.pmap`, if that runs it: each device has its share of the
         images, gradients and losses are means over them.
 
     Returns:
-      (state, clip, classes, batch) -> (state, losses by name and the norms of gradient and
-      update).
+      (state, backbone, fixed, classes, batch) -> (state, losses by name and the norms of gradient
+      and update).
     """
+    stage, method = phase.stage, phase.stage.method
 
-    def step(state: State, clip: Clip, classes: Classes, batch: dict[str, jax.Array]):
-        images = make(seed, state["step"], batch["indices"], batch["images"], batch.get("aspects"))
+    def step(
+        state: State,
+        backbone: Backbone,
+        fixed: PyTree,
+        classes: PyTree,
+        batch: dict[str, jax.Array],
+    ):
+        images = phase.make_views(
+            seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
+        )
         images = devices.split(images, "model", "data")
+        moving, resting = stage.split(state["trained"])
+        done = state["step"] - phase.first
 
-        def objective(parameters):
-            progress = state["step"] / steps
-            return adapter.objective(clip, parameters, classes, images, batch["labels"], progress)
+        def objective(moving):
+            learned = Learned(moving | resting, fixed)
+            progress = done / phase.steps
+            return methods.objective(
+                method, backbone, learned, classes, images, batch["labels"], progress
+            )
 
-        made = jax.grad(objective, has_aux=True)(state["parameters"])
+        made = jax.grad(objective, has_aux=True)(moving)
         gradients, losses = made if axis is None else jax.lax.pmean(made, axis)
-        updates, optimizer_state = update.update(gradients, state["optimizer"], state["parameters"])
+        updates, optimizer_state = phase.update.update(gradients, state["optimizer"], moving)
         losses["gradient_norm"] = optax.tree.norm(gradients)
         losses["update_norm"] = optax.tree.norm(updates)
-        return {
-            "parameters": optax.apply_updates(state["parameters"], updates),
-            "optimizer": optimizer_state,
-            "step": state["step"] + 1,
-        }, losses
+        trained = optax.apply_updates(moving, updates) | resting
+        new = {"trained": trained, "optimizer": optimizer_state, "step": state["step"] + 1}
+        if stage.average:
+            epoch, within = jnp.divmod(done + 1, phase.batches.per_epoch)
+            weight = jnp.where(within == 0, jnp.asarray(stage.average)[epoch - 1], 0.0)
+            new["average"] = jax.tree.map(
+                lambda mean, value: mean + weight * value, state["average"], trained
+            )
+        return new, losses
 
     return step
 
 
-def _settings(config: ConfigDict, method: ConfigDict) -> dict[str, Any]:
+def _closed(config: ConfigDict) -> bool:
+    """Whether the classes that are trained on are the only ones that will be asked for."""
+    return config.classes == "all" and not config.targets
+
+
+def _settings(config: ConfigDict, choice: Choice) -> dict[str, Any]:
     """The part of a configuration that a method's run depends on."""
-    others = {"methods", "sweep", "progress", "tensorboard", *methods.METHODS}
+    others = {"methods", "sweep", "progress", "tensorboard", *methods.ROWS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
     for key in ("workers", "check"):
         del shared["data"][key]
     for key in ("root", "split"):  # however the path is spelled
         if path := shared["data"][key]:
             shared["data"][key] = os.path.abspath(os.path.expanduser(path))
-    return shared | {"method": method.to_dict()}
-
-
-def _read_results(folder: epath.Path) -> dict[str, Any] | None:
-    path = folder / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return shared | {"method": choice.config.to_dict()}
 
 
 def _bytes(tree: PyTree) -> int:

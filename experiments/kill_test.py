@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import app, flags
 
 PHASES = ("compiling", "stepping", "saving", "evaluating")
-OUTCOME = ("metrics.jsonl", "curve.jsonl", "adapted/prompts.safetensors", "scores.npz")
+OUTCOME = ("metrics.jsonl", "curve.jsonl", "adapted/learned.safetensors", "scores.npz")
 CONFIG = (
     "fewshot.py:methods=cdc,shots=4,world.test_images=5,log_every=2,checkpoint_every=3,"
     "curve_every=4,progress=False,cdc.views=flip,cdc.optimizer.epochs=12,cdc.optimizer.batch_size=8"

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import fsspec.implementations.memory
 import jax
+import jaxtyping
 import pytest
 from etils import epath
+
+# Before anything of the package is imported: annotations of arrays and all else are checked.
+jaxtyping.install_import_hook("cdc_jax", "typechecking.check")
 
 collect_ignore = ["references"]  # what made the stored answers; it may need torch
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"

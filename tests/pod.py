@@ -20,19 +20,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdc_jax import adapter as adapter_lib
-from cdc_jax import clip as clip_lib
 from cdc_jax import (
+    backbone,
     devices,
     evidence,
     interruption,
     methods,
     optimizer,
-    prompts,
     run_folder,
     train,
     views,
 )
+from cdc_jax.tasks import Examples
+from cdc_jax.tasks.batches import TrainingBatches
 
 COUNT = 8
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -49,41 +49,37 @@ def get_config(argument):
 @functools.cache
 def shallow_clip():
     """The embedded CLIP with towers of one layer: XLA counts the body of a loop once."""
-    clip, tokenizer = clip_lib.load("world")
-    for tower in (clip.text, clip.vision):
+    world = backbone.load("world")
+    for tower in (world.clip.text, world.clip.vision):
         tower.blocks = jax.tree.map(lambda stacked: stacked[:1], tower.blocks)
-    return clip, tokenizer
+    return world
 
 
 def training(name, classes, images):
-    """A method's training step, what it is called with, and the adapter."""
-    clip, tokenizer = shallow_clip()
-    config = clip.config
-    method = methods.configure(name, small=True)
+    """A method's training step, what it is called with, and the method."""
+    clip = shallow_clip()
     colours, shapes = ("red", "blue", "striped", "dotted"), ("circle", "square", "star", "cross")
     names = ([f"{colour} {shape}" for colour in colours for shape in shapes] * 16)[:classes]
-    adapter = adapter_lib.create(method, clip, tokenizer, "a photo of a {}.", names, 10.0)
-    update = optimizer.make(method.optimizer, 10)
-    flip = views.build(
-        "flip", templates=4, size=32, mean=config.mean, std=config.std, about=("shape",)
-    )
-    parameters = adapter.initialize(jax.random.key(0), clip)
-    state = {
-        "parameters": parameters,
-        "optimizer": update.init(parameters),
-        "step": jnp.zeros((), jnp.int32),
-    }
+    support = methods.Support(clip.encode_texts(names[:2]), np.arange(2))
+    choice = methods.configure(name, "small")
+    method = methods.build(choice, clip, names, "a photo of a {}.", support)
+    flip = views.build("flip", templates=4, size=32, mean=clip.mean, std=clip.std, about=("shape",))
     rng = np.random.default_rng(0)
-    batch = {
-        "images": rng.integers(0, 256, (images, 32, 32, 3), np.uint8),
-        "labels": rng.integers(0, classes, images, np.int32),
-        "indices": np.arange(images, dtype=np.int32),
-    }
+    drawn = rng.integers(0, 256, (images, 32, 32, 3), np.uint8)
+    labels = rng.integers(0, classes, images, np.int32)
+    examples = Examples(drawn, labels, tuple(names))
+    (stage,) = method.stages()
+    update = optimizer.make(stage.optimizer, 10)
+    batches = TrainingBatches(examples, images, 0, 0, 1)
+    phase = train.Phase(stage, examples, batches, update, flip, 0, 100)
+    learned = method.initialize(jax.random.key(0), clip, support)
+    state = train.initial_state(stage, update, learned.trained)
+    batch = {"images": drawn, "labels": labels, "indices": np.arange(images, dtype=np.int32)}
 
     def step(axis=None):
-        return train.make_step(adapter, update, flip, 100, 1, axis)
+        return train.make_step(phase, 1, axis)
 
-    return step, (state, clip, adapter.classes(clip, names), batch), adapter
+    return step, (state, clip, learned.fixed, method.classes(clip, names), batch), method
 
 
 def flops(classes, images):
@@ -106,18 +102,18 @@ def pmapped():
     rng = np.random.default_rng(0)
     logs = rng.normal(size=(COUNT, 5, 4, 3)).astype(np.float32)
     fused = jax.pmap(evidence.combine)(logs) - evidence.combine(jnp.asarray(logs))
-    step, (state, clip, classes, batch), adapter = training("cdc", 12, 16)
+    step, (state, clip, fixed, classes, batch), method = training("cdc", 12, 16)
     contexts = rng.normal(0, 0.02, (COUNT, 4, 1, 4, 128)).astype(np.float32)
 
     def text(context):
-        start, words = adapter.tokenizer.start_id, adapter.fixed_words
-        return prompts.text_features(clip, {"context": context}, start, words, classes.names)
+        learned = methods.Learned({"prompts": {"context": context}}, fixed)
+        return method.class_features(clip, learned, classes)
 
     encoded = jax.pmap(text)(contexts) - jnp.stack([text(context) for context in contexts])
     shares = jax.tree.map(lambda a: a.reshape(COUNT, -1, *a.shape[1:]), batch)
-    mapped = jax.pmap(step("devices"), "devices", in_axes=(None, None, None, 0))
-    several = jax.device_get(mapped(state, clip, classes, shares))
-    one = jax.device_get(jax.jit(step())(state, clip, classes, batch))
+    mapped = jax.pmap(step("devices"), "devices", in_axes=(None, None, None, None, 0))
+    several = jax.device_get(mapped(state, clip, fixed, classes, shares))
+    one = jax.device_get(jax.jit(step())(state, clip, fixed, classes, batch))
     stepped = [
         np.abs(a - b).max() / max(1, np.abs(b).max())
         for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True)

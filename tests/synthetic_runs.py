@@ -7,37 +7,52 @@ import numpy as np
 import PIL.Image
 
 from cdc_jax import methods, metrics
+from cdc_jax.methods import prompt_tuning
+from cdc_jax.records import Results, SplitRecord
+from cdc_jax.tasks.describe import describe
+from cdc_jax.tasks.world.kinds import DOMAINS
 
 SKILL = {"zero_shot": 0.3, "coop": 0.1, "coop_con": 0.35, "cdc": 0.5}
 WORLD_SPLITS = tuple(f"{h}_{k}" for h in ("base", "new") for k in ("iid", "int", "rev", "style"))
+# Split -> its group of classes and its condition. The others are targets.
+SPLITS = {split: tuple(split.split("_")) for split in WORLD_SPLITS} | {
+    "test": ("all", ""), "base_test": ("base", ""), "new_test": ("new", ""),
+}  # fmt: skip
 
 
 def write_cell(
     folder, method="cdc", *, dataset="world", kind="aligned", rho=0.9, shots=16, seed=1,
     splits=WORLD_SPLITS, model="world", changes=(), classes=("star", "disc", "key", "bell"),
-    images=60, accuracy=None, optional=(), note="", skipped=0,
+    images=60, accuracy=None, optional=(), note="", skipped=0, results_format=2,
 ):  # fmt: skip
     """Writes a cell.
 
     Args:
       folder: of the cell; made.
       accuracy: split -> percent, instead of made-up predictions' (figures only, no scores).
-      changes: method's settings that aren't its own, dots reaching into the parts.
+      changes: settings of the method that differ from the row's, dots reaching into the parts.
       optional: which of "scores", "curve", "interpretation" and "gallery" there are.
       note: what sets the task apart.
-      skipped: images that could not be used.
+      skipped: number of images that could not be used.
+      results_format: of results.json and config.json; 1 is what release 0.1.0 wrote.
     """
     folder.mkdir(parents=True)
-    choices = methods.configure(method, model == "world").unlock()
-    choices.update_from_flattened_dict(dict(changes))
+    changed = "@" + ";".join(f"{key}={value}" for key, value in changes) if changes else ""
+    protocol, heading = protocol_of(splits, dataset)
+    small = model == "world"
+    unfamiliar = small and dataset != "world" and protocol == "few_shot"
+    choice = methods.configure(
+        method + changed, "small" if small else "", unfamiliar_names=unfamiliar
+    )
+    settings = choice.config.to_dict()
     config = {
         "dataset": dataset, "shots": shots, "seed": seed, "model": model, "dtype": "float32",
-        "log_every": 10, "world": {"kind": kind, "rho": rho}, "method": choices.to_dict(),
+        "log_every": 10, "world": {"kind": kind, "rho": rho}, "method": settings,
     }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    prompts = settings.get("prompts", {"templates": 1, "context": 0, "modality": "text"})
+    templates, context = prompts["templates"], prompts["context"]
     where = f"{method}{dict(changes)}{dataset}{kind}{rho}{shots}"
     rng = np.random.default_rng([seed, zlib.crc32(where.encode())])
-    templates = choices.prompts.templates
     skill = SKILL.get(method, 0.2) + 0.05 * np.log2(shots) + 0.02 * np.log2(templates)
     scored = {
         split: predictions(rng, skill - 0.15 * ("new" in split), images, len(classes), templates)
@@ -52,23 +67,80 @@ def write_cell(
     for new in [split for split in splits if split.startswith("new_")]:
         halves = [scored[half + new[4:]]["uncertainty"] for half in ("base_", "new_")]
         summary[f"novelty_{new[4:]}"] = 100 * metrics.novelty_auroc(*halves)
-    changed = "@" + ";".join(f"{key}={value}" for key, value in changes) if changes else ""
-    results = {
-        "splits": figures, "summary": summary, "note": note, "method": method + changed,
-        "skipped": {"count": skipped, "images": []}, "steps": 30 * choices.optimizer.epochs,
-        "trainable_parameters": 2048, "device": "1 x cpu",
-    }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(results, indent=2))
+    epochs = choice.config.optimizer.epochs
+    results = Results(
+        row=choice.record(changes_images=prompts["modality"] == "multimodal"),
+        task=describe(config, protocol, heading, note),
+        splits=split_records(splits),
+        figures=figures,
+        summary=summary,
+        facts={"phrases": prompts["phrases"]} if "phrases" in prompts else {},
+        steps=30 * epochs,
+        trainable_parameters=2048,
+        skipped=[{"file": f"{i}.jpg", "reason": "can't be decoded"} for i in range(skipped)],
+        device="1 x cpu",
+    )
+    content = results.to_json()
+    if results_format == 1:
+        content, config = as_format_1(results), config | {"method": settings_of_format_1(choice)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    (folder / "results.json").write_text(json.dumps(content, indent=2))
     if "scores" in optional:
         arrays = {f"{s}/{key}": a for s, parts in scored.items() for key, a in parts.items()}
         np.savez_compressed(folder / "scores.npz", **arrays)
-    if "curve" in optional and choices.optimizer.epochs:
+    if "curve" in optional and epochs:
         write_curve(folder, rng, figures)
-    if "interpretation" in optional and choices.prompts.context:
-        write_interpretation(folder, rng, templates, choices.prompts.context)
+    if "interpretation" in optional and context:
+        write_interpretation(folder, rng, templates, context)
     if "gallery" in optional:
         write_gallery(folder, rng, scored, classes)
     return folder
+
+
+def protocol_of(splits, dataset):
+    """The protocol of a task with these test splits, and the heading of its tables."""
+    targets = [split for split in splits if split not in SPLITS]
+    if targets:
+        of_imagenet = dataset == "ImageNet"
+        domains = all(t in DOMAINS or of_imagenet and t.startswith("ImageNet") for t in targets)
+        return "transfer", "Domain generalisation" if domains else ""
+    if "test" in splits:
+        return "few_shot", ""
+    return "base_new", "The embedded world" if dataset == "world" else ""
+
+
+def split_records(splits):
+    """What each of a task's test splits is."""
+    parts = {split: SPLITS.get(split, ("target", "")) for split in splits}
+    transfer = any(group == "target" for group, _ in parts.values())
+    under_do = any(condition == "int" for _, condition in parts.values())
+    return {
+        split: SplitRecord(
+            group,
+            condition,
+            headline=group == "target" if transfer else condition == "int" or not under_do,
+        )
+        for split, (group, condition) in parts.items()
+    }
+
+
+def as_format_1(results):
+    """The contents of results.json as release 0.1.0 wrote it."""
+    skipped = {"count": len(results.skipped), "images": results.skipped}
+    return {
+        "splits": results.figures, "summary": results.summary, "note": results.task.note,
+        "method": results.row.name, "skipped": skipped, "steps": results.steps,
+        "trainable_parameters": results.trainable_parameters, "device": results.device,
+    } | results.facts  # fmt: skip
+
+
+def settings_of_format_1(choice):
+    """A method's settings as release 0.1.0 had them: the probe was a modality of prompts."""
+    settings = choice.config.to_dict()
+    if choice.family_name != "linear_probe":
+        return settings
+    prompts = prompt_tuning.SETTINGS["prompts"] | {"modality": "probe"}
+    return settings | prompt_tuning.SETTINGS | {"prompts": prompts}
 
 
 def predictions(rng, skill, images, classes, templates):

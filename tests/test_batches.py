@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdc_jax.tasks import Examples, collection
+from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
-from cdc_jax.tasks.collection import Photographs
 from cdc_jax.tasks.decode import UnreadableImage
+from cdc_jax.tasks.photographs import Photographs
 
 SIZES = [(40, 30), (30, 40), (36, 36), (90, 20), (25, 60), (31, 47), (64, 48)]
 
@@ -70,7 +70,7 @@ def test_evaluation_images_are_pillows(files, examples):
 
 @pytest.mark.parametrize(("limit", "again"), [(2**30, 0), (0, 23)])
 def test_small_splits_are_decoded_once(files, monkeypatch, limit, again):
-    monkeypatch.setattr(collection, "KEPT_BYTES", limit)
+    monkeypatch.setattr("cdc_jax.tasks.photographs.KEPT_BYTES", limit)
     touched = []
 
     def contents(path):

@@ -1,11 +1,14 @@
 """config.json and preprocessor_config.json, against transformers' own reading of them."""
 
 import dataclasses
+import json
 
 import pytest
 import transformers
+from flax import nnx
 from references import clip_reference as reference
 
+from cdc_jax import clip
 from cdc_jax.clip import ClipConfig, Transformer
 
 CONFIG = reference.CONFIGS["patch16"]
@@ -161,3 +164,56 @@ def test_refuses_what_is_not_a_clip(changes, message):
 def test_configs_can_be_varied():
     config = ClipConfig.from_hf(CONFIG)
     assert dataclasses.replace(config, image_size=64).patches == 16
+
+
+# ---- The profile, in a section of its own
+
+
+def with_own(own):
+    return ClipConfig.from_hf(CONFIG | {"cdc_jax": own})
+
+
+def test_a_profile_is_read_and_written():
+    found = with_own({"profile": "small"})
+    assert found.profile == "small"
+    assert found == dataclasses.replace(ClipConfig.from_hf(CONFIG), profile="small")
+    assert found.to_hf()["cdc_jax"] == {"profile": "small"}
+    assert ClipConfig.from_hf(found.to_hf(), found.preprocessor_to_hf()) == found
+
+
+@pytest.mark.parametrize("own", [{}, {"profile": ""}, {"other": 3}])
+def test_no_profile_is_that_of_the_published_sizes(own):
+    assert with_own(own) == ClipConfig.from_hf(CONFIG)
+    assert with_own(own).profile == ClipConfig.from_hf(CONFIG).profile == ""
+    assert "cdc_jax" not in with_own(own).to_hf()
+
+
+def test_transformers_keeps_the_profile(tmp_path):
+    transformers.CLIPConfig(**with_own({"profile": "small"}).to_hf()).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["cdc_jax"] == {"profile": "small"}
+    assert ClipConfig.from_hf(written) == with_own({"profile": "small"})
+
+
+@pytest.mark.parametrize("own", ["small", None, ["small"], 3, {"profile": 3}, {"profile": None}])
+def test_a_profile_that_is_no_string_in_an_object_is_refused(own):
+    with pytest.raises(ValueError) as caught:
+        with_own(own)
+    expected = "cdc_jax in config.json must be an object with the name of a profile, got"
+    assert str(caught.value) == f"{expected} {own!r}"
+
+
+def test_a_saved_clip_keeps_its_profile(tmp_path):
+    for profile in ("small", ""):
+        config = clip.read_config("world")
+        assert config.profile == "small"  # the embedded one's
+        config = dataclasses.replace(
+            config, vision=Transformer(8, 1, 2, 8), text=Transformer(8, 1, 2, 8), profile=profile
+        )
+        tokenizer = clip.Tokenizer.from_pretrained(clip.hub.find("world", weights=False), 77)
+        folder = tmp_path / f"of {profile!r}"
+        clip.save_pretrained(clip.Clip(config, nnx.Rngs(0)), tokenizer, folder)
+        assert clip.read_config(folder) == clip.load(folder)[0].config == config
+        own = {"cdc_jax": {"profile": "small"}} if profile else {}
+        written = json.loads((folder / "config.json").read_text())
+        assert {key: value for key, value in written.items() if key == "cdc_jax"} == own

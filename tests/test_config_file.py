@@ -50,10 +50,10 @@ def test_fewshot_config(get_config):
     changed = get_config("fewshot", "shots=4,seed=2,methods=coop,cdc,cdc.prompts.templates=2")
     assert (changed.shots, changed.seed, changed.methods) == (4, 2, "coop,cdc")
     assert changed.is_locked
-    chosen = methods.configure("cdc", small=True, chosen=changed.cdc)
+    chosen = methods.configure("cdc", "small", changed.cdc).config
     assert chosen.prompts.templates == 2
-    assert chosen.prompts.layers == methods.SMALL["cdc"]["prompts.layers"]
-    assert methods.configure("cdc").prompts.layers == 9
+    assert chosen.prompts.layers == methods.ROWS["cdc"].small["prompts.layers"]
+    assert methods.configure("cdc").config.prompts.layers == 9
 
 
 def test_unknown_method():

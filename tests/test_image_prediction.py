@@ -3,11 +3,13 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import rich.console
 
 from cdc_jax import image_prediction
 from cdc_jax.image_prediction import ImagePrediction, abstention
+from cdc_jax.methods.heads import Prediction
 from cdc_jax.tasks.decode import UnreadableImage
 
 ROW = ImagePrediction(
@@ -21,6 +23,53 @@ ROW = ImagePrediction(
     abstained=True,
 )
 BAD = UnreadableImage("photos/b.jpg", "it is empty")
+
+
+PREDICTION = Prediction(
+    predicted=np.array([1, 0]),
+    probability=np.array([[0.25, 0.5, 0.25], [0.5, 0.125, 0.375]]),
+    uncertainty=np.array([-1.0, -2.0]),
+    conflict=np.array([0.5, 0.25]),
+    template_predicted=np.array([[1, 2], [0, 2]]),
+    template_confidence=np.array([[0.75, 0.5], [0.625, 0.375]]),
+    template_uncertainty=np.array([[-3.0, -4.0], [-5.0, -6.0]]),
+    log_vacuity=np.log([0.125, 0.0625]),
+)
+NAMES = ("ant", "bee", "cat")
+
+
+def test_the_prediction_of_one_image_of_several_gets_its_names():
+    row = image_prediction.of_image("b.jpg", PREDICTION, 1, NAMES, 2)
+    assert row._replace(vacuity=None) == ImagePrediction(
+        image="b.jpg",
+        predicted="ant",
+        probability=(("ant", 0.5), ("cat", 0.375)),
+        uncertainty=-2.0,
+        vacuity=None,
+        conflict=0.25,
+        templates=(("ant", 0.625, -5.0), ("cat", 0.375, -6.0)),
+        abstained=False,
+    )
+    assert row.vacuity == pytest.approx(0.0625)
+
+
+def test_the_class_that_is_predicted_comes_first_where_probabilities_are_equal():
+    alike = PREDICTION._replace(probability=np.full((2, 3), 1 / 3, np.float32))
+    row = image_prediction.of_image("a.jpg", alike, 0, NAMES, top_k=3)
+    assert [name for name, _ in row.probability] == ["bee", "ant", "cat"]
+    assert row.predicted == "bee"
+
+
+def test_a_head_without_opinions_has_no_vacuity():
+    without = PREDICTION._replace(log_vacuity=None)
+    assert image_prediction.of_image("a.jpg", without, 0, NAMES, top_k=1).vacuity is None
+
+
+def test_an_image_is_left_undecided_by_the_rule_that_is_given():
+    rule = abstention("probability:0.6")
+    assert image_prediction.of_image("a.jpg", PREDICTION, 0, NAMES, 1, rule).abstained
+    rule = abstention("probability:0.4")
+    assert not image_prediction.of_image("a.jpg", PREDICTION, 0, NAMES, 1, rule).abstained
 
 
 @pytest.mark.parametrize(
@@ -50,9 +99,9 @@ def test_a_rule_that_is_none_is_refused(rule):
 
 
 def test_a_softmax_head_has_no_vacuity_to_go_by():
-    assert abstention("uncertainty:0.2", evidential=False)(ROW._replace(uncertainty=0.25))
+    assert abstention("uncertainty:0.2", has_opinions=False)(ROW._replace(uncertainty=0.25))
     with pytest.raises(ValueError, match=r"\(probability, uncertainty\).*got 'vacuity:0.5'"):
-        abstention("vacuity:0.5", evidential=False)
+        abstention("vacuity:0.5", has_opinions=False)
 
 
 def shown(rows):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import cdc_jax
-from cdc_jax import adapted, clip, evaluate, methods, prediction, tasks, train
+from cdc_jax import backbone, clip, evaluate, export, inference, methods, prediction, tasks, train
 from cdc_jax.tasks.decode import UnreadableImage
 
 # The vectors of CoOp are trained, those of CDC are its many initial ones, nested and of all kinds.
@@ -32,18 +32,20 @@ def finished(get_config, tmp_path_factory):
     """A run of two methods: its folder, its task, and its scores by method and split."""
     config = get_config("fewshot", SETTINGS)
     workdir, scored = tmp_path_factory.mktemp("run"), []
-    scores = evaluate.Evaluator.scores
 
-    def keeping(self, *arguments):
-        scored.append(scores(self, *arguments))
+    def keeping(*arguments):
+        scored.append(evaluate.evaluate(*arguments))
         return scored[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate.Evaluator, "scores", keeping)
+        patch.setattr(train, "evaluate", keeping)
         train.train_and_evaluate(config, workdir)
-    task = tasks.load(config, 32)
-    pairs = [(method, split) for method in ("cdc", "coop") for split in task.test]
-    return workdir, task, dict(zip(pairs, scored, strict=True))
+    pairs = {
+        (method, split): one.prediction
+        for method, scores in zip(("cdc", "coop"), scored, strict=True)
+        for split, one in scores.items()
+    }
+    return workdir, tasks.load(config, 32), pairs
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +114,13 @@ def test_files_are_predicted_as_their_pixels(finished, photos):
 
 def test_one_program_serves_all_batches(finished, photos, monkeypatch):
     predictor = prediction.load(finished[0] / "coop")
-    traced, clean_view = [], prediction.views.clean_view
+    traced, clean_view = [], inference.views.clean_view
 
     def counting(images, *arguments):
         traced.append(images.shape)
         return clean_view(images, *arguments)
 
-    monkeypatch.setattr(prediction.views, "clean_view", counting)
+    monkeypatch.setattr(inference.views, "clean_view", counting)
     assert len(list(predictor.stream(photos[0], batch_size=2))) == 5
     assert traced == [(2, 32, 32, 3)]
 
@@ -144,19 +146,23 @@ def test_an_image_that_can_not_be_read_stops_or_is_a_row(finished, photos, tmp_p
 
 
 def test_hand_crafted_templates_predict_and_class_specific_ones_know_their_own(photos, tmp_path):
-    model, _ = clip.load("world")
+    world = backbone.load("world")
     names = ["solid gear", "hollow flower"]
-    for method, vectors in {
-        "zero_shot_aspects": {},
-        "linear_probe": {"classifier": np.zeros((1, 2, model.config.embed_width), np.float32)},
-        "coop": {"context": np.zeros((1, 2, 1, 4, model.config.text.width), np.float32)},
+    support = methods.Support(world.encode_texts(names), np.arange(2))
+    for row, trained in {
+        "zero_shot_aspects": {"prompts": {}},
+        "linear_probe": {"classifier": np.zeros((1, 2, world.sizes.embed_width), np.float32)},
+        "coop": {
+            "prompts": {"context": np.zeros((1, 2, 1, 4, world.sizes.text_width), np.float32)}
+        },
     }.items():
-        settings = methods.configure(method, small=True, class_specific=True)
-        described = adapted.describe(
-            vectors, names, "a photo of a {}.", settings, 8.0,
-            "world", model, clip.weights_hash(model),
+        choice = methods.configure(row, "small", unfamiliar_names=True)
+        method = methods.build(choice, world, names, "a photo of a {}.", support)
+        described = export.describe(
+            method, choice.family_name, methods.Learned(trained, {}), "world", world,
+            world.weights_hash(),
         )  # fmt: skip
-        adapted.write(tmp_path / method / "adapted", described)
+        export.write(tmp_path / row / "adapted", described)
     for row in predict(tmp_path / "zero_shot_aspects", photos[0], class_names=["a", "b"]):
         assert len(row.templates) == 4
     for row in predict(tmp_path / "linear_probe", photos[0]):
@@ -191,7 +197,7 @@ def test_a_base_that_was_moved_is_accepted_and_another_refused(finished, photos,
     ("change", "error", "message"),
     [
         ({"base": {"model": "/no/such/clip"}}, FileNotFoundError, "The base of .* was '/no/"),
-        ({"method": {"prompts": {"templates": 2}}}, ValueError, "holds vectors of shapes"),
+        ({"settings": {"prompts": {"templates": 2}}}, ValueError, "holds arrays .* do not fit"),
         ({"preprocessing": {"size": 64}}, ValueError, "images of 64 pixels, .* takes 32"),
     ],
 )  # fmt: skip

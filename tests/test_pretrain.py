@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cdc_jax import clip, pretrain
+from cdc_jax import backbone, clip, pretrain
 
 
 def test_the_shipped_clip_keeps_its_cards_figures():
@@ -45,6 +45,17 @@ def test_pretraining_learns_and_saves_a_clip(config, finished):
     saved = pretrain.zero_shot(*clip.load(workdir / "clip"), seed=config.seed)
     for name in ("background", "colour", "task"):
         assert abs(saved[name] - last[name]) <= 2  # half precision
+
+
+def test_the_clip_that_pretraining_saves_is_small_as_the_shipped_one_is(finished):
+    workdir, _ = finished
+    written = json.loads((workdir / "clip/config.json").read_text())
+    assert written["cdc_jax"] == {"profile": "small"}
+    assert clip.read_config(workdir / "clip").profile == "small"
+    assert clip.read_config("world").profile == "small"
+    assert (
+        backbone.read_settings(workdir / "clip") == backbone.read_settings("world") == (32, "small")
+    )
 
 
 def test_an_interrupted_pretraining_ends_with_the_same_numbers(

@@ -16,8 +16,9 @@ import tokenizers
 import transformers
 from references import clip_reference
 
-from cdc_jax import adapter, methods, prompts
 from cdc_jax import clip as clip_lib
+from cdc_jax import methods
+from cdc_jax.clip.backbone import ClipBackbone
 
 TEMPLATE = "a photo of a {}."
 PHRASES = "a photo of a|the picture with a"
@@ -56,18 +57,18 @@ def clip(stored, tmp_path_factory):
     hf = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, bos_token="<start>", eos_token="<end>"
     )
-    return clip_lib.load(folder)[0], clip_lib.Tokenizer(hf, context_length=24)
+    return ClipBackbone(clip_lib.load(folder)[0], clip_lib.Tokenizer(hf, context_length=24))
 
 
 def learned(stored, prefix):
-    """Tensors in the adapter's layout; PyTorch's Linear keeps (outputs, inputs)."""
+    """Tensors in our layout; PyTorch's Linear keeps (outputs, inputs)."""
     tensors = {"context": stored[f"{prefix}/context"]}
     if f"{prefix}/coupling_weight" in stored:
         tensors["coupling"] = {
             "kernel": stored[f"{prefix}/coupling_weight"].swapaxes(-1, -2),
             "bias": stored[f"{prefix}/coupling_bias"],
         }
-    return tensors
+    return {"prompts": tensors}
 
 
 def assert_close(actual, expected):
@@ -76,27 +77,31 @@ def assert_close(actual, expected):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_equals_the_plain_form(clip, stored, row):
-    model, tokenizer = clip
-    config = methods.configure(row)
-    with config.unlocked():
-        config.update_from_flattened_dict(ROWS[row])
+    config = methods.configure(row).config.unlock()
+    config.update_from_flattened_dict(ROWS[row])
     names = [str(name) for name in stored["names"]]
-    made = adapter.create(config, model, tokenizer, TEMPLATE, names, float(stored["shift"]))
-    classes = made.classes(model, names)
+    method = methods.rebuild("prompt_tuning", config, clip, names, TEMPLATE)
+    fixed = {"head": {"shift": stored["shift"].astype(np.float32)}}
+    classes = method.classes(clip, names)
     views = jnp.asarray(stored["views"] if row == "cdc" else stored["views"][:1])
 
     # Nearly all of the time goes into compiling, of which level 0 does least.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def answers(model, parameters, classes):
-        text = made.text_features(model, parameters, classes)
-        image = prompts.image_features(model, parameters, views)
-        logits = adapter.similarities(model, parameters, image, text)
-        (loss, _), gradients = jax.value_and_grad(made.objective, 1, has_aux=True)(
-            model, parameters, classes, views, stored["labels"], PROGRESS
-        )
-        return {"text": text, "image": image, "logits": logits, "loss": loss}, gradients
+    def answers(clip, trained, classes):
+        learned = methods.Learned(trained, fixed)
+        image = method.image_features(clip, learned, views)
+        forward = method.forward(clip, learned, classes, image)
 
-    found, gradients = answers(model, learned(stored, row), classes)
+        def objective(trained):
+            learned = methods.Learned(trained, fixed)
+            return methods.objective(
+                method, clip, learned, classes, views, stored["labels"], PROGRESS
+            )
+
+        (loss, _), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
+        return forward._asdict() | {"loss": loss}, gradients
+
+    found, gradients = answers(clip, learned(stored, row), classes)
     for name, value in found.items():
         assert_close(value, stored[f"{row}/{name}"])
     jax.tree.map(assert_close, gradients, learned(stored, f"{row}/gradient"))

@@ -1,6 +1,7 @@
 """Reports: tables against hand computation, files that parse, a page that needs nothing else."""
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -14,9 +15,11 @@ from pathlib import Path
 import markdown_it
 import numpy as np
 import pytest
-from synthetic_runs import WORLD_SPLITS, write_cell
+from synthetic_runs import WORLD_SPLITS, protocol_of, split_records, write_cell
 
-from cdc_jax import report
+from cdc_jax import methods, report
+from cdc_jax.records import Results, TaskRecord
+from cdc_jax.report.families import PROTOCOLS
 from cdc_jax.report.table import Value
 
 EVERYTHING = ("scores", "curve", "interpretation", "gallery")
@@ -193,10 +196,10 @@ def test_few_shot_and_transfer_tables(tmp_path):
                 tmp_path / f"few/{dataset}-{shots}/coop", "coop", dataset=dataset, shots=shots,
                 splits=("test",), accuracy={"test": accuracy}, model=VIT_B_16,
             )  # fmt: skip
-    targets = {"ImageNet": 70, "ImageNetV2": 60, "ImageNet-R": 40}
+    known = {"test": 70, "ImageNetV2": 60, "ImageNet-R": 40}
     write_cell(
-        tmp_path / "transfer/coop", "coop", dataset="ImageNet", splits=tuple(targets),
-        accuracy=targets, model=VIT_B_16,
+        tmp_path / "transfer/coop", "coop", dataset="ImageNet", splits=tuple(known),
+        accuracy=known, model=VIT_B_16,
     )  # fmt: skip
     made = report.make([tmp_path], formats=["markdown", "html"])
     assert value(made, "shots", "Average of 2 datasets", "CoOp", "4 shots", None).mean == 64
@@ -227,7 +230,20 @@ def test_variants_of_a_method_make_an_ablation(tmp_path):
     )
     # Other tables show the published variant, by its name.
     assert [row.title for row in table(made, "accuracy").groups[0][1]] == ["CDC"]
-    assert "plots/world-0-by-cdc.svg" in made.files
+    assert "plots/base-new-0-by-cdc.svg" in made.files
+
+
+def test_the_published_variant_is_known_by_the_settings_that_vary(tmp_path):
+    shorter = [("optimizer.epochs", 10)]
+    for templates in (1, 2, 4):
+        changes = shorter + [("prompts.templates", templates)] * (templates != 4)
+        write_cell(tmp_path / f"M{templates}/cdc", changes=changes, images=20)
+    write_cell(tmp_path / "coop", "coop", changes=shorter, images=20)
+    made = report.make([tmp_path], formats=["csv"])
+    (rows,) = [rows for _, rows in table(made, "ablation-cdc").groups]
+    assert [row.mark for row in rows] == ["", "", "reference"]
+    assert [row.title for row in table(made, "accuracy").groups[0][1]] == ["CoOp", "CDC"]
+    assert [row.title for row in table(made, "differences").groups[0][1]] == ["− CoOp"]
 
 
 def test_a_method_that_knows_no_new_classes_has_only_its_own_figures(tmp_path):
@@ -286,8 +302,8 @@ def test_the_share_of_the_oracles_gain(tmp_path):
     for method, accuracy in (("zero_shot", 50), ("coop", 60), ("cdc", 70)):
         known = dict.fromkeys(WORLD_SPLITS, accuracy) | {"base_int": 50}  # without room
         write_cell(tmp_path / method, method, accuracy=known, images=20)
-    results = json.loads((tmp_path / "cdc/results.json").read_text())
-    (tmp_path / "cdc/results.json").write_text(json.dumps(results | {"method": "oracle"}))
+    oracle = dataclasses.asdict(methods.configure("oracle", "small").record(changes_images=False))
+    spoil(tmp_path / "cdc", "results.json", {"row": oracle})
     made = report.make([tmp_path], formats=["csv"])
     assert value(made, "room", "", "room, in points", "new int").mean == pytest.approx(20)
     assert value(made, "room", "", "CoOp", "new int").mean == pytest.approx(50)
@@ -307,6 +323,16 @@ def test_visual_prompts_are_measured_by_an_oracle_that_has_them(tmp_path):
     assert value(made, "room-visual", "", "MaPLe", "new int").mean == pytest.approx(25)
     rows = dict(table(made, "room").groups)[""]
     assert [row.title for row in rows] == ["room, in points", "CoOp"]
+
+
+def test_several_oracles_of_a_kind_make_one_table_of_shares(tmp_path):
+    for method in ("zero_shot", "coop"):
+        write_cell(tmp_path / method, method, images=20)
+    for epochs in (5, 7):
+        changes = [("optimizer.epochs", epochs)]
+        write_cell(tmp_path / f"oracle{epochs}", "oracle", changes=changes, images=20)
+    made = report.make([tmp_path], formats=["csv"])
+    assert [one.name for one in made.tables].count("room") == 1
 
 
 def test_domains_of_several_sources_are_a_table_for_each(tmp_path):
@@ -337,6 +363,49 @@ def test_shares_of_the_gain_are_of_the_seeds_that_all_have(tmp_path):
 
 
 # ---- files
+
+
+def write_all_kinds(folder, results_format):
+    """Cells of all protocols, some of a probe, an oracle, visual prompts and changed settings."""
+
+    def write(name, *args, **more):
+        write_cell(folder / name, *args, images=20, results_format=results_format, **more)
+
+    base = tuple(split for split in WORLD_SPLITS if split.startswith("base"))
+    for kind in ("aligned", "domain_gap"):
+        for method in ("zero_shot", "coop", "maple", "cdc", "oracle", "oracle_visual"):
+            write(f"world-{kind}-{method}", method, kind=kind)
+        write(f"world-{kind}-probe", "linear_probe", kind=kind, splits=base)
+    write("world-two", "cdc", changes=[("prompts.templates", 2)])
+    write("domain", "cdc", splits=(*WORLD_SPLITS, "clean"))
+    write("domain-probe", "linear_probe", splits=(*base, "clean"))
+    write("kinds", "cdc", splits=(*WORLD_SPLITS, "clean", "domain_gap"))
+    for dataset in ("EuroSAT", "UCF101"):
+        halves = {"dataset": dataset, "splits": ("base_test", "new_test"), "note": "other splits"}
+        write(f"{dataset}-base-new", "cdc", **halves, skipped=2)
+        write(f"{dataset}-base-new-coop", "coop", **halves, model=VIT_B_16)
+        few = {"dataset": dataset, "splits": ("test",), "shots": 4}
+        # The embedded CLIP's prompts are class-specific there, and nothing says so.
+        for method in ("coop", "maple", "linear_probe"):
+            write(f"{dataset}-few-{method}", method, **few)
+        shared = [("prompts.class_specific", False)]
+        write(f"{dataset}-few-shared", "coop", **few, changes=shared)
+        write(f"{dataset}-few-published", "linear_probe", **few, model=VIT_B_16)
+    for dataset in ("ImageNet", "Caltech101"):
+        splits = ("test", "ImageNetV2", "ImageNet-R")
+        write(f"{dataset}-transfer", "coop", dataset=dataset, splits=splits, model=VIT_B_16)
+
+
+def test_results_of_format_1_give_the_same_tables(tmp_path):
+    for results_format in (1, 2):
+        write_all_kinds(tmp_path / str(results_format), results_format)
+    found = [json.loads(path.read_text()) for path in (tmp_path / "1").rglob("results.json")]
+    assert found and not any("format" in results for results in found)
+    old, new = (report.make([tmp_path / n], formats=["markdown", "csv"]) for n in ("1", "2"))
+    assert old.files == new.files
+    headings = {one.where.partition(",")[0] for one in new.tables}
+    assert headings == {"The embedded world", "Domain generalisation", *PROTOCOLS.values()}
+    assert {"room", "room-visual", "ablation-cdc"} <= {one.name for one in new.tables}
 
 
 def test_the_same_runs_give_the_same_bytes(everything, tmp_path):
@@ -381,8 +450,8 @@ def test_csv_holds_every_value(two_datasets):
 def hostile_dataset(folder):
     for seed, base in ((1, 60), (2, 62)):
         path = base_new(folder, "x", seed, base, 40, note=HOSTILE)
-        config = json.loads((path / "config.json").read_text())
-        (path / "config.json").write_text(json.dumps(config | {"dataset": HOSTILE}))
+        task = json.loads((path / "results.json").read_text())["task"]
+        spoil(path, "results.json", {"task": task | {"dataset": HOSTILE}})
         base_new(folder, "EuroSAT", seed, 50, 40)
     return report.make([folder])
 
@@ -563,6 +632,9 @@ def spoil(cell, file, change):
     path.write_text(change)
 
 
+TEST = {"group": "all", "condition": "", "headline": True, "images": 3}
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -570,9 +642,9 @@ def spoil(cell, file, change):
         ("results.json", "[1, 2]", "expected a JSON object, got list"),
         ("results.json", '{"accuracy": 0.9}', "lacks method, splits"),
         ("results.json", {"splits": {}}, "at least one test split"),
-        ("results.json", {"splits": {"test": {"images": 3}}}, r"splits\.test\.accuracy must be a"),
+        ("results.json", {"splits": {"test": TEST}}, r"splits\.test\.accuracy must be a"),
         ("config.json", "{", "half-written"),
-        ("config.json", '{"model_type": "clip"}', "lacks dataset, shots"),
+        ("config.json", '{"model_type": "clip"}', "lacks method"),
         ("curve.jsonl", '{"epoch": 1}\n{"epo', "half-written"),
         ("curve.jsonl", '{"step": 1}\n', "without an epoch"),
         ("scores.npz", "no archive", "can't be read"),
@@ -589,6 +661,36 @@ def test_a_broken_file_is_named(tmp_path, file, change, message):
     with pytest.raises(ValueError, match=message) as error:
         report.make([tmp_path / "runs"])
     assert str(cell / file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("results_format", "file", "change", "message"),
+    [
+        (2, "results.json", {"format": 3}, "is of format 3, this release reads 1 and 2"),
+        (2, "results.json", '{"format": 2, "splits": {}}', "lacks row, task, summary"),
+        (2, "results.json", {"row": "cdc"}, "row must be an object, got 'cdc'"),
+        (2, "results.json", {"task": {"dataset": "world aligned"}}, "task lacks protocol, heading"),
+        (2, "results.json", {"splits": ["test"]}, r"splits must be an object, got \['test'\]"),
+        (2, "results.json", {"splits": {"test": 3}}, "test must be an object, got 3"),
+        (2, "results.json", {"splits": {"test": {"images": 3}}}, "test lacks group, condition"),
+        (2, "results.json", {"splits": {"test": TEST | {"group": 1}}}, "test.group must be a text"),
+        (2, "results.json", {"summary": 3}, "summary must be an object, got 3"),
+        (2, "results.json", {"skipped": 3}, "skipped must be a list, got 3"),
+        (2, "results.json", {"steps": "30"}, "steps must be a whole number, got '30'"),
+        (1, "results.json", {"format": 3}, "is of format 3, this release reads 1 and 2"),
+        (1, "results.json", {"splits": {}}, "at least one test split"),
+        (1, "results.json", {"splits": {"test": 3}}, r"splits\.test must be an object, got 3"),
+        (1, "results.json", {"splits": {"test": TEST}}, r"splits\.test\.accuracy must be a number"),
+        (1, "config.json", '{"method": {}}', r"config\.json beside it lacks dataset, shots"),
+    ],
+)
+def test_results_of_another_form_are_refused(tmp_path, results_format, file, change, message):
+    cell = write_cell(tmp_path / "cdc", images=12, results_format=results_format)
+    spoil(cell, file, change)
+    with pytest.raises(ValueError, match=message) as error:
+        report.make([tmp_path])
+    assert str(cell / "results.json") in str(error.value)
+    assert "delete its folder and run it again" in str(error.value)
 
 
 def test_a_gallery_with_opinions_of_another_form_is_refused(tmp_path):
@@ -656,9 +758,24 @@ def test_other_errors_say_what_there_is(two_datasets, tmp_path):
 def test_the_table_of_one_run_shows_every_column_of_every_method(capsys, targets):
     keys = [*(key for key in report.COLUMNS if "test" not in key), *targets]
     summary = {key: 10.0 + i for i, key in enumerate(keys)}
-    result = {"summary": summary, "note": "", "skipped": {"count": 0}}
+    splits = split_records((*WORLD_SPLITS, *targets))
     changed = "maple@optimizer.learning_rate=0.01;prompts.layers=4;views=flip"  # folds
-    report.print_table({"coop": result, "cdc": result, changed: result})
+    results = {
+        name: Results(
+            row=methods.configure(name).record(changes_images=False),
+            task=TaskRecord("world aligned", *protocol_of(splits, "world"), 16, 1, {}),
+            splits=splits,
+            figures={split: {} for split in splits},
+            summary=summary,
+            facts={},
+            steps=30,
+            trainable_parameters=2048,
+            skipped=[],
+            device="1 x cpu",
+        ).to_json()
+        for name in ("coop", "cdc", changed)
+    }
+    report.print_table(results)
     lines = capsys.readouterr().out.splitlines()
     for title in ("CoOp", "CDC", "MaPLe"):
         row = next(line.strip() for line in lines if line.strip().startswith(title))

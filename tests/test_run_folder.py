@@ -12,10 +12,17 @@ from PIL import Image
 
 from cdc_jax import run_folder
 from cdc_jax.evaluate import Scores
+from cdc_jax.methods.heads import Prediction
+from cdc_jax.records import Results, RowRecord, SplitRecord, TaskRecord
 from cdc_jax.tasks import Examples
 
 COUNT, CLASSES, TEMPLATES = 20, 4, 2
 NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    return epath.Path(tmp_path)
 
 
 @pytest.fixture
@@ -26,30 +33,63 @@ def split():
     examples = Examples(grey * np.ones((1, 3, 3, 3), np.uint8), np.arange(COUNT) % 4, NAMES)
     probability = rng.dirichlet(np.ones(CLASSES), COUNT)
     templates = rng.dirichlet(np.ones(CLASSES), (COUNT, TEMPLATES))
-    return examples, Scores(
-        labels=examples.labels, predicted=probability.argmax(-1), probability=probability,
+    prediction = Prediction(
+        predicted=probability.argmax(-1),
+        probability=probability,
         uncertainty=np.arange(COUNT) / COUNT,
-        log_vacuity=np.full(COUNT, np.nan), conflict=np.full(COUNT, 0.5),
+        conflict=np.full(COUNT, 0.5),
         template_predicted=templates.argmax(-1),
-        template_confidence=templates.max(-1), template_uncertainty=1 - templates.max(-1),
-    )  # fmt: skip
+        template_confidence=templates.max(-1),
+        template_uncertainty=1 - templates.max(-1),
+    )
+    return examples, Scores(SplitRecord(), examples.labels, prediction)
+
+
+DEFAULTS = {"views": "shared", "prompts": {"class_specific": False}}
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path):
-    run_folder.claim(tmp_path / "run", {"shots": 1, "method": {"views": "flip"}})
+    first = {"shots": 1, "method": {"views": "flip"}}
+    run_folder.check(tmp_path / "run", first, DEFAULTS)
+    run_folder.claim(tmp_path / "run", first)
     # As long as it has not begun, another may have it: the first may have failed on its data.
-    run_folder.claim(tmp_path / "run", {"shots": 4, "method": {"views": "flip"}})
+    second = {"shots": 4, "method": {"views": "flip"}}
+    run_folder.check(tmp_path / "run", second, DEFAULTS)
+    run_folder.claim(tmp_path / "run", second)
     (tmp_path / "run/checkpoints/3").mkdir(parents=True)
-    run_folder.claim(tmp_path / "run", {"shots": 4, "method": {"views": "flip"}})
-    message = r"\(method.views: 'flip' there, 'clean' now; shots: 4 there, 2 now\)"
+    run_folder.check(tmp_path / "run", second, DEFAULTS)
+    message = (
+        r"run holds a run of another configuration \(method.views: 'flip' there, 'clean' now; "
+        r"shots: 4 there, 2 now\): choose another --workdir, or delete that folder"
+    )
     with pytest.raises(ValueError, match=message):
-        run_folder.claim(tmp_path / "run", {"shots": 2, "method": {"views": "clean"}})
+        run_folder.check(tmp_path / "run", {"shots": 2, "method": {"views": "clean"}}, DEFAULTS)
     # A setting that the run did not know yet had what is the default now.
     newer = {"shots": 4, "method": {"views": "flip", "prompts": {"class_specific": True}}}
     with pytest.raises(ValueError, match=r"\(method.prompts.class_specific: False there, True now"):
-        run_folder.claim(tmp_path / "run", newer)
+        run_folder.check(tmp_path / "run", newer, DEFAULTS)
     newer["method"]["prompts"]["class_specific"] = False
-    run_folder.claim(tmp_path / "run", newer)
+    run_folder.check(tmp_path / "run", newer, DEFAULTS)
+    # A check writes nothing.
+    assert json.loads((tmp_path / "run/config.json").read_text()) == second
+
+
+@pytest.mark.parametrize("begun", ["metrics.jsonl", "results.json", "checkpoints/3"])
+def test_a_run_has_begun_once_it_has_logged_saved_or_ended(tmp_path, begun):
+    run_folder.claim(tmp_path, {"shots": 1, "method": {}})
+    run_folder.check(tmp_path, {"shots": 2, "method": {}}, {})
+    (tmp_path / begun).mkdir(parents=True)
+    with pytest.raises(ValueError, match="shots: 1 there, 2 now"):
+        run_folder.check(tmp_path, {"shots": 2, "method": {}}, {})
+
+
+def test_a_probe_of_an_older_release_had_prompts_and_still_is_the_same_probe(tmp_path):
+    old = {"views": "flip", "prompts": {"modality": "probe", "context": 4}, "loss": {"margin": 0.0}}
+    run_folder.claim(tmp_path, {"shots": 1, "method": old})
+    (tmp_path / "metrics.jsonl").write_text("")
+    run_folder.check(tmp_path, {"shots": 1, "method": {"views": "flip"}}, {"views": "shared"})
+    with pytest.raises(ValueError, match=r"\(method.views: 'flip' there, 'clean' now\)"):
+        run_folder.check(tmp_path, {"shots": 1, "method": {"views": "clean"}}, {"views": "shared"})
 
 
 def test_a_run_keeps_to_its_images(tmp_path):
@@ -76,11 +116,19 @@ def test_lines_after_the_checkpoint_are_cut(tmp_path):
 
 def test_scores_come_back(tmp_path, split):
     _, scores = split
-    run_folder.write_scores(tmp_path, {"base_int": scores, "new_int": scores})
+    probability = scores.prediction.probability
+    vacuity = np.linspace(-3, 0, COUNT)
+    opinions = scores._replace(prediction=scores.prediction._replace(log_vacuity=vacuity))
+    run_folder.write_scores(tmp_path, {"base_int": opinions, "new_int": opinions, "test": scores})
     with np.load(tmp_path / "scores.npz", allow_pickle=False) as stored:
-        assert len(stored.files) == 14
-        np.testing.assert_array_equal(stored["base_int/predicted"], scores.probability.argmax(1))
-        np.testing.assert_array_equal(stored["new_int/confidence"], scores.probability.max(1))
+        assert len(stored.files) == 7 + 7 + 6  # a head without opinions has no vacuity
+        assert "test/log_vacuity" not in stored.files
+        np.testing.assert_array_equal(stored["base_int/labels"], scores.labels)
+        np.testing.assert_array_equal(stored["base_int/predicted"], probability.argmax(1))
+        np.testing.assert_array_equal(stored["base_int/log_vacuity"], vacuity)
+        np.testing.assert_array_equal(stored["new_int/confidence"], probability.max(1))
+        np.testing.assert_array_equal(stored["new_int/uncertainty"], np.arange(COUNT) / COUNT)
+        np.testing.assert_array_equal(stored["test/conflict"], np.full(COUNT, 0.5))
         np.testing.assert_array_equal(stored["new_int/template_predicted"].shape, (COUNT, 2))
     assert [path.name for path in tmp_path.iterdir()] == ["scores.npz"]
 
@@ -95,8 +143,10 @@ def test_the_gallery_shows_both_ends(tmp_path, split):
         for entry, number in zip(chosen, expected, strict=True):
             assert np.asarray(Image.open(tmp_path / entry["file"]))[0, 0, 0] == number
             assert entry["label"] == NAMES[number % 4]
-            assert entry["predicted"] == NAMES[scores.probability[number].argmax()]
-            assert entry["probability"][0][1] == pytest.approx(scores.probability[number].max())
+            probability = scores.prediction.probability[number]
+            assert entry["predicted"] == NAMES[probability.argmax()]
+            assert entry["probability"][0][1] == pytest.approx(probability.max())
+            assert (entry["uncertainty"], entry["conflict"]) == (number / COUNT, 0.5)
             assert len(entry["templates"]) == TEMPLATES
 
 
@@ -127,7 +177,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     message = r"file/run can't be written to \(Not a directory\): choose another --workdir"
     with pytest.raises(OSError, match=message):
-        with run_folder.locked(epath.Path(tmp_path / "file" / "run")):
+        with run_folder.locked(tmp_path / "file" / "run"):
             pass
 
 
@@ -156,13 +206,14 @@ def test_a_folder_in_an_object_store(bucket, split):
     examples, scores = split
     with run_folder.locked(bucket):
         assert (bucket / run_folder.LOCK).read_text().startswith("process ")
-        run_folder.claim(bucket, {"shots": 4})
+        run_folder.check(bucket, {"shots": 4, "method": {}}, {})
+        run_folder.claim(bucket, {"shots": 4, "method": {}})
         run_folder.require_space(bucket, 10**15)
         for step in (2, 4):
             run_folder.append(bucket / "metrics.jsonl", {"step": step})
-        run_folder.claim(bucket, {"shots": 4})
+        run_folder.check(bucket, {"shots": 4, "method": {}}, {})
         with pytest.raises(ValueError, match="shots: 4 there, 2 now"):
-            run_folder.claim(bucket, {"shots": 2})
+            run_folder.check(bucket, {"shots": 2, "method": {}}, {})
         run_folder.cut(bucket / "metrics.jsonl", 3)
         run_folder.write_scores(bucket, {"test": scores})
         run_folder.write_gallery(bucket, {"test": scores}, {"test": examples})
@@ -171,3 +222,110 @@ def test_a_folder_in_an_object_store(bucket, split):
         assert np.array_equal(np.load(file)["test/labels"], examples.labels)
     entries = json.loads((bucket / "gallery.json").read_text())
     assert all((bucket / entry["file"]).exists() for entry in entries)
+
+
+RESULTS = Results(
+    row=RowRecord("cdc@views=flip", "cdc", "CDC, views=flip", "reference", {"views": "flip"}, True),
+    task=TaskRecord("pets", "base_new", "", 4, 1, {"dataset": "pets"}),
+    splits={"base": SplitRecord("base"), "new": SplitRecord("new", "", False)},
+    figures={"base": {"images": 9, "accuracy": 75.0}, "new": {"images": 8, "accuracy": 50.0}},
+    summary={"H_test": 60.0},
+    facts={"phrases": "a photo of a"},
+    steps=12,
+    trainable_parameters=512,
+    skipped=[{"file": "a.jpg", "reason": "it is empty"}],
+    device="1 x cpu",
+)
+
+
+def test_results_come_back_and_are_none_of_a_run_that_is_not_complete(tmp_path):
+    assert run_folder.read_results(tmp_path) is None
+    run_folder.write_json(tmp_path / "results.json", RESULTS.to_json())
+    assert run_folder.read_results(tmp_path) == RESULTS
+    assert json.loads((tmp_path / "results.json").read_text())["format"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 2, "ro', "results.json: half-written or not JSON .*; delete its folder and"),
+        ("[]", "results.json: expected a JSON object, got list"),
+        (
+            json.dumps(RESULTS.to_json() | {"format": 3}),
+            "results.json: is of format 3, this release reads 1 and 2; delete its folder and run",
+        ),
+        (
+            json.dumps(RESULTS.to_json() | {"row": {}}),
+            "results.json: row lacks name, row, title, .*; delete its folder and run it again",
+        ),
+    ],
+)
+def test_results_that_can_not_be_read_are_refused_with_the_remedy(tmp_path, content, message):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        run_folder.read_results(tmp_path)
+
+
+# As release 0.1.0 wrote them, of `cdc@views=flip` on the embedded world.
+CONFIG_1 = {
+    "dataset": "world", "classes": "all", "targets": "", "shots": 16, "seed": 2, "model": "world",
+    "dtype": "float32", "world": {"kind": "task_misaligned", "rho": 0.9, "test_images": 40},
+    "data": {"root": "", "split": ""},
+    "method": {
+        "prompts": {
+            "templates": 4, "phrases": "a photo of a", "pick": False, "context": 4, "layers": 1,
+            "modality": "text", "class_specific": False, "noise": 0.02, "anchors": "",
+            "ensemble": False,
+        },
+        "views": "flip", "train_on": "train",
+        "head": {
+            "name": "evidential", "fusion": "dempster", "template_weight": 1.0, "fused_weight": 1.0,
+            "evidence": "exp", "shift_multiple": 1.0, "centred": False, "learned": False,
+            "kl_weight": 0.01, "uncertainty": "vacuity",
+        },
+        "loss": {
+            "decoupling": "pairwise", "decoupling_weight": 0.1, "margin": 0.0,
+            "consistency": "cosine", "consistency_weight": 2.0,
+        },
+        "optimizer": {
+            "name": "adam", "learning_rate": 0.03, "warmup_rate": 1e-5, "weight_decay": 0.0,
+            "batch_size": 32, "epochs": 40,
+        },
+    },
+}  # fmt: skip
+RESULTS_1 = {
+    "method": "cdc@views=flip",
+    "splits": {name: {"images": 4, "accuracy": 75.0} for name in ("base_iid", "new_iid", "base_int",
+                                                                  "new_int")},
+    "summary": {"H_int": 60.0}, "phrases": "a photo of a", "steps": 40,
+    "trainable_parameters": 2048, "skipped": {"images": []}, "device": "1 x cpu",
+}  # fmt: skip
+
+
+def test_results_of_format_1_say_in_records_what_their_names_said(tmp_path):
+    run_folder.write_json(tmp_path / "config.json", CONFIG_1)
+    run_folder.write_json(tmp_path / "results.json", RESULTS_1)
+    found = run_folder.read_results(tmp_path)
+    assert found.row == RowRecord(
+        "cdc@views=flip", "cdc", "CDC, views=flip", "reference", {"views": "flip"}, False
+    )
+    assert (found.task.dataset, found.task.protocol) == ("world task_misaligned", "base_new")
+    assert (found.task.shots, found.task.seed) == (16, 2)
+    assert found.splits == {
+        "base_iid": SplitRecord("base", "iid", False),
+        "new_iid": SplitRecord("new", "iid", False),
+        "base_int": SplitRecord("base", "int", True),
+        "new_int": SplitRecord("new", "int", True),
+    }
+    assert found.figures == RESULTS_1["splits"]
+    assert (found.summary, found.facts) == ({"H_int": 60.0}, {"phrases": "a photo of a"})
+    assert (found.steps, found.trainable_parameters, found.device) == (40, 2048, "1 x cpu")
+
+
+def test_results_of_format_1_that_lack_something_are_refused(tmp_path):
+    run_folder.write_json(tmp_path / "config.json", CONFIG_1)
+    lacking = {key: value for key, value in RESULTS_1.items() if key not in ("steps", "device")}
+    run_folder.write_json(tmp_path / "results.json", lacking)
+    message = "results.json lacks steps, device, so it is not a whole run's; delete its folder"
+    with pytest.raises(ValueError, match=message):
+        run_folder.read_results(tmp_path)

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cdc_jax import tasks
-from cdc_jax.tasks import catalog, coop, own, prepared, sources, splits
+from cdc_jax.tasks import catalog, class_folders, coop_splits, sources, splits, tfds_records
 
 # ---- files to work with
 
@@ -25,7 +25,7 @@ def picture(path, seed=0, size=(24, 20)):
     return path
 
 
-def class_folders(root, counts, suffix=".png"):
+def make_class_folders(root, counts, suffix=".png"):
     for name, count in counts.items():
         for i in range(count):
             picture(root / name / f"{i}{suffix}", seed=i)
@@ -35,7 +35,7 @@ def class_folders(root, counts, suffix=".png"):
 @pytest.fixture
 def photos(tmp_path):
     """Three classes of ten images."""
-    return class_folders(tmp_path / "photos", {"cat": 10, "dog": 10, "newt": 10})
+    return make_class_folders(tmp_path / "photos", {"cat": 10, "dog": 10, "newt": 10})
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_base_and_new(photos, config):
 
 def test_folders_of_parts(tmp_path, config):
     for part, count in (("train", 3), ("val", 1), ("test", 2)):
-        class_folders(tmp_path / "p" / part, {"a": count, "b": count})
+        make_class_folders(tmp_path / "p" / part, {"a": count, "b": count})
     task = tasks.load(config(data__root=str(tmp_path / "p")), 16)
     assert task.class_names == ("a", "b")
     assert task.test["test"].files == ("test/a/0.png", "test/a/1.png", "test/b/0.png",
@@ -325,7 +325,7 @@ def test_every_dataset_says_what_is_missing(tmp_path):
     assert len(catalog.PUBLISHED) == 15
     for name, published in catalog.PUBLISHED.items():
         with pytest.raises(FileNotFoundError) as error:
-            coop.read(name, tmp_path)
+            coop_splits.read(name, tmp_path)
         message = str(error.value)
         assert str(tmp_path / published.folder) in message and "\n" not in message
         assert published.size in message and published.publisher in message
@@ -361,18 +361,18 @@ def test_a_published_split(tmp_path, config):
     names = [f"land {k}" for k in range(10)]
     write(root / "split_zhou_EuroSAT.json", split_of(names))
     with pytest.raises(FileNotFoundError, match="EuroSAT is expected in .*eurosat/2750"):
-        coop.read("EuroSAT", tmp_path)
+        coop_splits.read("EuroSAT", tmp_path)
     for entries in split_of(names).values():
         for path, label, _ in entries:
             picture(root / "2750" / path, label)
     eurosat = config(dataset="EuroSAT", data__root=str(tmp_path), shots=16)
     task = tasks.load(eurosat, 16)
-    assert task.class_names == tuple(names) and task.note == ""
+    assert task.class_names == tuple(names) and task.record.note == ""
     assert task.template == "a centered satellite photo of {}."
     assert len(task.train) == 30  # all there are, as in the protocol
     pets = write(tmp_path / "other.json", split_of(["cat", "dog"]))
     with pytest.raises(ValueError, match="EuroSAT has 10 classes, .*other.json lists 2: is it ano"):
-        coop.read("EuroSAT", tmp_path, str(pets))
+        coop_splits.read("EuroSAT", tmp_path, str(pets))
     strange = write(
         tmp_path / "x.json", json.loads(json.dumps(split_of(names)).replace("/t", "/u"))
     )
@@ -384,7 +384,7 @@ def test_a_published_split(tmp_path, config):
         )
     (root / "split_zhou_EuroSAT.json").unlink()
     with pytest.raises(FileNotFoundError, match="EuroSAT needs CoOp's split file .* data.split"):
-        coop.read("EuroSAT", tmp_path)
+        coop_splits.read("EuroSAT", tmp_path)
 
 
 def test_fgvc_text_files(tmp_path, monkeypatch):
@@ -394,12 +394,12 @@ def test_fgvc_text_files(tmp_path, monkeypatch):
     write(folder / "variants.txt", "Boeing 717\nA300\n")
     for part, text in (("train", "1 A300\n2 Boeing 717\n"), ("val", ""), ("test", "3 A300\n")):
         write(folder / f"images_variant_{part}.txt", text)
-    split = coop.read("FGVCAircraft", tmp_path).split
+    split = coop_splits.read("FGVCAircraft", tmp_path).split
     assert split.class_names == ("Boeing 717", "A300")
     assert split.train == (("1.jpg", 1), ("2.jpg", 0)) and split.test == (("3.jpg", 1),)
     write(folder / "images_variant_val.txt", "4 A310\n")
     with pytest.raises(ValueError, match="images_variant_val.txt: '4 A310' names no class of"):
-        coop.read("FGVCAircraft", tmp_path)
+        coop_splits.read("FGVCAircraft", tmp_path)
 
 
 def shrink(monkeypatch, name, classes):
@@ -425,21 +425,21 @@ def test_imagenet_and_its_variants(tmp_path, monkeypatch, config):
     v2 = tmp_path / "imagenetv2/imagenetv2-matched-frequency-format-val"
     for label in (0, 1, 2):
         picture(v2 / str(label) / "x.jpeg")
-    split = coop.read("ImageNetV2", tmp_path).split
+    split = coop_splits.read("ImageNetV2", tmp_path).split
     assert split.test == (("0/x.jpeg", 0), ("1/x.jpeg", 1), ("2/x.jpeg", 2)) and not split.train
 
     adversarial = tmp_path / "imagenet-adversarial/imagenet-a"
     for wnid in ("n03", "n02"):
         picture(adversarial / wnid / "y.jpg")
     write(adversarial / "README.txt", "not a class")
-    split = coop.read("ImageNet-A", tmp_path).split
+    split = coop_splits.read("ImageNet-A", tmp_path).split
     assert split.class_names == ("maillot", "crane")
     assert split.test == (("n02/y.jpg", 0), ("n03/y.jpg", 1))
     with pytest.raises(ValueError, match="the set is a test set"):
         tasks.load(config(dataset="ImageNet-A", data__root=str(tmp_path)), 16)
     write(tmp_path / "imagenet/classnames.txt", "n01 crane\nn01 maillot\n")
     with pytest.raises(ValueError, match="'n01 maillot' must be a new WordNet id"):
-        coop.read("ImageNetV2", tmp_path)
+        coop_splits.read("ImageNetV2", tmp_path)
 
 
 # ---- TFDS
@@ -463,12 +463,12 @@ def test_protocol_names_of_tfds_datasets(tmp_path):
         entry = catalog.PUBLISHED[name].tfds
         names = tfds.builder(entry.name, data_dir=tmp_path).info.features["label"].names
         records = {
-            f"{split}/{wanted}/{i}": prepared._Record(split, i, wanted)
+            f"{split}/{wanted}/{i}": tfds_records._Record(split, i, wanted)
             for split in filter(None, entry.splits)
             for wanted in names
             for i in range(2)
         }
-        split = prepared._own_split(name, entry, records, names, tmp_path)
+        split = tfds_records._own_split(name, entry, records, names, tmp_path)
         assert split.class_names[: len(expected)] == expected
         assert len(split.class_names) == catalog.PUBLISHED[name].classes
         assert name not in inside or inside[name] in split.class_names
@@ -527,7 +527,7 @@ def test_tfds_without_tensorflow(eurosat, config):
     assert task.class_names[::3] == (
         "Annual Crop Land", "Highway or Road", "Permanent Crop Land", "Sea or Lake"
     )  # fmt: skip
-    assert task.note == prepared.OTHER_SPLITS == "not CoOp's splits"
+    assert task.record.note == tfds_records.OTHER_SPLITS == "not CoOp's splits"
     assert len(task.train) == 20 and task.train.files[0].startswith("AnnualCrop/AnnualCrop_")
     for examples in (task.train, *task.test.values()):
         for image, label in zip(examples.images[:], examples.labels, strict=True):
@@ -545,7 +545,7 @@ def test_tfds_matched_to_a_split(eurosat, config, tmp_path):
         dataset="EuroSAT", data__root=str(eurosat), data__format="tfds", data__split=str(file)
     )
     task = tasks.load(changed, 8)
-    assert task.note == "" and task.class_names == tuple(f"name {k}" for k in range(10))
+    assert task.record.note == "" and task.class_names == tuple(f"name {k}" for k in range(10))
     assert {k: [tuple(v) for v in lists[k]] for k in lists} == task.items()
     for image, label in zip(task.test["test"].images[:], task.test["test"].labels, strict=True):
         assert np.abs(image.mean((0, 1)) - COLOURS[label]).max() < 6
@@ -626,5 +626,5 @@ def test_the_world_needs_no_data(get_config):
 
 
 def test_documented_defaults():
-    for key in own.DEFAULTS:
-        assert key in own.__doc__
+    for key in class_folders.DEFAULTS:
+        assert key in class_folders.__doc__

@@ -92,7 +92,7 @@ def test_the_studies_of_the_ablation_are_methods(get_config, study):
     names = config.methods.split(",")
     assert len(set(names)) == len(names) >= 6
     for name in names:
-        methods.configure(name, small=True)
+        methods.configure(name, "small")
 
 
 def test_an_unknown_study_is_refused(get_config):

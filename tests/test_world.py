@@ -245,7 +245,7 @@ def test_the_task_has_the_promised_splits(kind, get_config):
             examples = task.test[f"{half}_{split}"]
             assert examples.class_names == halves[half]
             assert (np.bincount(examples.labels, minlength=12) >= 40).all()
-    oracle = task.training_set("oracle")()
+    oracle = task.training_set("oracle")
     assert oracle.class_names == task.class_names
     assert (np.bincount(oracle.labels) == 200).all()
     images = [e.images for e in (task.train, task.val, *task.test.values(), oracle)]
@@ -254,7 +254,7 @@ def test_the_task_has_the_promised_splits(kind, get_config):
 
 def splits(task):
     """All that a task offers, by name."""
-    return {name: task.training_set(name)() for name in ("train", *task.others)} | {
+    return {name: task.training_set(name) for name in ("train", *task.others)} | {
         "val": task.val, **task.test,
     }  # fmt: skip
 
@@ -278,7 +278,7 @@ def test_the_aligned_task_is_what_it_was():
     # Mean grey levels of its first version: a digest would differ wherever a sine's last bit does.
     task = tasks.load(world_config(**SMALL))
     assert task.class_names[:3] == ("striped bolt", "solid flag", "striped flag")
-    assert task.training_set("train")().images.mean() == pytest.approx(139.196, abs=0.02)
+    assert task.training_set("train").images.mean() == pytest.approx(139.196, abs=0.02)
     assert task.val.images.mean() == pytest.approx(128.013, abs=0.02)
     means = {
         "base_iid": 136.307, "base_int": 137.884, "base_rev": 131.787, "base_style": 175.424,
@@ -353,7 +353,7 @@ def test_the_embedded_clip_has_room(kind, monkeypatch):
         view = clean_view(examples.images, clip.config.mean, clip.config.std)
         return np.asarray(encode(view), np.float64)
 
-    test, oracle = task.test["base_int"], task.training_set("oracle")()
+    test, oracle = task.test["base_int"], task.training_set("oracle")
     texts = tokenizer([task.template.format(name) for name in task.class_names])
     known = features(test)
     zero_shot = (known @ np.asarray(clip.encode_text(texts)).T).argmax(1) == test.labels
@@ -389,7 +389,7 @@ def test_redrawn_scenes_keep_what_the_label_is_about(monkeypatch):
     )  # fmt: skip
     task = tasks.load(world_config(**SMALL))
     train = next(scenes for scenes in drawn if len(scenes["shape"]) == len(task.train))
-    labels = task.training_set("redrawn")().labels
+    labels = task.training_set("redrawn").labels
     assert np.array_equal(labels, np.tile(task.train.labels, fewshot.REDRAWN))
     for name, values in drawn[-1].items():
         same = values.reshape(fewshot.REDRAWN, len(task.train)) == train[name]
@@ -410,10 +410,10 @@ def test_training_sets_are_drawn_when_asked_for(monkeypatch):
     monkeypatch.setattr(render, "render", count)
     task = tasks.load(world_config(**SMALL))
     assert sum(drawn) == 12 * (2 + 2 + 8 * 3)
-    assert task.training_set("train")() is task.train
+    assert task.training_set("train") is task.train
     assert sum(drawn) == 12 * (2 + 2 + 8 * 3)
-    assert len(task.training_set("oracle")()) == drawn[-1] == 12 * fewshot.PLENTY
-    assert len(task.training_set("redrawn")()) == drawn[-1] == 12 * 2 * fewshot.REDRAWN
+    assert len(task.training_set("oracle")) == drawn[-1] == 12 * fewshot.PLENTY
+    assert len(task.training_set("redrawn")) == drawn[-1] == 12 * 2 * fewshot.REDRAWN
     with pytest.raises(ValueError, match="no training set 'orakel': it has train, oracle, redrawn"):
         task.training_set("orakel")
 

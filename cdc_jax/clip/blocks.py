@@ -164,16 +164,21 @@ def stack(sizes: Transformer, rngs: nnx.Rngs) -> Block:
     return blocks(rngs)
 
 
-def scan(blocks: Block, x: Array, prompts: Array, start: int, mask=None, prefix=None):
-    """Runs all blocks, replacing the tokens from `start` by the prompts of layers 1, 2, ...
+def scan(blocks: Block, x: Array, prompts: Array, start: int, mask=None, prefix=None, at=None):
+    """Runs all blocks, replacing the tokens from `start` by prompts before some of them.
 
-    Returns the tokens, and every layer's keys and values, stacked.
+    Row 0 of the prompts is in `x` already. Row j enters before block `at[j]`, which is j unless
+    given. Returns the tokens, and every layer's keys and values, stacked.
     """
-    depth, layers = blocks.qkv.kernel.shape[0], prompts.shape[0]
-    if layers > depth:
-        raise ValueError(f"prompts of {layers} layers need as many blocks, the tower has {depth}")
-    padded = jnp.concatenate([prompts, jnp.zeros((depth - layers, *prompts.shape[1:]))])
-    replaced = (np.arange(depth) > 0) & (np.arange(depth) < layers)
+    depth = blocks.qkv.kernel.shape[0]
+    at = tuple(range(len(prompts))) if at is None else tuple(at)
+    if len(at) != len(prompts) or at[0] != 0 or list(at) != sorted(set(at)) or at[-1] >= depth:
+        raise ValueError(
+            f"prompts of {len(prompts)} layers need as many rising blocks from 0 on, the tower has "
+            f"{depth}, got {at}"
+        )
+    padded = jnp.zeros((depth, *prompts.shape[1:]), prompts.dtype).at[np.array(at)].set(prompts)
+    replaced = np.isin(np.arange(depth), at[1:])
 
     def layer(x, inputs):
         block, prompt, replace, prefix = inputs

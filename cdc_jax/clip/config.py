@@ -20,6 +20,7 @@ _VISION_DEFAULTS: dict[str, Any] = {
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of pixels in [0, 1]
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _BICUBIC = 3  # Pillow's number
+_OWN = "cdc_jax"  # section of config.json; transformers keeps what it does not know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class ClipConfig:
     eot_id: int  # 2 is the legacy value that means: the largest id of the sequence
     mean: tuple[float, float, float] = _MEAN  # images are normalised by these
     std: tuple[float, float, float] = _STD
+    profile: str = ""  # training settings that suit its size, see `methods.rows.Row`
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -101,6 +103,7 @@ class ClipConfig:
             eot_id=text["eos_token_id"],
             mean=mean,
             std=std,
+            profile=_profile(config.get(_OWN, {})),
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -120,7 +123,8 @@ class ClipConfig:
             "patch_size": self.patch_size,
             "projection_dim": self.embed_width,
         }
-        return {
+        own = {_OWN: {"profile": self.profile}} if self.profile else {}
+        return own | {
             "architectures": ["CLIPModel"],
             "model_type": "clip",
             "projection_dim": self.embed_width,
@@ -153,6 +157,15 @@ def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     if section is None:
         section = config.get(name) or {}
     return {key: value for key, value in section.items() if value is not None}
+
+
+def _profile(own: Any) -> str:
+    profile = own.get("profile", "") if isinstance(own, Mapping) else None
+    if not isinstance(profile, str):
+        raise ValueError(
+            f"{_OWN} in config.json must be an object with the name of a profile, got {own!r}"
+        )
+    return profile
 
 
 def _normalisation(settings: Mapping[str, Any], image_size: int) -> tuple[Any, Any]:

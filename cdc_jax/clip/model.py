@@ -11,6 +11,7 @@ all classes of a template share, run once (`TextTower.prefix`): the names then a
 prefix's keys and values (`TextTower.names`).
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -24,9 +25,9 @@ from cdc_jax.clip.blocks import LayerNorm, Prefix, project, scan, stack
 from cdc_jax.clip.config import ClipConfig
 
 
-def normalize(features: Float[Array, "*b width"]) -> Float[Array, "*b width"]:
+def normalize(features: Float[Array | np.ndarray, "*b width"]) -> Float[Array, "*b width"]:
     """Divides by the Euclidean norm, in float32."""
-    features = features.astype(jnp.float32)
+    features = jnp.asarray(features, jnp.float32)
     return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
 
 
@@ -50,6 +51,7 @@ class VisionTower(nnx.Module):
         self,
         pixels: Float[Array, "batch rows columns 3"],
         prompts: Float[Array, "layers prompt width"] | None = None,
+        at: Sequence[int] | None = None,
     ) -> Float[Array, "batch tokens width"]:
         """The last block's output: class token, patches (row by row), prompts.
 
@@ -57,6 +59,7 @@ class VisionTower(nnx.Module):
           pixels: images normalised by the model's mean and standard deviation.
           prompts: visual prompts, which stand after the patches and have no position; those of
             the first layer join before the pre-layer-norm.
+          at: the block that each row of the prompts enters; None is 0, 1, 2, …
 
         Raises:
           ValueError: images of another size than the model's.
@@ -75,15 +78,16 @@ class VisionTower(nnx.Module):
         x = jnp.concatenate([first, x], 1) + self.position_embedding[...].astype(x.dtype)
         prompt = jnp.broadcast_to(prompts[0], (batch, *prompts.shape[1:]))
         x = self.pre_norm(jnp.concatenate([x, prompt], 1))
-        return scan(self.blocks, x, prompts, start=1 + grid**2)[0]
+        return scan(self.blocks, x, prompts, start=1 + grid**2, at=at)[0]
 
     def __call__(
         self,
         pixels: Float[Array, "batch rows columns 3"],
         prompts: Float[Array, "layers prompt width"] | None = None,
+        at: Sequence[int] | None = None,
     ) -> Float[Array, "batch embed"]:
         """Image features before normalisation; arguments as `tokens`."""
-        pooled = self.post_norm(self.tokens(pixels, prompts)[:, 0])
+        pooled = self.post_norm(self.tokens(pixels, prompts, at)[:, 0])
         return project(pooled, self.projection[...])
 
 
@@ -100,25 +104,30 @@ class TextTower(nnx.Module):
         self.final_norm = LayerNorm(width, config.text.epsilon)
         self.projection = normal((width, config.embed_width), width**-0.5)
 
-    def embed(self, token_ids: Int[Array, "*b tokens"]) -> Float[Array, "*b tokens width"]:
+    def embed(
+        self, token_ids: Int[Array | np.ndarray, "*b tokens"]
+    ) -> Float[Array, "*b tokens width"]:
         """Token embeddings, without positions, in float32."""
         return self.token_embedding[...][token_ids].astype(jnp.float32)
 
     def __call__(
         self,
-        token_ids: Int[Array, "texts tokens"],
+        token_ids: Int[Array | np.ndarray, "texts tokens"],
         prompts: Float[Array, "layers prompt width"] | None = None,
+        at: Sequence[int] | None = None,
     ) -> Float[Array, "texts embed"]:
         """Text features before normalisation, by the plain full-length forward pass.
 
         Args:
           token_ids: start-of-text, words, end-of-text, padding; at most the context length.
           prompts: take the places after start-of-text, whatever token stands there.
+          at: the block that each row of the prompts enters; None is 0, 1, 2, …
         """
         if prompts is None:
             prompts = jnp.zeros((1, 0, self.token_embedding.shape[1]))
         x = self.embed(token_ids).at[..., 1 : 1 + prompts.shape[1], :].set(prompts[0])
-        x, _ = scan(self.blocks, self._placed(x, 0), prompts, 1, mask=_causal(x.shape[-2]))
+        mask = _causal(x.shape[-2])
+        x, _ = scan(self.blocks, self._placed(x, 0), prompts, 1, mask=mask, at=at)
         return self._pool(x, token_ids)
 
     def prefix(
@@ -126,6 +135,7 @@ class TextTower(nnx.Module):
         start_id: int,
         prompts: Float[Array, "layers prompt width"],
         words: Float[Array, "words width"],
+        at: Sequence[int] | None = None,
     ) -> Prefix:
         """What every class name of one template attends to: start-of-text, prompt, fixed words.
 
@@ -133,18 +143,19 @@ class TextTower(nnx.Module):
           start_id: id of the start-of-text token.
           prompts: the template's learned vectors.
           words: embeddings of the fixed words between the prompt and the name; may be empty.
+          at: the block that each row of the prompts enters; None is 0, 1, 2, …
 
         Returns:
           Keys and values of every layer, (depth, heads, tokens, head width).
         """
         start = self.embed(jnp.array([start_id]))
         x = self._placed(jnp.concatenate([start, prompts[0], words]), 0)
-        return scan(self.blocks, x, prompts, start=1, mask=_causal(len(x)))[1]
+        return scan(self.blocks, x, prompts, start=1, mask=_causal(len(x)), at=at)[1]
 
     def names(
         self,
         prefix: Prefix,
-        token_ids: Int[Array, "classes tokens"],
+        token_ids: Int[Array | np.ndarray, "classes tokens"],
         chunk: int = 1,
         chunks: int = 0,
     ) -> Float[Array, "classes embed"]:
@@ -194,13 +205,13 @@ class TextTower(nnx.Module):
             )
         return x + self.position_embedding[...][first : first + tokens].astype(x.dtype)
 
-    def _pool(self, x: Array, token_ids: Array) -> Array:
+    def _pool(self, x: Array, token_ids: Array | np.ndarray) -> Array:
         end = eot_positions(token_ids, self.eot_id)
         pooled = jnp.take_along_axis(x, end[..., None, None], -2)[..., 0, :]
         return project(self.final_norm(pooled), self.projection[...])
 
 
-def eot_positions(token_ids: Int[Array, "*b tokens"], eot_id: int) -> Int[Array, "*b"]:
+def eot_positions(token_ids: Int[Array | np.ndarray, "*b tokens"], eot_id: int) -> Int[Array, "*b"]:
     """Where each text ends: the first `eot_id`, or the largest id if that is the legacy 2.
 
     Configurations written by old releases of transformers say `eos_token_id` 2 whatever the
@@ -245,7 +256,7 @@ class Clip(nnx.Module):
 
     @partial(jax.jit, static_argnames="normalize")
     def encode_text(
-        self, token_ids: Int[Array, "texts tokens"], normalize: bool = True
+        self, token_ids: Int[Array | np.ndarray, "texts tokens"], normalize: bool = True
     ) -> Float[Array, "texts embed"]:
         """Text features of token ids, from `Tokenizer.__call__`."""
         return _finish(self.text(jnp.asarray(token_ids)), normalize)

@@ -38,8 +38,8 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Toke
     graph, state = nnx.split(nnx.eval_shape(lambda: Clip(config, nnx.Rngs(0))))
     shapes = {path: leaf.shape for path, leaf in _flat(state).items()}
     tensors = weights.read(hub.weights_files(folder))
-    parameters = weights.from_hf(tensors, shapes, dtype)
-    arrays = {path: jnp.asarray(value) for path, value in parameters.items()}
+    read = weights.from_hf(tensors, shapes, dtype)
+    arrays = {path: jnp.asarray(value) for path, value in read.items()}
     nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
     return nnx.merge(graph, state), tokenizer
 
@@ -69,9 +69,8 @@ def save_pretrained(clip: Clip, tokenizer: Tokenizer, path: str | Path, dtype: A
     _check_vocabulary(clip.config, tokenizer)
     folder = Path(path).expanduser()
     dtype = jnp.dtype(clip.text.projection.dtype if dtype is None else dtype)
-    parameters = {
-        name: weights.cast(name, value, dtype) for name, value in _parameters(clip).items()
-    }
+    arrays = jax.device_get(parameters(clip))
+    cast = {name: weights.cast(name, value, dtype) for name, value in arrays.items()}
     _make_room(folder)
     tokenizer.save(folder)
     for name, contents in {
@@ -79,22 +78,23 @@ def save_pretrained(clip: Clip, tokenizer: Tokenizer, path: str | Path, dtype: A
         "preprocessor_config.json": clip.config.preprocessor_to_hf(),
     }.items():
         (folder / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-    tensors = {name: np.asarray(x, order="C") for name, x in weights.to_hf(parameters).items()}
+    tensors = {name: np.asarray(x, order="C") for name, x in weights.to_hf(cast).items()}
     # save_file would make a file that only its owner may read.
     (folder / _FILE).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def weights_hash(clip: Clip) -> str:
     """SHA-256 of a model's weights: their names, dtypes, shapes and bytes, in hexadecimal."""
-    return weights.digest(_parameters(clip))
+    return weights.digest(jax.device_get(parameters(clip)))
+
+
+def parameters(clip: Clip) -> dict[str, jax.Array]:
+    """A model's weights by name, parts joined by dots."""
+    return _flat(nnx.state(clip, nnx.Param))
 
 
 def _flat(state: Any) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(nnx.to_pure_dict(state), sep=".")
-
-
-def _parameters(clip: Clip) -> dict[str, np.ndarray]:
-    return jax.device_get(_flat(nnx.state(clip, nnx.Param)))
 
 
 def _config(folder: Path) -> ClipConfig:

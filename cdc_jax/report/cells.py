@@ -9,19 +9,18 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from flax.traverse_util import flatten_dict
 
-from cdc_jax import methods
+from cdc_jax import older_formats, run_folder
+from cdc_jax.methods import rows
+from cdc_jax.records import SplitRecord
 
-# How a run was executed, not what was run.
-_EXECUTION = {"log_every", "checkpoint_every", "curve_every", "evaluation_batch_size", "progress"}
-_PLACES = ("data.root", "data.on_error", "data.allow_fewer")
-_AXES = {"dataset", "world.kind", "shots", "seed"}
 _FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
 _SCORES = ("labels", "predicted", "confidence", "uncertainty")
@@ -34,12 +33,17 @@ class Cell:
     Attributes:
       name: where it lies below the folder that was searched.
       folder: the same as a path that opens.
-      protocol: "world", "base_new", "few_shot" or "transfer", by the names of the test splits.
+      protocol: see `records.TaskRecord`.
+      heading: see there.
       dataset: with the kind of task where it is the world.
       others: the remaining settings that its task depends on, as (key, value) sorted by key.
-      method: name of the method; without the settings that a name like `cdc@views=flip` changes.
+      method: the row, without the settings that a name like `cdc@views=flip` changes.
+      role: see `records.RowRecord`.
+      changes: see `records.RowRecord`.
+      changes_images: see `records.RowRecord`.
       choices: the method's own settings, keys joined by dots.
-      splits: split -> figures of `evaluate.summarize`; for `new_*` splits the `novelty` as well.
+      records: split -> what it is.
+      splits: split -> figures of `evaluate.summarize`; for new classes the `novelty` as well.
       about: steps, trainable_parameters and device.
       note: what sets the task apart from the published one, or nothing.
     """
@@ -47,15 +51,34 @@ class Cell:
     name: str
     folder: Path
     protocol: str
+    heading: str
     dataset: str
     shots: int
     seed: int
     others: tuple[tuple[str, Any], ...]
     method: str
+    role: str
+    changes: Mapping[str, Any]
+    changes_images: bool
     choices: Mapping[str, Any]
+    records: Mapping[str, SplitRecord]
     splits: Mapping[str, Mapping[str, Any]]
     about: Mapping[str, Any]
     note: str
+
+    def where(self, *groups: str) -> list[str]:
+        """The splits of some groups of classes, in order."""
+        return [name for name, record in self.records.items() if record.group in groups]
+
+    @property
+    def headline(self) -> list[str]:
+        """The splits that stand for all."""
+        return [name for name, record in self.records.items() if record.headline]
+
+    @property
+    def conditions(self) -> list[str]:
+        """The conditions under which base classes were tested, in order; "" where there is one."""
+        return list(dict.fromkeys(self.records[name].condition for name in self.where("base")))
 
 
 def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str]]:
@@ -96,50 +119,49 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str
 
 def read(folder: Path, name: str) -> Cell:
     """Reads and checks one cell, see `find`."""
-    config, results = folder / "config.json", folder / "results.json"
+    config, path = folder / "config.json", folder / "results.json"
     if not config.exists():
-        raise ValueError(f"{results}: no config.json beside it, so not a run's; move it elsewhere")
-    settings, found = read_json(config), read_json(results)
-    for path, content, keys in (
-        (config, settings, ("dataset", "shots", "seed", "model", "method")),
-        (results, found, ("method", "splits", "steps", "trainable_parameters", "device")),
-    ):
-        missing = [key for key in keys if key not in content]
-        if missing:
-            raise ValueError(
-                f"{path}: lacks {', '.join(missing)}, so not a whole run's; delete its folder and "
-                "run it again, or move it elsewhere"
-            )
-    _check_splits(results, found["splits"])
-    world = settings["dataset"] == "world"
-    others = {key: value for key, value in settings.items() if key != "method"}
-    # The world has both halves of its classes, whatever `classes` says; others have no world. Where
-    # a dataset lies does not matter; one's own folder is named by it.
-    ignored = ("data.", "classes") if world else (*_PLACES, "world.")
-    dataset = f"world {settings['world']['kind']}" if world else settings["dataset"]
-    if dataset == "folder" and (root := settings["data"]["root"]):
-        dataset = f"folder {Path(root).name}"
-    skipped = found.get("skipped", {}).get("count")
-    notes = [found.get("note"), f"{skipped} images can't be used" if skipped else None]
+        raise ValueError(f"{path}: no config.json beside it, so not a run's; move it elsewhere")
+    settings = read_json(config)
+    results = run_folder.read_results(epath.Path(folder))
+    if results is None or not isinstance(settings.get("method"), dict):
+        raise ValueError(
+            f"{config}: lacks method, so not a whole run's; delete its folder and run it again, or "
+            "move it elsewhere"
+        )
+    _check_splits(path, results.figures)
+    row, task, skipped = results.row, results.task, len(results.skipped)
+    choices = flatten_dict(older_formats.upgrade_settings(settings["method"]), sep=".")
+    if row.row in rows.ROWS:
+        family = rows.family_settings(rows.ROWS[row.row].family).to_dict()
+        choices = flatten_dict(family, sep=".") | choices
     return Cell(
         name=name,
         folder=folder,
-        protocol=_protocol(found["splits"]),
-        dataset=dataset,
-        shots=settings["shots"],
-        seed=settings["seed"],
-        others=tuple(
-            sorted(
-                (key, Path(value).name if key == "data.split" else value)
-                for key, value in flatten_dict(others, sep=".").items()
-                if key not in _EXECUTION | _AXES and not key.startswith(ignored)
-            )
+        protocol=task.protocol,
+        heading=task.heading,
+        dataset=task.dataset,
+        shots=task.shots,
+        seed=task.seed,
+        others=tuple(sorted(task.settings.items())),
+        method=row.row,
+        role=row.role,
+        changes=row.changes,
+        changes_images=row.changes_images,
+        choices=choices,
+        records=results.splits,
+        splits={
+            split: _numbers(results.figures[split], record, results.summary)
+            for split, record in results.splits.items()
+        },
+        about={
+            "steps": results.steps,
+            "trainable_parameters": results.trainable_parameters,
+            "device": results.device,
+        },
+        note="; ".join(
+            note for note in (task.note, f"{skipped} images can't be used" * bool(skipped)) if note
         ),
-        method=found["method"].partition("@")[0],
-        choices=flatten_dict(methods.DEFAULTS, sep=".") | flatten_dict(settings["method"], sep="."),
-        splits=_figures_of(found),
-        about={key: found[key] for key in ("steps", "trainable_parameters", "device")},
-        note="; ".join(note for note in notes if note),
     )
 
 
@@ -226,24 +248,10 @@ def _check_splits(path: Path, splits: Any) -> None:
             raise ValueError(f"{path}: splits.{split}.template_accuracy must be a list")
 
 
-def _protocol(splits: Iterable[str]) -> str:
-    if any(split != "test" and not split.startswith(("base_", "new_")) for split in splits):
-        return "transfer"
-    kinds = {split.removeprefix("base_") for split in splits if split.startswith("base_")}
-    if kinds:
-        return "base_new" if kinds == {"test"} else "world"
-    return "few_shot"
-
-
-def _figures_of(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The figures of each split; `novelty` of a kind goes to its `new_*` split."""
-    summary = results.get("summary", {})
-    out = {
-        split: {key: np.nan if value is None else value for key, value in figures.items()}
-        for split, figures in results["splits"].items()
-    }
-    for split, figures in out.items():
-        novelty = summary.get(f"novelty_{split.removeprefix('new_')}")
-        if split.startswith("new_") and novelty is not None:
-            figures["novelty"] = novelty
-    return out
+def _numbers(
+    figures: Mapping[str, Any], record: SplitRecord, summary: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Figures with NaN for what does not exist; of new classes, with how well they are told."""
+    out = {key: np.nan if value is None else value for key, value in figures.items()}
+    novelty = summary.get(f"novelty_{record.suffix}") if record.group == "new" else None
+    return out if novelty is None else out | {"novelty": novelty}

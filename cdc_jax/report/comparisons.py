@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cdc_jax import methods
+from cdc_jax.methods import rows as known_rows
 from cdc_jax.report.cells import Cell
 from cdc_jax.report.families import Family, published_row, varying
-from cdc_jax.report.measures import calibration, headline, measures
+from cdc_jax.report.measures import calibration, headline, measures, primary
 from cdc_jax.report.table import (
     Column,
     Row,
@@ -24,7 +24,6 @@ from cdc_jax.report.table import (
     with_shots,
 )
 
-_ORACLES = {"oracle": ("room", ""), "oracle_visual": ("room-visual", " with visual prompts")}
 _LEAST_ROOM = 3.0  # points; shares of less are noise
 
 
@@ -71,7 +70,7 @@ def calibration_table(family: Family, shots: int, reference: str | None) -> Tabl
         (title, measured(family, datasets, shots, columns, reference))
         for title, datasets in scopes(family, shots)
     ]
-    splits = ", ".join(headline(family.protocol, list(family.cells()[0].splits)))
+    splits = ", ".join(headline(family.cells()[:1]))
     caption = f"Means over {splits}."
     title = "calibration and uncertainty"
     return assemble(family, shots, "calibration", title, caption, columns_of(columns), groups)
@@ -84,7 +83,7 @@ def template_table(family: Family, shots: int) -> Table | None:
         rows = []
         for title, cells in with_shots(family, shots).items():
             own = [cell for cell in cells if cell.dataset == dataset]
-            for split in headline(family.protocol, list(own[0].splits)) if own else ():
+            for split in headline(own[:1]):
                 alone = [cell.splits[split]["template_accuracy"] for cell in own]
                 if min(map(len, alone)) > 1:
                     fused = [cell.splits[split]["accuracy"] for cell in own]
@@ -112,19 +111,27 @@ def template_table(family: Family, shots: int) -> Table | None:
 
 
 def room_tables(family: Family, shots: int) -> list[Table]:
-    """The share of the way from zero-shot to the oracle of its modality that each method goes."""
+    """The share of the way from zero-shot to an upper bound that each method goes.
+
+    An upper bound with visual prompts is one for the methods with visual prompts, another for the
+    others.
+    """
     rows = with_shots(family, shots)
-    by_method = {cells[0].method: title for title, cells in rows.items()}
-    if family.protocol != "world" or "zero_shot" not in by_method:
+    roles = {title: cells[0].role for title, cells in rows.items()}
+    start = next((title for title, role in roles.items() if role == "zero-shot"), None)
+    if not family.intervenes or start is None:
         return []
-    start = by_method["zero_shot"]
-    columns = [m for m in measures(family) if m.key in ("base_int", "new_int", "H_int")]
+    under_do = {split for cell in family.cells() for split in cell.headline}
+    columns = [m for m in measures(family) if m.key in under_do | {primary(family).key}]
     tables = []
-    for method, (name, said) in _ORACLES.items():
-        if (oracle := by_method.get(method)) is None:
-            continue
-        visual = _visual(rows[oracle])
-        own = [title for title, cells in rows.items() if _visual(cells) == visual]
+    oracles = {  # of several variants the last
+        rows[title][0].changes_images: title
+        for title, role in roles.items()
+        if role == "upper bound"
+    }
+    for visual, oracle in oracles.items():
+        name, said = ("room-visual", " with visual prompts") if visual else ("room", "")
+        own = [title for title, cells in rows.items() if cells[0].changes_images == visual]
         groups = []
         for group, datasets in scopes(family, shots):
 
@@ -149,10 +156,6 @@ def room_tables(family: Family, shots: int) -> list[Table]:
         title = f"share of the oracle's gain{said}"
         tables.append(assemble(family, shots, name, title, caption, columns_of(columns), groups))
     return tables
-
-
-def _visual(cells: Sequence[Cell]) -> bool:
-    return cells[0].choices["prompts.modality"] == "multimodal"
 
 
 def _common(rows: Sequence[Sequence[Cell]], datasets: Sequence[str]) -> list[list[Cell]]:
@@ -210,7 +213,7 @@ def ablation_tables(family: Family, shots: int, reference: str | None) -> list[T
                     mark = "reference" if title == reference else ""
                     rows.append(Row(said[0], (*said[1:], *values), mark))
             groups.append((group, rows))
-        name = methods.TITLES.get(method, method)
+        name = known_rows.ROWS[method].title if method in known_rows.ROWS else method
         settings = [Column(key, text=True) for key in keys[1:]]
         caption = f"What {', '.join(keys)} of {name} give{'s' * (len(keys) == 1)}."
         table = assemble(

@@ -8,7 +8,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from cdc_jax import methods
+from cdc_jax.records import INTERVENTION
 from cdc_jax.report.formats import count, number, odd_count, spread
 from cdc_jax.report.table import Table, Value
 
@@ -45,27 +45,29 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     )
     table.add_column("method", min_width=14)
     first = next(iter(results.values()))
-    said = dict.fromkeys(key for result in results.values() for key in result["summary"])
-    other = ("base_", "new_", "H_", "novelty_")
-    targets = [key for key in said if key not in COLUMNS and not key.startswith(other)]
-    columns = [*(key for key in COLUMNS if key in said), *targets]
+    keys = dict.fromkeys(key for result in results.values() for key in result["summary"])
+    splits = {
+        name: split for result in results.values() for name, split in result["splits"].items()
+    }
+    targets = [name for name, split in splits.items() if split["group"] == "target"]
+    columns = [*(key for key in COLUMNS if key in keys), *targets]
     for key in columns:
         title = COLUMNS[key].replace(" ", "\n") if key in COLUMNS else key.replace("_", "\n")
         table.add_column(rich.markup.escape(title), justify="right", no_wrap=True)
-    for method, result in results.items():
+    for result in results.values():
         summary = result["summary"]
         figures = [summary.get(key) for key in columns]
         cells = ("–" if figure is None else f"{figure:.1f}" for figure in figures)
-        table.add_row(methods.title(method), *cells)
+        table.add_row(rich.markup.escape(result["row"]["title"]), *cells)
     console = rich.console.Console()
     # Where many targets make it wider than the terminal, it is printed whole.
     needed = console.measure(table, options=console.options.update(max_width=1000)).minimum
     rich.console.Console(width=max(console.width, needed)).print(table)
-    if first["note"]:
-        console.print(first["note"])
-    if count := first["skipped"]["count"]:
+    if note := first["task"]["note"]:
+        console.print(note)
+    if count := len(first["skipped"]):
         console.print(f"{count} images can't be used and were left out, see results.json")
-    if "base_int" not in columns:
+    if not any(split["condition"] == INTERVENTION for split in splits.values()):
         return
     console.print(
         "iid: the training correlation; int: do(task-irrelevant factors); rev: correlation "

@@ -10,6 +10,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 
+from cdc_jax.records import INTERVENTION, SplitRecord
 from cdc_jax.report.cells import Cell, read_lines
 from cdc_jax.report.drawing import Style, canvas, color, label_ends, styles, svg
 from cdc_jax.report.families import Family, varying
@@ -87,17 +88,19 @@ def epoch_curves(
     for row, own in cells.items():
         if all(cell.about["steps"] == 0 for cell in own):
             curves[row] = _level(own, (epochs[0], epochs[-1]))
-    kinds = dict.fromkeys(
-        split.removeprefix("base_")
-        for curve in curves.values()
-        for split in curve
-        if split.startswith("base_")
-    )
+    halves = {
+        (record.group, record.condition): split
+        for own in cells.values()
+        for split, record in own[0].records.items()
+    }
+    drawn = {split for curve in curves.values() for split in curve}
     plots = []
-    for kind in [kind for kind in ("test", "iid", "int") if kind in kinds]:
+    for condition in [c for c in ("", "iid", INTERVENTION) if halves.get(("base", c)) in drawn]:
+        kind = SplitRecord(condition=condition).suffix
         with canvas(380, 380) as figure:
             for axes, half in zip(figure.subplots(2, sharex=True), ("base", "new"), strict=True):
-                lines = {row: curve.get(f"{half}_{kind}", {}) for row, curve in curves.items()}
+                split = halves.get((half, condition), "")
+                lines = {row: curve.get(split, {}) for row, curve in curves.items()}
                 _draw(axes, lines, looks)
                 axes.set_ylabel(f"{half} (%)")
                 axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
@@ -105,13 +108,13 @@ def epoch_curves(
             drawing = svg(figure, f"{name}-epochs-{kind}", f"base and new by epochs, {kind}")
         said = {
             "iid": ", where the training correlation holds",
-            "int": ", under do(task-irrelevant factors)",
-        }.get(kind, "")
+            INTERVENTION: ", under do(task-irrelevant factors)",
+        }.get(condition, "")
         caption = (
             f"Accuracy on base classes (above) and new classes (below) after every epoch{said}. "
             f"Base rising while new falls is data misalignment.{_BAND}"
         )
-        title = f"Base and new by epochs{'' if kind == 'test' else f', {kind}'}"
+        title = f"Base and new by epochs{condition and f', {condition}'}"
         plots.append(Plot(f"{name}-epochs-{kind}", title, caption, drawing))
     return plots
 

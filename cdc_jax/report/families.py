@@ -5,14 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-
-from cdc_jax import methods
+from cdc_jax.methods import rows
+from cdc_jax.records import INTERVENTION
 from cdc_jax.report.cells import Cell
-from cdc_jax.tasks.world.kinds import DOMAINS
 
 PROTOCOLS = {
-    "world": "The embedded world",
     "base_new": "Base to new",
     "few_shot": "Few-shot classification",
     "transfer": "Transfer to other tasks",
@@ -53,15 +50,17 @@ class Family:
     @property
     def heading(self) -> str:
         """What is done, for people."""
-        splits = {split for cell in self.cells() for split in cell.splits}
-        targets = [split for split in splits if not split.startswith(("test", "base_", "new_"))]
-        of_imagenet = self.datasets == ("ImageNet",)
-        domains = all(
-            name in DOMAINS or of_imagenet and name.startswith("ImageNet") for name in targets
-        )
-        if self.protocol == "transfer" and domains:
-            return "Domain generalisation"
-        return PROTOCOLS[self.protocol]
+        return self.cells()[0].heading or PROTOCOLS[self.protocol]
+
+    @property
+    def conditions(self) -> list[str]:
+        """The conditions under which base classes were tested, in order; [""] for only one."""
+        return list(dict.fromkeys(c for cell in self.cells() for c in cell.conditions))
+
+    @property
+    def intervenes(self) -> bool:
+        """Whether base and new classes were also tested under do()."""
+        return self.protocol == "base_new" and INTERVENTION in self.conditions
 
     def cells(self) -> list[Cell]:
         """All of its cells."""
@@ -96,14 +95,18 @@ def arrange(cells: Sequence[Cell]) -> list[Family]:
     groups: dict[Any, list[Cell]] = defaultdict(list)
     for cell in cells:
         # A linear probe of the source's classes can be tested in other domains, on no new classes.
-        tested = sorted(split for split in cell.splits if not split.startswith("new_"))
+        tested = tuple(sorted(cell.where("all", "base", "target")))
         targets = (cell.dataset, *tested) if cell.protocol == "transfer" else ()
-        groups[cell.protocol, cell.others, targets].append(cell)
-    ordered = sorted(groups, key=lambda key: (list(PROTOCOLS).index(key[0]), repr(key[1:])))
+        groups[cell.protocol, cell.heading, cell.others, targets].append(cell)
+
+    def order(key: tuple[Any, ...]) -> tuple[int, bool, str]:
+        return list(PROTOCOLS).index(key[0]), not key[1], repr(key[2:])
+
+    ordered = sorted(groups, key=order)
     families = []
-    for protocol, others, targets in ordered:
-        members = groups[protocol, others, targets]
-        siblings = [dict(key[1]) for key in ordered if key[0] == protocol]
+    for protocol, heading, others, targets in ordered:
+        members = groups[protocol, heading, others, targets]
+        siblings = [dict(key[2]) for key in ordered if key[:2] == (protocol, heading)]
         families.append(
             Family(
                 protocol=protocol,
@@ -125,7 +128,7 @@ def _family_title(
     others: dict[str, Any], siblings: list[dict[str, Any]], members: Sequence[Cell]
 ) -> str:
     parts = []
-    if any(cell.dataset.startswith("world ") for cell in members) and "world.rho" in others:
+    if "world.rho" in others:
         parts.append(f"correlation {others['world.rho']}")
     if others["model"] != "world":
         parts.append(others["model"].rstrip("/").rpartition("/")[2])
@@ -136,36 +139,30 @@ def _family_title(
 
 
 def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    rows: dict[str, list[Cell]] = {}
+    found: dict[str, list[Cell]] = {}
     for method in sorted({cell.method for cell in cells}, key=_method_order):
         own = [cell for cell in cells if cell.method == method]
         keys = varying(own)
         variants: dict[Any, list[Cell]] = defaultdict(list)
         for cell in own:
             variants[tuple((key, cell.choices.get(key)) for key in keys)].append(cell)
-        settings = _published_settings(own[0])
-        published = tuple((key, settings.get(key)) for key in keys)
-        known = set(published) if settings and published in variants else set()
+        # Changes that all variants share set none of them apart.
+        published = [
+            variant
+            for variant, group in variants.items()
+            if not any(key in cell.changes for cell in group for key in keys)
+        ]
+        known = set(published[0]) if len(published) == 1 else set()
         for variant in sorted(variants, key=lambda v: [_value_order(value) for _, value in v]):
             changed = [(key, value) for key, value in variant if (key, value) not in known]
             said = ", ".join(f"{_short(key, keys)} {value}" for key, value in changed)
             title = f"{_title(method)} ({said})" if said else _title(method)
-            rows[title] = _once(variants[variant])
-    return rows
-
-
-def _published_settings(cell: Cell) -> dict[str, Any]:
-    """The settings of a cell's method where nobody changed any; none of an unknown method."""
-    if cell.method not in methods.METHODS:
-        return {}
-    small = ("model", "world") in cell.others
-    class_specific = small and cell.protocol == "few_shot"  # as in train
-    settings = methods.configure(cell.method, small, class_specific=class_specific)
-    return flatten_dict(settings.to_dict(), sep=".")
+            found[title] = _once(variants[variant])
+    return found
 
 
 def _title(method: str) -> str:
-    return methods.TITLES.get(method, method)
+    return rows.ROWS[method].title if method in rows.ROWS else method
 
 
 def varying(cells: Sequence[Cell]) -> list[str]:
@@ -196,7 +193,7 @@ def _once(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _method_order(method: str) -> tuple[int, str]:
-    known = list(methods.METHODS)
+    known = list(rows.ROWS)
     return (known.index(method) if method in known else len(known), method)
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cdc_jax.methods.rows import ROWS
 from cdc_jax.report import formats as tables_as
 from cdc_jax.report.cells import find
 from cdc_jax.report.drawing import standalone
@@ -17,7 +18,7 @@ from cdc_jax.report.tables import family_tables
 FORMATS = ("html", "markdown", "csv", "latex", "svg")
 """What a report can be written as."""
 
-_DEFAULT_REFERENCE = "cdc"
+_DEFAULT_REFERENCE = next(name for name, row in ROWS.items() if row.role == "reference")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,8 @@ def make(
 
     Args:
       folders: of runs or sweeps; all cells below them are read.
-      reference: method that is compared with every other, paired by cell; `cdc` if it is there.
+      reference: method that is compared with every other, paired by cell; None takes the row
+        whose role that is.
       formats: of `FORMATS`.
 
     Returns:

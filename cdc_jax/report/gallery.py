@@ -39,7 +39,7 @@ def read_gallery(cell: Cell) -> list[dict[str, Any]]:
                 if not isinstance(found, list) or not _are(found, kinds):
                     raise ValueError(f"{path}: {key} holds {found!r}; run that cell again")
         _image(cell.folder, entry["file"])
-    shown = headline(cell.protocol, list(cell.splits))
+    shown = headline([cell])
     return [entry for entry in entries if entry["split"] in shown]
 
 

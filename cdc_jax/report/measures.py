@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from cdc_jax import metrics
+from cdc_jax.records import INTERVENTION, SplitRecord
 from cdc_jax.report.cells import Cell
 from cdc_jax.report.families import Family, dataset_order
 
@@ -36,64 +37,69 @@ class Measure:
 
 def source_split(cell: Cell) -> str | None:
     """The split of a transfer cell that is of the dataset trained on, if it was tested."""
-    own = ("test", cell.dataset, "base_iid", "base_test")
-    return next((split for split in own if split in cell.splits), None)
+    own = cell.where("all", "base")
+    return next((name for name in own if cell.records[name].condition in ("", "iid")), None)
 
 
-def headline(protocol: str, splits: Sequence[str]) -> list[str]:
-    """The splits that stand for all: under do() in the world, the targets of a transfer."""
-    if protocol == "transfer":
-        own = ("test", "base_", "new_")
-        return sorted((s for s in splits if not s.startswith(own)), key=dataset_order)
-    chosen = [split for split in ("base_int", "new_int") if split in splits]
-    return chosen if protocol == "world" and chosen else list(splits)
+def headline(cells: Sequence[Cell]) -> list[str]:
+    """The splits that stand for all, of cells on the same task; targets in the papers' order."""
+    found = dict.fromkeys(split for cell in cells for split in cell.headline)
+    targets = [split for cell in cells for split in cell.where("target")]
+    return sorted(found, key=dataset_order) if targets else list(found)
 
 
 def measures(family: Family) -> list[Measure]:
     """The accuracies of a family, and H: the columns of its tables."""
     cells = family.cells()
-    splits = list(dict.fromkeys(split for cell in cells for split in cell.splits))
     if family.protocol == "few_shot":
         return [_accuracy("test", "accuracy")]
     if family.protocol == "transfer":
         source = source_split(cells[0])
-        targets = [split for split in headline(family.protocol, splits) if split != source]
+        targets = headline(cells)
         return [
             *([_accuracy(source, f"{cells[0].dataset} (source)")] if source else []),
             *(_accuracy(split, split) for split in targets),
             Measure("average", "average", lambda f: _mean(f, targets, "accuracy")),
         ]
-    kinds = [split.removeprefix("base_") for split in splits if split.startswith("base_")]
-    alone = kinds == ["test"]
+    halves = {
+        (record.group, record.condition): split
+        for cell in cells
+        for split, record in cell.records.items()
+    }
+    conditions = family.conditions
+    alone = conditions == [""]
     digits = 2 if alone else 1
     accuracies = [
-        _accuracy(f"{half}_{kind}", half if alone else f"{half} {kind}", digits)
+        _accuracy(halves[half, condition], f"{half} {condition}".strip(), digits)
         for half in ("base", "new")
-        for kind in kinds
+        for condition in conditions
+        if (half, condition) in halves
     ]
-    means = [
-        Measure(f"H_{kind}", "H_int" if kind == "int" else "H", _harmonic(kind), digits)
-        for kind in ("int", "iid", "test")
-        if kind in kinds
-    ]
+    means = []
+    for condition, title in ((INTERVENTION, "H_int"), ("iid", "H"), ("", "H")):
+        if condition in conditions:
+            base, new = (halves.get((half, condition), "") for half in ("base", "new"))
+            key = f"H_{SplitRecord(condition=condition).suffix}"
+            means.append(Measure(key, title, _harmonic(base, new), digits))
     return accuracies + means if alone else means + accuracies
 
 
 def primary(family: Family) -> Measure:
-    """The one measure that stands for all: H_int in the world, else H, accuracy or the average."""
+    """The one measure that stands for all: H_int under interventions, H, accuracy, the average."""
     found = measures(family)
-    return found[0] if family.protocol == "world" else found[-1]
+    return found[0] if family.intervenes else found[-1]
 
 
 def calibration(family: Family) -> list[Measure]:
     """Figures of the predictions' trustworthiness, averaged over the headline splits."""
-    splits = list(dict.fromkeys(split for cell in family.cells() for split in cell.splits))
-    chosen = headline(family.protocol, splits)
+    cells = family.cells()
+    chosen = headline(cells)
 
     def averaged(key: str) -> Callable[[Figures], float]:
         return lambda figures: _mean(figures, chosen, key)
 
-    new = [split for split in chosen if split.startswith("new_")]
+    unseen = {split for cell in cells for split in cell.where("new")}
+    new = [split for split in chosen if split in unseen]
     return [
         Measure("ece", "ECE", averaged("ece"), 1, True, "expected calibration error in percent"),
         Measure("nll", "NLL", averaged("nll"), 3, True, "negative log-likelihood in nats"),
@@ -111,10 +117,10 @@ def _accuracy(split: str, title: str, digits: int = 2) -> Measure:
     return Measure(split, title, lambda figures: _figure(figures, split, "accuracy"), digits)
 
 
-def _harmonic(kind: str) -> Callable[[Figures], float]:
+def _harmonic(base: str, new: str) -> Callable[[Figures], float]:
     def of(figures: Figures) -> float:
-        base, new = (_figure(figures, f"{half}_{kind}", "accuracy") for half in ("base", "new"))
-        return float(metrics.harmonic_mean(base, new))
+        halves = (_figure(figures, split, "accuracy") for split in (base, new))
+        return float(metrics.harmonic_mean(*halves))
 
     return of
 

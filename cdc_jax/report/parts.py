@@ -49,7 +49,7 @@ class Part:
     def title(self) -> str:
         """Heading of the part."""
         one = self.family.datasets[0] if len(self.family.datasets) == 1 else ""
-        if self.family.protocol == "world":
+        if self.family.intervenes:
             return one.replace("world ", "The world, ") or self.family.heading
         return f"{self.family.heading}{one and f', {one}'}"
 
@@ -77,7 +77,7 @@ def part(family: Family, name: str, reference: str | None, tables: Sequence[Tabl
       tables: of the family.
     """
     shown, shown_reference = family.main(reference)
-    zero_shot = [row for row, cells in shown.rows.items() if cells[0].method == "zero_shot"]
+    zero_shot = [row for row, cells in shown.rows.items() if cells[0].role == "zero-shot"]
     order = sorted(shown.rows, key=lambda row: row != shown_reference)  # the reference first
     looks = styles(order, shown_reference, next(iter(zero_shot), None))
     general = [

@@ -19,11 +19,13 @@ from cdc_jax.report.table import (
     with_shots,
 )
 
-_CAPTIONS = {
-    "world": "Accuracy in percent on base and new classes. iid: the training correlation; int: "
+_INTERVENTIONS = (
+    "Accuracy in percent on base and new classes. iid: the training correlation; int: "
     "do(task-irrelevant factors); rev: correlation permuted; style: unseen styles. H is the "
     "harmonic mean of base and new, iid, and H_int the same under do(). The others are means over "
-    "base_int and new_int.",
+    "base_int and new_int."
+)
+_CAPTIONS = {
     "base_new": "Accuracy in percent on base and new classes, and their harmonic mean H. H of the "
     "average is computed from the averaged base and new.",
     "few_shot": "Accuracy in percent over all classes.",
@@ -31,8 +33,8 @@ _CAPTIONS = {
     "on. The average is over these targets. Of the world, they are under do(task-irrelevant "
     "factors), and the source is where the correlation holds.",
 }
-WORLD_EXTRAS = ("ece", "auroc", "novelty")
-"""Measures of `calibration` that the world's table shows as well."""
+_EXTRAS = ("ece", "auroc", "novelty")
+"""Measures of `calibration` that tables under interventions show as well."""
 
 
 def family_tables(family: Family, reference: str | None) -> list[Table]:
@@ -61,8 +63,8 @@ def family_tables(family: Family, reference: str | None) -> list[Table]:
 def main_table(family: Family, shots: int, reference: str | None) -> Table:
     """Methods by measures, for the average of the datasets and for each of them."""
     columns = measures(family)
-    if family.protocol == "world":
-        columns += [measure for measure in calibration(family) if measure.key in WORLD_EXTRAS]
+    if family.intervenes:
+        columns += [measure for measure in calibration(family) if measure.key in _EXTRAS]
     groups = []
     for title, datasets in scopes(family, shots):
         rows = measured(family, datasets, shots, columns, reference)
@@ -74,7 +76,7 @@ def main_table(family: Family, shots: int, reference: str | None) -> Table:
             found = published.source(family, shots)
             rows += [_published(row, (row.base,), len(columns)) for row in found]
         groups.append((title, rows))
-    caption = _CAPTIONS[family.protocol]
+    caption = _INTERVENTIONS if family.intervenes else _CAPTIONS[family.protocol]
     return assemble(family, shots, "accuracy", "accuracy", caption, columns_of(columns), groups)
 
 

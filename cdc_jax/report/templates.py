@@ -18,7 +18,7 @@ def template_accuracy(
     """Each template alone and the fused prediction, a line a row and split."""
     lines = []
     for row, own in cells.items():
-        for split in headline(own[0].protocol, list(own[0].splits)):
+        for split in headline(own[:1]):
             alone = [cell.splits[split]["template_accuracy"] for cell in own]
             if min(map(len, alone)) > 1:
                 fused = np.mean([cell.splits[split]["accuracy"] for cell in own])
@@ -27,10 +27,10 @@ def template_accuracy(
         return []
     with canvas(380, 62 + 26 * len(lines)) as figure:
         axes = figure.subplots()
-        for y, (row, _, alone, fused) in enumerate(lines):
-            axes.plot([*alone, fused], [y] * (len(alone) + 1), color=color("grid"), linewidth=2)
+        for y, (row, _, single, fused) in enumerate(lines):
+            axes.plot([*single, fused], [y] * (len(single) + 1), color=color("grid"), linewidth=2)
             axes.plot(
-                alone, [y] * len(alone), "o", markersize=6, alpha=0.75, color=color("muted"),
+                single, [y] * len(single), "o", markersize=6, alpha=0.75, color=color("muted"),
                 markerfacecolor="none",
             )  # fmt: skip
             axes.plot([fused], [y], "D", markersize=6.5, color=looks[row].color)

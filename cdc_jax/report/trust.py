@@ -12,8 +12,10 @@ from cdc_jax.report.curves import Plot
 from cdc_jax.report.drawing import Style, canvas, color, label_ends, panels, svg
 from cdc_jax.report.measures import headline
 
-Scored = Mapping[str, Sequence[Mapping[str, Mapping[str, np.ndarray]]]]
-"""Row -> a seed each, split -> array by name: what `scores.npz` files hold."""
+Scores = Sequence[tuple[str, Mapping[str, np.ndarray]]]
+"""Of each split its group of classes, and its arrays by name: what a `scores.npz` holds."""
+Scored = Mapping[str, Sequence[Scores]]
+"""Row -> the scores of each seed."""
 
 BINS = 10
 _COVERAGE = np.linspace(0.05, 1, 96)
@@ -24,10 +26,9 @@ def read_scores(cells: Mapping[str, Sequence[Cell]]) -> Scored:
     found = {}
     for row, own in cells.items():
         chosen = [
-            {split: arrays for split, arrays in by_split.items() if split in wanted}
+            [(cell.records[split].group, by_split[split]) for split in headline([cell])]
             for cell in own
             for by_split in [scores(cell.folder, cell.splits)]
-            for wanted in [headline(cell.protocol, list(cell.splits))]
             if by_split
         ]
         if chosen:
@@ -35,9 +36,9 @@ def read_scores(cells: Mapping[str, Sequence[Cell]]) -> Scored:
     return found
 
 
-def _pooled(seeds: Sequence[Mapping[str, Mapping[str, np.ndarray]]], half: str = "") -> Any:
-    """confidence, uncertainty, correct of all images whose split begins with `half`."""
-    parts = [a for by_split in seeds for split, a in by_split.items() if split.startswith(half)]
+def _pooled(seeds: Sequence[Scores], without: str = "") -> Any:
+    """confidence, uncertainty, correct of all images, but those of a group of classes."""
+    parts = [arrays for splits in seeds for group, arrays in splits if group != without]
     correct = [a["labels"] == a["predicted"] for a in parts]
     return (
         np.concatenate([a["confidence"] for a in parts]).astype(np.float64),
@@ -116,11 +117,11 @@ def histograms(scored: Scored, name: str) -> list[Plot]:
     kinds = {"right": "series-1", "wrong": "series-0", "new class": "series-2"}
     values = {}
     for row, seeds in scored.items():
-        halves = {split.partition("_")[0] for seed in seeds for split in seed}
-        _, known, correct = _pooled(seeds, "base_" if "new" in halves else "")
+        groups = {group for splits in seeds for group, _ in splits}
+        _, known, correct = _pooled(seeds, without="new")
         values[row] = {"right": known[correct], "wrong": known[~correct]}
-        if "new" in halves:
-            values[row]["new class"] = _pooled(seeds, "new_")[1]
+        if {"base", "new"} <= groups:
+            values[row]["new class"] = _pooled(seeds, without="base")[1]
     shown = [kind for kind in kinds if any(kind in by for by in values.values())]
     with canvas(380, 58 + 140 * -(-len(scored) // 2)) as figure:
         for row, axes in panels(figure, list(scored), share=False).items():

@@ -7,7 +7,7 @@ import grain
 import jax
 import numpy as np
 
-from cdc_jax.tasks.collection import Photographs
+from cdc_jax.tasks.photographs import Photographs
 from cdc_jax.tasks.task import Examples
 
 Batch = dict[str, np.ndarray]

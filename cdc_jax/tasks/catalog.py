@@ -54,10 +54,11 @@ class Published:
       classes: number of classes.
       publisher: who publishes the images.
       size: of the download, roughly.
-      layout: how its images are listed, a key of `coop.LAYOUTS`.
+      layout: how its images are listed, a key of `coop_splits.LAYOUTS`.
       split: name of CoOp's split file in the folder; "" where the layout needs none.
       tfds: the same in TensorFlow Datasets; None where it is not there.
       about: what its labels are about, see `views.ASPECTS`.
+      domain_of: the dataset whose classes it shows in another domain; "" for none.
     """
 
     folder: str
@@ -70,6 +71,7 @@ class Published:
     split: str = ""
     tfds: Tfds | None = None
     about: tuple[str, ...] = ("category",)
+    domain_of: str = ""
 
 
 _CALTECH = {
@@ -160,22 +162,22 @@ PUBLISHED: dict[str, Published] = {
     "ImageNetV2": Published(
         "imagenetv2", "imagenetv2-matched-frequency-format-val", "a photo of a {}.", 1000,
         "github.com/modestyachts/ImageNetV2", "1.3 GB", "numbered",
-        tfds=Tfds("imagenet_v2/matched-frequency", ("", "", "test")),
+        tfds=Tfds("imagenet_v2/matched-frequency", ("", "", "test")), domain_of="ImageNet",
     ),
     "ImageNet-Sketch": Published(
         "imagenet-sketch", "images", "a photo of a {}.", 1000,
         "github.com/HaohanWang/ImageNet-Sketch", "8 GB", "wordnet",
-        tfds=Tfds("imagenet_sketch", ("", "", "test")),
+        tfds=Tfds("imagenet_sketch", ("", "", "test")), domain_of="ImageNet",
     ),
     "ImageNet-A": Published(
         "imagenet-adversarial", "imagenet-a", "a photo of a {}.", 200,
         "github.com/hendrycks/natural-adv-examples", "0.7 GB", "wordnet",
-        tfds=Tfds("imagenet_a", ("", "", "test")),
+        tfds=Tfds("imagenet_a", ("", "", "test")), domain_of="ImageNet",
     ),
     "ImageNet-R": Published(
         "imagenet-rendition", "imagenet-r", "a photo of a {}.", 200,
         "github.com/hendrycks/imagenet-r", "2.2 GB", "wordnet",
-        tfds=Tfds("imagenet_r", ("", "", "test")),
+        tfds=Tfds("imagenet_r", ("", "", "test")), domain_of="ImageNet",
     ),
 }  # fmt: skip
 """Name -> dataset."""

@@ -1,9 +1,8 @@
 """Images that a user names for prediction: files, patterns, folders, or pixels at hand."""
 
 import glob
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,9 +24,7 @@ class Photo(NamedTuple):
     image: ImageLike
 
 
-def gather(
-    images: ImageLike | Photo | Sequence[ImageLike | Photo], on_error: str = "stop"
-) -> list[Photo]:
+def gather(images: Any, on_error: str = "stop") -> list[Photo]:
     """Lists images without decoding them.
 
     Args:

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cdc_jax.tasks import catalog, coop, own, prepared, splits
-from cdc_jax.tasks.collection import Collection, Photographs
+from cdc_jax.records import SplitRecord
+from cdc_jax.tasks import catalog, class_folders, coop_splits, splits, tfds_records
+from cdc_jax.tasks.describe import describe
+from cdc_jax.tasks.photographs import Dataset, Photographs
 from cdc_jax.tasks.splits import Item, Split
 from cdc_jax.tasks.task import Examples, Skipped, Task
 from cdc_jax.tasks.world import fewshot, kinds
 
-_FORMATS: dict[str, Callable[[str, Path, str], Collection]] = {
-    "coop": coop.read,
-    "tfds": prepared.read,
+_FORMATS: dict[str, Callable[[str, Path, str], Dataset]] = {
+    "coop": coop_splits.read,
+    "tfds": tfds_records.read,
 }
 """data.format -> the reader of the field's datasets, of (name, data root, split file)."""
 
@@ -61,46 +63,57 @@ def load(config: ConfigDict, image_size: int = 32) -> Task:
         return fewshot.load(config)
     others = targets(config)
     _known("classes", config.classes, ("all", "base_new"))
-    collection = read(config.dataset, config)
-    split = collection.split
-    if not collection.allow_fewer:
+    dataset = read(config.dataset, config)
+    split = dataset.split
+    if not dataset.allow_fewer:
         _check_shots(split, config.shots)
     split = splits.few_shot(split, config.shots, config.seed)
-    tested = {"test": split}
+    protocol, tested = "few_shot", {"test": ("all", split)}
     if config.classes == "base_new":
         split, new = splits.base_new(split)
-        tested = {"base_test": split, "new_test": new}
+        protocol, tested = "base_new", {"base_test": ("base", split), "new_test": ("new", new)}
     parts = {"train": (split.train, split), "val": (split.val, split)}
-    parts |= {name: (half.test, half) for name, half in tested.items()}
+    parts |= {name: (half.test, half) for name, (_, half) in tested.items()}
     examples: dict[str, Examples] = {}
     skipped: list[Skipped] = []
     for name, (items, half) in parts.items():
         examples[name], left_out = _examples(
-            name, items, half.class_names, collection, config, image_size
+            name, items, half.class_names, dataset, config, image_size
         )
         skipped += left_out
-    notes = [collection.note]
+    for name, (group, _) in tested.items():
+        record = SplitRecord(group, headline=not others)
+        examples[name] = dataclasses.replace(examples[name], split=record)
+    notes = [dataset.note]
     for name in others:
         target = read(name, config)
         made, left_out = _examples(
             name, target.split.test, target.split.class_names, target, config, image_size
         )
-        examples[name] = dataclasses.replace(made, template=target.template)
+        examples[name] = dataclasses.replace(
+            made, template=target.template, split=SplitRecord("target")
+        )
         skipped += left_out
         notes.append(f"{name}: {target.note}" if target.note else "")
+    domains = all(catalog.PUBLISHED[name].domain_of == config.dataset for name in others)
     return Task(
         train=examples.pop("train"),
         val=examples.pop("val"),
         test=examples,
         class_names=split.class_names,
-        template=config.data.template or collection.template,
-        about=collection.about,
-        note="; ".join(filter(None, notes)),
+        template=config.data.template or dataset.template,
+        about=dataset.about,
+        record=describe(
+            config.to_dict(),
+            "transfer" if others else protocol,
+            "Domain generalisation" if others and domains else "",
+            "; ".join(filter(None, notes)),
+        ),
         skipped=tuple(skipped),
     )
 
 
-def read(name: str, config: ConfigDict) -> Collection:
+def read(name: str, config: ConfigDict) -> Dataset:
     """The whole dataset of that name, before anything is drawn from it.
 
     Args:
@@ -112,7 +125,7 @@ def read(name: str, config: ConfigDict) -> Collection:
         raise ValueError(f"data.root must say where {name} is: add data.root=PATH")
     root, split = Path(data.root).expanduser(), data.split if name == config.dataset else ""
     if name == "folder":
-        return own.read(root, split, data.allow_fewer)
+        return class_folders.read(root, split, data.allow_fewer)
     return _FORMATS[_known("data.format", data.format, _FORMATS)](name, root, split)
 
 
@@ -120,7 +133,7 @@ def _examples(
     part: str,
     items: Sequence[Item],
     class_names: tuple[str, ...],
-    collection: Collection,
+    dataset: Dataset,
     config: ConfigDict,
     image_size: int,
 ) -> tuple[Examples, list[Skipped]]:
@@ -131,7 +144,7 @@ def _examples(
     def photographs(chosen: Sequence[Item]) -> Photographs:
         paths = [item.path for item in chosen]
         side = data.side or round(1.5 * image_size)
-        return Photographs(paths, collection.contents, image_size, side, data.workers)
+        return Photographs(paths, dataset.contents, image_size, side, data.workers)
 
     images = photographs(items)
     # What is skipped must be known before batches are put together.

@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from cdc_jax.records import SplitRecord, TaskRecord
 
+
+@runtime_checkable
 class Images(Protocol):
     """Images that need not be in memory: uint8 (images, height, width, 3) where indexed."""
 
@@ -28,6 +31,7 @@ class Examples:
       class_names: names of the classes that these examples are classified among.
       files: paths of the images in their dataset; none for images that were drawn.
       template: the hand-crafted template of their dataset, where it is not that of the task.
+      split: what this split is, where it is one to test on.
     """
 
     images: Images
@@ -35,6 +39,7 @@ class Examples:
     class_names: tuple[str, ...]
     files: Sequence[str] = ()
     template: str = ""
+    split: SplitRecord = SplitRecord()
 
     def __post_init__(self):
         if len(self.images) != len(self.labels):
@@ -69,8 +74,8 @@ class Task:
       class_names: the classes that are trained on.
       template: the hand-crafted template t^0, with {} for the class name.
       about: what the labels are about, see `views.ASPECTS`.
+      record: what results say of the task.
       others: training sets beside `train`, by name, for controls; made when asked for.
-      note: what tables must say beside the figures; "" is nothing.
       skipped: images of its splits that were left out.
     """
 
@@ -80,8 +85,8 @@ class Task:
     class_names: tuple[str, ...]
     template: str
     about: tuple[str, ...]
+    record: TaskRecord
     others: Mapping[str, Callable[[], Examples]] = dataclasses.field(default_factory=dict)
-    note: str = ""
     skipped: tuple[Skipped, ...] = ()
 
     def items(self) -> dict[str, list[tuple[str, int, str]]]:
@@ -98,15 +103,15 @@ class Task:
             for name, part in parts.items()
         }
 
-    def training_set(self, name: str) -> Callable[[], Examples]:
-        """What makes the examples to train on: of `"train"`, the shots, or of one of `others`.
+    def training_set(self, name: str) -> Examples:
+        """The examples to train on: `"train"`, the shots, or one of `others`.
 
         Raises:
           ValueError: the task has no such set.
         """
         if name == "train":
-            return lambda: self.train
+            return self.train
         if name not in self.others:
             known = ", ".join(["train", *self.others])
             raise ValueError(f"this task has no training set {name!r}: it has {known}")
-        return self.others[name]
+        return self.others[name]()

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from cdc_jax.views import pixels
 from cdc_jax.views.augmentations import AUGMENTATIONS, PRNGKey
@@ -107,9 +107,9 @@ def build(
     def make(
         seed: ArrayLike,
         step: ArrayLike,
-        indices: Int[Array | np.ndarray, "batch"],
-        images: Images,
-        aspects: Float[Array | np.ndarray, "batch"] | None = None,
+        indices: Array | np.ndarray,
+        images: Array | np.ndarray,
+        aspects: Array | np.ndarray | None = None,
     ):
         _check_images(images)
         for what, given in (("indices", indices), ("aspects", aspects)):

@@ -8,6 +8,7 @@ pixels beyond the box, where the field's pipelines crop first.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int, Num
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int, Num
 Image = Float[Array, "height width 3"]
 Box = Int[Array, "4"]
 Colour = Float[Array, "3"]
-Scalar = Num[Array, ""] | float
+Scalar = Num[Array, ""] | float | np.floating
 
 
 def resized_crop(image: Image, box: Num[Array, "4"], size: int) -> Float[Array, "{size} {size} 3"]:

@@ -24,7 +24,7 @@ from PIL import Image
 from cdc_jax import settings
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
-from cdc_jax.tasks.collection import Photographs, threads
+from cdc_jax.tasks.photographs import Photographs, threads
 
 SIZE, SIDE, BATCH, PHOTOGRAPHS, ROUNDS = 224, 336, 32, 480, 5
 

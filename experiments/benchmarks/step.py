@@ -16,9 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from benchmarks import measuring
 
-from cdc_jax import adapter as adapter_lib
 from cdc_jax import clip as clip_lib
 from cdc_jax import methods, optimizer, train, views
+from cdc_jax.clip.backbone import ClipBackbone
+from cdc_jax.methods.prompts import Classes
+from cdc_jax.tasks import Examples
+from cdc_jax.tasks.batches import TrainingBatches
 
 CLASSES, NAME, IMAGES, LAYERS, PROMPTS, ROUNDS = 100, 10, 8, 9, 2, 2
 
@@ -28,36 +31,38 @@ def build_step(
 ) -> dict[str, tuple[Callable, tuple]]:
     """A method's training step, as a case."""
     clip, (_, tokenizer) = measuring.random_clip(sizes), clip_lib.load("world")
-    config = methods.configure(method)
-    adapter = adapter_lib.create(
-        config, clip, tokenizer, "a photo of a {}.", [str(i) for i in range(CLASSES)], 25.0
-    )
-    make_views = views.build(
-        config.views,
-        templates=config.prompts.templates,
-        size=clip.config.image_size,
-        mean=clip.config.mean,
-        std=clip.config.std,
-        about=(),
-    )
-    transform = optimizer.make(config.optimizer, 1)
-    parameters = adapter.initialize(jax.random.key(0), clip)
-    state = {
-        "parameters": parameters,
-        "optimizer": transform.init(parameters),
-        "step": jnp.zeros((), jnp.int32),
-    }
-    rng, size, batch = np.random.default_rng(0), clip.config.image_size, config.optimizer.batch_size
-    names = rng.integers(1, clip.config.vocab_size - 2, (CLASSES, NAME), np.int32)
-    names[:, -1] = clip.config.eot_id
-    anchors = clip_lib.normalize(rng.standard_normal((1, CLASSES, clip.config.embed_width)))
-    examples = {
+    backbone = ClipBackbone(clip, tokenizer)
+    choice = methods.configure(method)
+    chosen, class_names = choice.config, [str(i) for i in range(CLASSES)]
+    built = methods.rebuild(choice.family_name, chosen, backbone, class_names, "a photo of a {}.")
+    rng, size, batch = np.random.default_rng(0), sizes.image_size, chosen.optimizer.batch_size
+    names = rng.integers(1, sizes.vocab_size - 2, (CLASSES, NAME), np.int32)
+    names[:, -1] = sizes.eot_id
+    anchors = clip_lib.normalize(rng.standard_normal((1, CLASSES, sizes.embed_width)))
+    arrays = {
         "images": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         "labels": rng.integers(0, CLASSES, batch, np.int32),
         "indices": np.arange(batch, dtype=np.int32),
     }
-    step = train.make_step(adapter, transform, make_views, 100, 0)
-    return {"step": (step, (state, clip, adapter_lib.Classes(names, anchors), examples))}
+    examples = Examples(arrays["images"], arrays["labels"], tuple(class_names))
+    (stage,) = built.stages()
+    phase = train.Phase(
+        stage=stage,
+        examples=examples,
+        batches=TrainingBatches(examples, batch, 0),
+        update=optimizer.make(chosen.optimizer, 1),
+        make_views=views.build(
+            chosen.views, templates=built.templates, size=size, mean=clip.config.mean,
+            std=clip.config.std,
+        ),
+        first=0,
+        steps=100,
+    )  # fmt: skip
+    support = methods.Support(anchors[0], np.arange(CLASSES))
+    learned = built.initialize(jax.random.key(0), backbone, support)
+    state = train.initial_state(stage, phase.update, learned.trained)
+    arguments = (state, backbone, learned.fixed, Classes(names, anchors), arrays)
+    return {"step": (train.make_step(phase, 0), arguments)}
 
 
 def build_image() -> dict[str, tuple[Callable, tuple]]:
@@ -98,7 +103,7 @@ def step_flops(config: clip_lib.ClipConfig, method: str) -> int:
     Twice the forward pass where prompts are learned; images without visual prompts run forward
     only, and once for all templates that share a view.
     """
-    settings = methods.configure(method)
+    settings = methods.configure(method).config
     chosen, batch = settings.prompts, settings.optimizer.batch_size
     words = len(chosen.phrases.split()) - chosen.context
     text = 2 * chosen.templates * text_flops(config, chosen.context, words)

@@ -7,7 +7,7 @@ The forms compute the same features of M = 4 templates with d = 4 learned vector
   full       all 77 tokens of every text
   cut        up to the longest end of text
   prefix     what the product runs: start-of-text and learned vectors once a template, the names
-             attend to them; activations within `prompts.TEXT_MEMORY`
+             attend to them; activations within `clip.backbone.TEXT_MEMORY`
 
 `gradient` is the derivative by the learned vectors of a function of all features, forward pass
 included. Names have 8 tokens (or 4), a full stop and an end of text. The full form keeps all
@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import measuring
 
 from cdc_jax import clip as clip_lib
-from cdc_jax import prompts
+from cdc_jax.clip.backbone import ClipBackbone
 
 TEMPLATES, CONTEXT = 4, 4
 RUNS = (  # K, rounds, cases: form, tokens of a name, dtype
@@ -32,6 +32,13 @@ RUNS = (  # K, rounds, cases: form, tokens of a name, dtype
               ("prefix", 8, "bfloat16"))),
     (1000, 1, (("prefix", 8, "float32"),)),
 )  # fmt: skip
+
+
+class StartOnly(clip_lib.Tokenizer):
+    """What is needed of a tokenizer where all names are drawn: the start-of-text token."""
+
+    def __init__(self, start_id: int):
+        self.start_id = start_id
 
 
 def build(form: str, classes: int, name: int, dtype: str) -> dict[str, tuple[Callable, tuple]]:
@@ -55,10 +62,13 @@ def programs(
     texts[:, : 1 + CONTEXT] = start
     texts[:, 1 + CONTEXT : 1 + CONTEXT + names.shape[1]] = names
 
+    tokenizer = StartOnly(start)
+
     def features(parameters, clip, names, texts):
         if form == "prefix":
             none = np.zeros((TEMPLATES, 0), np.int32)
-            return prompts.text_features(clip, parameters, start, none, names)
+            backbone = ClipBackbone(clip, tokenizer)
+            return backbone.encode_prompted(parameters["context"], none, names)
         return clip_lib.normalize(
             jax.vmap(lambda context: clip.text(texts, context))(parameters["context"])
         )

@@ -36,13 +36,13 @@ worse than one minus the mean softmax does (−22.2 [−31.6, −12.8]).
 
 from ml_collections import ConfigDict
 
-from cdc_jax import config_file, settings
+from cdc_jax import config_file, methods, settings
 
 STUDIES = {
     "components": (
         "zero_shot,zero_shot_ensemble,zero_shot_trusted,zero_shot_aspects,linear_probe,coop,"
         "coop_con,coop_con_picked,kgcoop,multi_template,vsd,dstc,cdc,cdc_plus,"
-        "cdc_shared_views,cdc_mean_softmax,trusted_one,maple,maple_con,cdc_visual,oracle,oracle_visual"
+        "cdc_shared_views,cdc_mean_softmax,trusted_one,maple,maple_con,cdc_visual"
     ),
     "templates": ",".join(f"cdc@prompts.templates={m}" for m in range(1, 9)),
     "views": ",".join(
@@ -83,7 +83,9 @@ def get_config(argument: str = "") -> ConfigDict:
     if study not in STUDIES:
         raise ValueError(f"unknown study {study!r}: there are {', '.join(STUDIES)}")
     config.methods = STUDIES[study]
-    said = config_file.apply(config.copy_and_resolve_references(), ",".join(parts))
-    if said.dataset != "world" or said.sweep.datasets:
-        config.methods = config.methods.replace(",oracle,oracle_visual", "")  # of the world only
+    applied = config_file.apply(config.copy_and_resolve_references(), ",".join(parts))
+    if study == "components" and applied.dataset == "world" and not applied.sweep.datasets:
+        # Only the world can draw the images that upper bounds learn from.
+        bounds = [name for name, row in methods.ROWS.items() if row.role == "upper bound"]
+        config.methods = ",".join([config.methods, *bounds])
     return config_file.apply(config, ",".join(parts))

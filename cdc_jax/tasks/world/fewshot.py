@@ -17,6 +17,7 @@ themselves, every one drawn again and again under do(G_i).
 (This project's choice.)
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -25,6 +26,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from cdc_jax.records import INTERVENTION, SplitRecord
+from cdc_jax.tasks.describe import describe
 from cdc_jax.tasks.task import Examples, Task
 from cdc_jax.tasks.world import factors, kinds
 from cdc_jax.tasks.world.captions import TEMPLATE
@@ -73,14 +76,18 @@ def load(config: ConfigDict) -> Task:
         "rev": {"rho": world.rho, "permuted": True},
         "style": {"rho": 0.0, "styles": kind.unseen_styles},
     }
-    test = {
-        f"{half_name}_{split}": examples(members, world.test_images, stream, **correlations[split])
-        for half_name, members in (("base", base), ("new", new))
-        for split, stream in zip(SPLITS, _TEST, strict=True)
-    }
-    for name, target in kinds.targets(config.targets, world.kind).items():
+    targets = kinds.targets(config.targets, world.kind)
+    test = {}
+    for half, members in (("base", base), ("new", new)):
+        for split, stream in zip(SPLITS, _TEST, strict=True):
+            drawn = examples(members, world.test_images, stream, **correlations[split])
+            record = SplitRecord(half, split, headline=split == INTERVENTION and not targets)
+            test[f"{half}_{split}"] = dataclasses.replace(drawn, split=record)
+    for name, target in targets.items():
         members = base if target.relevant == kind.relevant else range(len(base) + len(new))
-        test[name] = _examples(target, config.seed, members, world.test_images, _TARGET, rho=0.0)
+        drawn = _examples(target, config.seed, members, world.test_images, _TARGET, rho=0.0)
+        test[name] = dataclasses.replace(drawn, split=SplitRecord("target"))
+    domains = targets and all(name in kinds.DOMAINS for name in targets)
     train = examples(base, config.shots, _TRAIN, rho=world.rho)
     return Task(
         train=train,
@@ -90,6 +97,11 @@ def load(config: ConfigDict) -> Task:
         class_names=train.class_names,
         template=TEMPLATE,
         about=tuple(kind.relevant),
+        record=describe(
+            config.to_dict(),
+            "transfer" if targets else "base_new",
+            "Domain generalisation" if domains else "" if targets else "The embedded world",
+        ),
         others={
             "oracle": partial(examples, base, PLENTY, _ORACLE, rho=0.0),
             "redrawn": partial(

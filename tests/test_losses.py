@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from cdc_jax import decoupling
+from cdc_jax.methods import losses
 
 M, K, B, D = 3, 5, 4, 7
 
@@ -26,9 +26,7 @@ def test_pairwise(margin):
             max(0.0, TEXT[m, k] @ TEXT[n, k] - margin) for k in range(K) for n in range(M) if n != m
         ]
         expected += np.mean(pairs)
-    assert float(decoupling.pairwise(jnp.asarray(TEXT), margin)) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert float(losses.pairwise(jnp.asarray(TEXT), margin)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_negative_correlation():
@@ -38,32 +36,32 @@ def test_negative_correlation():
     for m in range(M):  # the products of Liu and Yao, as they stand
         others = sum(p[:, n] - p.mean(1) for n in range(M) if n != m)
         expected += ((p[:, m] - p.mean(1)) * others).sum(-1).mean()
-    got = float(decoupling.negative_correlation(jnp.asarray(logits)))
+    got = float(losses.negative_correlation(jnp.asarray(logits)))
     assert got == pytest.approx(expected, rel=1e-5)
-    assert float(decoupling.negative_correlation(jnp.asarray(logits[:, :1]))) == 0
+    assert float(losses.negative_correlation(jnp.asarray(logits[:, :1]))) == 0
 
 
 def test_pairwise_extremes():
     same = np.broadcast_to(TEXT[:1], TEXT.shape)
-    assert float(decoupling.pairwise(jnp.asarray(same))) == pytest.approx(M)
-    assert float(decoupling.pairwise(jnp.asarray(TEXT[:1]))) == 0
+    assert float(losses.pairwise(jnp.asarray(same))) == pytest.approx(M)
+    assert float(losses.pairwise(jnp.asarray(TEXT[:1]))) == 0
 
 
 def test_match():
     expected = 0.0
     for m in range(M):
-        losses = []
+        values = []
         for i in range(B):
             logits = np.array([20 * IMAGE[m, i] @ TEXT[n, LABELS[i]] for n in range(M)])
-            losses.append(-log_softmax(logits)[m])
-        expected += np.mean(losses)
-    got = decoupling.match(jnp.asarray(IMAGE), jnp.asarray(TEXT), jnp.asarray(LABELS), 20.0)
+            values.append(-log_softmax(logits)[m])
+        expected += np.mean(values)
+    got = losses.match(jnp.asarray(IMAGE), jnp.asarray(TEXT), jnp.asarray(LABELS), 20.0)
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
 
 def test_match_needs_features_by_template():
     with pytest.raises(ValueError, match="image features of each of the 3 templates, got 1"):
-        decoupling.match(jnp.asarray(IMAGE[:1]), jnp.asarray(TEXT), jnp.asarray(LABELS), 20.0)
+        losses.match(jnp.asarray(IMAGE[:1]), jnp.asarray(TEXT), jnp.asarray(LABELS), 20.0)
 
 
 @pytest.mark.parametrize("own_anchors", [False, True])
@@ -75,6 +73,6 @@ def test_consistency(own_anchors):
         cosine += np.mean([1 - TEXT[m, k] @ anchor[k] for k in range(K)])
         softmax += np.mean([-log_softmax(20 * anchor @ TEXT[m, k])[k] for k in range(K)])
     text, anchors = jnp.asarray(TEXT), jnp.asarray(anchors)
-    assert float(decoupling.cosine_consistency(text, anchors)) == pytest.approx(cosine, rel=1e-5)
-    got = float(decoupling.softmax_consistency(text, anchors, 20.0))
+    assert float(losses.cosine_consistency(text, anchors)) == pytest.approx(cosine, rel=1e-5)
+    got = float(losses.softmax_consistency(text, anchors, 20.0))
     assert got == pytest.approx(softmax, rel=1e-5)

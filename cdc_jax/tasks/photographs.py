@@ -19,7 +19,7 @@ _TASK = 4  # images: a thread's share, so small that all threads end together
 
 
 @dataclasses.dataclass(frozen=True)
-class Collection:
+class Dataset:
     """A dataset: its split, and where the images are.
 
     Attributes:

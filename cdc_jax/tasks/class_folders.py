@@ -25,7 +25,7 @@ from typing import Any
 from PIL import Image
 
 from cdc_jax.tasks import decode, splits
-from cdc_jax.tasks.collection import Collection
+from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
 
 # The shares are those by which CoOp split the datasets that had no split.
@@ -41,13 +41,13 @@ _SUFFIXES = {
 Row = tuple[str, str, str]  # path, label, part or ""
 
 
-def read(root: Path, items: str = "", allow_fewer: bool = False) -> Collection:
+def read(root: Path, items: str = "", allow_fewer: bool = False) -> Dataset:
     """A user's own images.
 
     Args:
       root: their folder, or a list in it.
       items: a list, wherever it is, in place of what task.toml says; "" is none.
-      allow_fewer: see `Collection`.
+      allow_fewer: see `Dataset`.
 
     Raises:
       FileNotFoundError: no such folder or list.
@@ -77,10 +77,10 @@ def read(root: Path, items: str = "", allow_fewer: bool = False) -> Collection:
 
 def _collection(
     split: Split, folder: Path, settings: Mapping[str, Any], where: str, allow_fewer: bool
-) -> Collection:
+) -> Dataset:
     splits.check(split, where)
     _check_files(folder, [item.path for part in PARTS for item in getattr(split, part)])
-    return Collection(split, folder.joinpath, settings["template"], allow_fewer=allow_fewer)
+    return Dataset(split, folder.joinpath, settings["template"], allow_fewer=allow_fewer)
 
 
 def _settings(file: Path) -> dict[str, Any]:

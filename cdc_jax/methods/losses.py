@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -35,9 +36,9 @@ def pairwise(
 
 
 def match(
-    image: Float[Array, "templates batch embed"],
+    image: Float[Array, "views batch embed"],
     text: Float[Array, "templates classes embed"],
-    labels: Int[Array, "batch"],
+    labels: Int[Array | np.ndarray, "batch"],
     logit_scale: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
     """L_de on image-conditioned features: view m is to be told by template m of its own class.

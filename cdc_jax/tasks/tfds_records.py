@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdc_jax.progress import Progress
-from cdc_jax.tasks import catalog, coop, own, splits
+from cdc_jax.tasks import catalog, class_folders, coop_splits, splits
 from cdc_jax.tasks.catalog import Published, Tfds
-from cdc_jax.tasks.collection import Collection
+from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
 
 OTHER_SPLITS = "not CoOp's splits"
@@ -27,7 +27,7 @@ class _Record(NamedTuple):
     class_name: str
 
 
-def read(name: str, root: Path, split_file: str = "") -> Collection:
+def read(name: str, root: Path, split_file: str = "") -> Dataset:
     """One of `catalog.PUBLISHED`, in the protocol's class order and names.
 
     Args:
@@ -55,7 +55,7 @@ def read(name: str, root: Path, split_file: str = "") -> Collection:
     else:
         split = _own_split(name, entry, records, class_names, root)
         splits.check(split, f"TFDS's {name}")
-    coop.check_classes(name, split, split_file or f"TFDS's {name}")
+    coop_splits.check_classes(name, split, split_file or f"TFDS's {name}")
 
     def contents(path: str) -> bytes:
         record = records[path]
@@ -64,7 +64,7 @@ def read(name: str, root: Path, split_file: str = "") -> Collection:
     # Of ImageNet and its variants, TFDS's parts are those that CoOp takes.
     other = not split_file and not name.startswith("ImageNet")
     note = OTHER_SPLITS if other else ""
-    return Collection(split, contents, published.template, published.about, note)
+    return Dataset(split, contents, published.template, published.about, note)
 
 
 def _open(
@@ -141,7 +141,7 @@ def _own_split(
     renamed = [entry.rename(class_name) for class_name in kept]
     if name.startswith("ImageNet"):
         # Classes are called by WordNet ids; a variant has only some of them.
-        table = coop.class_names(root, "imagenet")
+        table = coop_splits.class_names(root, "imagenet")
         there = {record.class_name for record in records.values()}
         kept = [wnid for wnid in table if wnid in there]
         renamed = [table[wnid] for wnid in kept]
@@ -153,6 +153,6 @@ def _own_split(
             items[record.split].append(Item(path, labels[record.class_name]))
     train, val, test = (tuple(items[split]) if split else () for split in entry.splits)
     if not test:
-        shares = (own.DEFAULTS[key] for key in ("val", "test", "seed"))
+        shares = (class_folders.DEFAULTS[key] for key in ("val", "test", "seed"))
         return splits.partition(train, renamed, *shares)
     return Split(train, val, test, tuple(renamed))

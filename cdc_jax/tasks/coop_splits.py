@@ -6,11 +6,11 @@ from pathlib import Path
 
 from cdc_jax.tasks import catalog, splits
 from cdc_jax.tasks.catalog import Published
-from cdc_jax.tasks.collection import Collection
+from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import Item, Split
 
 
-def read(name: str, root: Path, split_file: str = "") -> Collection:
+def read(name: str, root: Path, split_file: str = "") -> Dataset:
     """One of `catalog.PUBLISHED`.
 
     Args:
@@ -37,7 +37,7 @@ def read(name: str, root: Path, split_file: str = "") -> Collection:
         split = LAYOUTS[published.layout](name, published, root)
         splits.check(split, str(folder))
     check_classes(name, split, split_file or str(folder))
-    return Collection(split, images.joinpath, published.template, published.about)
+    return Dataset(split, images.joinpath, published.template, published.about)
 
 
 def check_classes(name: str, split: Split, where: str) -> None:

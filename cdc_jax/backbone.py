@@ -1,0 +1,207 @@
+"""A backbone: what a method may ask of a frozen dual encoder.
+
+Methods, training and inference know no more of a model than `Backbone`. CLIP implements it in
+`clip/backbone.py`; another model is another implementation.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+
+class Sizes(NamedTuple):
+    """Widths and depths of a dual encoder.
+
+    Attributes:
+      embed_width: width of the joint embedding.
+      text_width: width of the text tower's tokens.
+      text_depth: blocks of the text tower.
+      vision_width: width of the image tower's tokens.
+      vision_depth: blocks of the image tower.
+      image_size: side of the images, in pixels.
+    """
+
+    embed_width: int
+    text_width: int
+    text_depth: int
+    vision_width: int
+    vision_depth: int
+    image_size: int
+
+
+class Settings(NamedTuple):
+    """What is known of a backbone before its weights are loaded.
+
+    Attributes:
+      image_size: side of its images, in pixels.
+      profile: name of the training settings that suit its size, see `methods.rows.Row`.
+    """
+
+    image_size: int
+    profile: str
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen dual encoder.
+
+    It is a pytree whose leaves are the weights. Jitted functions take it as an argument, so that
+    weights never become constants of a program. All features are L2-normalised float32.
+
+    Prompts are arrays (layers, prompt, width): row 0 is part of the first block's input, row j
+    replaces the tokens at the same positions before block `at[j]`, which is j unless given.
+    """
+
+    @property
+    def sizes(self) -> Sizes:
+        """Widths and depths."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean colour that pixels in [0, 1] are normalised by."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Standard deviation that they are divided by."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Name of the weights' dtype."""
+        ...
+
+    @property
+    def profile(self) -> str:
+        """See `Settings`; "" for the published settings."""
+        ...
+
+    def vocabulary(self) -> list[str]:
+        """Every token, by id."""
+        ...
+
+    @property
+    def logit_scale(self) -> Float[Array, ""]:
+        """The factor between cosine similarities and logits."""
+        ...
+
+    @property
+    def logit_bias(self) -> float:
+        """What is added to the scaled cosines; 0 for CLIP."""
+        ...
+
+    def token_embeddings(self) -> Float[Array, "tokens width"]:
+        """Embeddings of the vocabulary."""
+        ...
+
+    def encode_images(
+        self,
+        pixels: Float[Array, "batch rows columns 3"],
+        prompts: Float[Array, "layers prompt width"] | None = None,
+        at: tuple[int, ...] | None = None,
+    ) -> Float[Array, "batch embed"]:
+        """Features of normalised pixels; prompts stand after the patches."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Array, "texts embed"]:
+        """Features of whole texts.
+
+        Raises:
+          ValueError: a text is too long, or the vocabulary lacks a character of it.
+        """
+        ...
+
+    def encode_prompted(
+        self,
+        prompts: Float[Array, "templates layers prompt width"],
+        words: Int[Array | np.ndarray, "templates words"],
+        names: Int[Array | np.ndarray, "classes tokens"],
+        at: tuple[int, ...] | None = None,
+    ) -> Float[Array, "templates classes embed"]:
+        """Features of every class name behind every template's prompts and fixed words.
+
+        Args:
+          prompts: learned vectors. For prompts that depend on an image, the first axis may as well
+            run over images.
+          words: token ids between the prompts and the name; may be empty.
+          names: of `name_ids`.
+          at: the block that each row of the prompts enters.
+        """
+        ...
+
+    def encode_class_prompted(
+        self,
+        prompts: Float[Array, "templates classes layers prompt width"],
+        words: Int[Array | np.ndarray, "templates words"],
+        names: Int[Array | np.ndarray, "classes tokens"],
+        at: tuple[int, ...] | None = None,
+    ) -> Float[Array, "templates classes embed"]:
+        """`encode_prompted` where each class has prompts of its own."""
+        ...
+
+    def word_ids(self, phrase: str) -> list[int]:
+        """Token ids of a phrase without start and end."""
+        ...
+
+    def name_ids(
+        self, names: Sequence[str], suffix: str = "."
+    ) -> Int[np.ndarray, "classes tokens"]:
+        """Token ids of class names, each with what follows it up to the end of the text.
+
+        Raises:
+          ValueError: a name is too long, or the vocabulary lacks a character of it.
+        """
+        ...
+
+    def embed_words(self, ids: Int[Array | np.ndarray, "*b"]) -> Float[Array, "*b width"]:
+        """Token embeddings without positions, float32."""
+        ...
+
+    def weights(self) -> dict[str, Array]:
+        """Weights by name, parts joined by dots."""
+        ...
+
+    def with_weights(self, changed: Mapping[str, ArrayLike]) -> "Backbone":
+        """The same backbone with some weights replaced, for methods that change a tower.
+
+        Raises:
+          ValueError: a name or a shape that the backbone does not have.
+        """
+        ...
+
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights, in hexadecimal."""
+        ...
+
+
+def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> Backbone:
+    """Loads a backbone.
+
+    Args:
+      name_or_path: "world", a local folder in Hugging Face's format, or a model id of the hub.
+      dtype: of the weights.
+
+    Raises:
+      FileNotFoundError, PermissionError, ConnectionError, ValueError: as `clip.load`.
+    """
+    from cdc_jax.clip import backbone as clip  # an implementation, which imports this module
+
+    return clip.load(name_or_path, dtype)
+
+
+def read_settings(name_or_path: str | Path) -> Settings:
+    """Reads what `load` would return the settings of, without its weights.
+
+    Raises:
+      FileNotFoundError, PermissionError, ConnectionError, ValueError: as `load`.
+    """
+    from cdc_jax import clip
+
+    config = clip.read_config(name_or_path)
+    return Settings(config.image_size, config.profile)

@@ -1,0 +1,237 @@
+"""CLIP as a backbone, with the savings that its causal text tower allows.
+
+All classes of a template share the tokens before the name: these run once, and the names attend to
+their keys and values. Long class lists run in chunks, so that activations stay within a bound.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from cdc_jax import devices
+from cdc_jax.backbone import Sizes
+from cdc_jax.clip import pretrained
+from cdc_jax.clip.config import Transformer
+from cdc_jax.clip.model import Clip, normalize
+from cdc_jax.clip.tokenizer import Tokenizer
+
+TEXT_MEMORY = 3 * 2**30
+"""Bytes that the activations of class names may take, unless told otherwise."""
+
+
+@flax.struct.dataclass
+class ClipBackbone:
+    """A CLIP and its tokenizer behind the interface `backbone.Backbone`.
+
+    Attributes:
+      clip: the model; its weights are the leaves.
+      tokenizer: its tokenizer.
+    """
+
+    clip: Clip
+    tokenizer: Tokenizer = flax.struct.field(pytree_node=False)
+
+    @property
+    def sizes(self) -> Sizes:
+        """See `Backbone`."""
+        config = self.clip.config
+        return Sizes(
+            embed_width=config.embed_width,
+            text_width=config.text.width,
+            text_depth=config.text.depth,
+            vision_width=config.vision.width,
+            vision_depth=config.vision.depth,
+            image_size=config.image_size,
+        )
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """See `Backbone`."""
+        return self.clip.config.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """See `Backbone`."""
+        return self.clip.config.std
+
+    @property
+    def dtype(self) -> str:
+        """See `Backbone`."""
+        return self.clip.text.projection.dtype.name
+
+    @property
+    def profile(self) -> str:
+        """See `Backbone`."""
+        return self.clip.config.profile
+
+    def vocabulary(self) -> list[str]:
+        """See `Backbone`."""
+        return self.tokenizer.vocabulary()
+
+    @property
+    def logit_scale(self) -> Float[Array, ""]:
+        """See `Backbone`."""
+        return self.clip.logit_scale
+
+    @property
+    def logit_bias(self) -> float:
+        """See `Backbone`."""
+        return 0.0
+
+    def token_embeddings(self) -> Float[Array, "tokens width"]:
+        """See `Backbone`."""
+        return self.clip.text.token_embedding[...]
+
+    def encode_images(
+        self,
+        pixels: Float[Array, "batch rows columns 3"],
+        prompts: Float[Array, "layers prompt width"] | None = None,
+        at: tuple[int, ...] | None = None,
+    ) -> Float[Array, "batch embed"]:
+        """See `Backbone`."""
+        if prompts is None:
+            return self.clip.encode_image(pixels)
+        return normalize(self.clip.vision(pixels, prompts, at))
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Array, "texts embed"]:
+        """See `Backbone`."""
+        return self.clip.encode_text(jnp.asarray(self.tokenizer(texts)))
+
+    @partial(jax.jit, static_argnames=("at", "memory"))
+    def encode_prompted(
+        self,
+        prompts: Float[Array, "templates layers prompt width"],
+        words: Int[Array | np.ndarray, "templates words"],
+        names: Int[Array | np.ndarray, "classes tokens"],
+        at: tuple[int, ...] | None = None,
+        memory: int = TEXT_MEMORY,
+    ) -> Float[Array, "templates classes embed"]:
+        """See `Backbone`.
+
+        As many classes as fit into `memory` keep their activations for the derivative. A longer
+        list's others run in chunks, forward once more in the derivative: at most 1.5 times the
+        products.
+
+        Args:
+          prompts: see `Backbone`.
+          words: see `Backbone`.
+          names: see `Backbone`.
+          at: see `Backbone`.
+          memory: bytes that the classes' activations may take on a device.
+        """
+        text, start_id = self.clip.text, self.tokenizer.start_id
+        names = jnp.asarray(names)
+        classes, tokens = names.shape
+        memory *= devices.sharers()
+        chunk, chunks = split_classes(self.clip.config.text, len(prompts), classes, tokens, memory)
+
+        def prefix(prompts, words):
+            return text.prefix(start_id, prompts, text.embed(words), at)
+
+        # Every device encodes its share of the prefixes, few as they are, and of the classes.
+        prefixes = jax.vmap(prefix)(devices.split(prompts, devices.AXES), words)
+        prefixes = jax.tree.map(devices.split, prefixes)
+        encode = jax.vmap(lambda prefix: normalize(text.names(prefix, names, chunk, chunks)))
+        return devices.split(encode(prefixes))
+
+    @partial(jax.jit, static_argnames="at")
+    def encode_class_prompted(
+        self,
+        prompts: Float[Array, "templates classes layers prompt width"],
+        words: Int[Array | np.ndarray, "templates words"],
+        names: Int[Array | np.ndarray, "classes tokens"],
+        at: tuple[int, ...] | None = None,
+    ) -> Float[Array, "templates classes embed"]:
+        """See `Backbone`.
+
+        Texts have no beginning in common: each takes the plain forward pass, and nothing bounds
+        their memory.
+        """
+        start_id = self.tokenizer.start_id
+
+        def encode(prompts, words, name):
+            places = jnp.full(1 + prompts.shape[1], start_id)  # prompts take all but the first
+            return self.clip.text(jnp.concatenate([places, words, name])[None], prompts, at)[0]
+
+        of_template = jax.vmap(encode, (0, None, 0))
+        prompts = devices.split(prompts, None, devices.AXES)
+        features = jax.vmap(of_template, (0, 0, None))(prompts, words, names)
+        return devices.split(normalize(features))
+
+    def word_ids(self, phrase: str) -> list[int]:
+        """See `Backbone`."""
+        return self.tokenizer.words(phrase)
+
+    def name_ids(
+        self, names: Sequence[str], suffix: str = "."
+    ) -> Int[np.ndarray, "classes tokens"]:
+        """See `Backbone`."""
+        return self.tokenizer.names(names, suffix=suffix)
+
+    def embed_words(self, ids: Int[Array | np.ndarray, "*b"]) -> Float[Array, "*b width"]:
+        """See `Backbone`."""
+        return self.clip.text.embed(jnp.asarray(ids))
+
+    def weights(self) -> dict[str, Array]:
+        """See `Backbone`."""
+        return pretrained.parameters(self.clip)
+
+    def with_weights(self, changed: Mapping[str, ArrayLike]) -> "ClipBackbone":
+        """See `Backbone`."""
+        graph, state = nnx.split(self.clip)
+        weights = self.weights()
+        for name, value in changed.items():
+            if name not in weights or weights[name].shape != jnp.shape(value):
+                expected = weights[name].shape if name in weights else "no such weight"
+                raise ValueError(f"{name} is {expected} in this CLIP, got {jnp.shape(value)}")
+        # In the weights' own dtype, which decides how the towers compute.
+        arrays = weights | {
+            name: jnp.asarray(value, weights[name].dtype) for name, value in changed.items()
+        }
+        nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
+        return ClipBackbone(nnx.merge(graph, state), self.tokenizer)
+
+    def weights_hash(self) -> str:
+        """See `Backbone`."""
+        return pretrained.weights_hash(self.clip)
+
+
+def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> ClipBackbone:
+    """A CLIP as a backbone; arguments and errors as `clip.load`."""
+    return ClipBackbone(*pretrained.load(name_or_path, dtype))
+
+
+def split_classes(
+    sizes: Transformer, templates: int, classes: int, tokens: int, memory: int
+) -> tuple[int, int]:
+    """How many classes of a list are encoded in chunks, so that activations stay within a bound.
+
+    A token of a class name leaves 5 width + mlp_width float32 numbers a block for the derivative:
+    the block's input, queries, keys, values, the attention's output and the MLP's input. The
+    classes outside the chunks keep theirs, and so does the one chunk at work; a chunk is an eighth
+    of what fits, long enough for fast products (this project's choice).
+
+    Args:
+      sizes: of the text tower.
+      templates: M.
+      classes: K.
+      tokens: of the longest name, with its end of text.
+      memory: bytes. At least one class is encoded at a time, whatever the bound.
+
+    Returns:
+      Classes a chunk, and the number of chunks: 0 where all fit.
+    """
+    one = 4 * sizes.depth * templates * tokens * (5 * sizes.width + sizes.mlp_width)
+    fit = max(memory // one, 1)
+    chunk = max(fit // 8, 1)
+    return chunk, 1 + -(-(classes - fit) // chunk) if classes > fit else 0

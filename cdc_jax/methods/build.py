@@ -1,0 +1,58 @@
+"""From settings to a method object."""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from cdc_jax.backbone import Backbone
+from cdc_jax.methods import rows
+from cdc_jax.methods.method import Method, Support
+
+
+def build(
+    choice: rows.Choice,
+    backbone: Backbone,
+    class_names: Sequence[str],
+    template: str,
+    support: Support,
+) -> Method:
+    """Puts a row's method together for a task.
+
+    Args:
+      choice: the row and its settings, of `configure`.
+      backbone: the frozen model.
+      class_names: the classes to train on.
+      template: the task's hand-crafted template, with {} for the class name.
+      support: the shots, for choices that the settings leave to them.
+
+    Raises:
+      ValueError: settings that no part knows, or that do not fit one another or the backbone.
+    """
+    settled = choice.family.settle(choice.config, backbone, class_names, support)
+    return choice.family.build(settled, backbone, class_names, template)
+
+
+def rebuild(
+    family: str,
+    settings: ConfigDict,
+    backbone: Backbone,
+    class_names: Sequence[str],
+    template: str,
+) -> Method:
+    """Puts an exported method together again.
+
+    Args:
+      family: of `rows.FAMILIES`.
+      settings: `Method.config` of the exported one.
+      backbone: the frozen model.
+      class_names: the classes that were trained on.
+      template: the hand-crafted template.
+
+    Raises:
+      ValueError: as `build`; or a family that this release does not have.
+    """
+    if family not in rows.FAMILIES:
+        raise ValueError(
+            f"this release has no methods of family {family!r}: it has {', '.join(rows.FAMILIES)}"
+        )
+    return rows.FAMILIES[family].build(settings, backbone, class_names, template)

@@ -1,0 +1,326 @@
+"""Heads: the logits of M templates -> one prediction that knows how sure it is, and its loss.
+
+Two heads, one interface: `predict(learned, logits)` and `loss(learned, logits, labels, progress)`,
+with logits of shape (..., templates, classes). `SoftmaxHead` is CLIP's usual one; `EvidentialHead`
+is DSTC. What a head has learned is its own: with `learned=True` a scale a and a shift b, and the
+logits become a z − b; the evidential head also keeps a fixed shift.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from cdc_jax import evidence
+
+Logits = Float[Array, "*b templates classes"]
+
+
+@runtime_checkable
+class Arrays(Protocol):
+    """A head's arrays: `trained` are differentiated, `fixed` are not."""
+
+    trained: Any
+    fixed: Any
+
+
+class Initial(NamedTuple):
+    """What a head starts from, under the name of its part; nothing where it has no arrays."""
+
+    trained: dict[str, Any]
+    fixed: dict[str, Any]
+
+
+class Prediction(NamedTuple):
+    """What a method predicts of each image.
+
+    Attributes:
+      predicted: the class of the largest fused logit or evidence, (...). Where all evidence is
+        small, rounding leaves the probabilities equal.
+      probability: fused class probabilities, (..., classes).
+      uncertainty: log-vacuity of the fused opinion in the evidential head unless it is set
+        otherwise, 1 − max probability in the softmax head; higher is less certain, (...).
+      conflict: disagreement among the templates in [0, 1], Dempster's C; 0 in the softmax head.
+      template_predicted: each template's own choice, (..., templates).
+      template_confidence: the largest probability of each template alone, (..., templates).
+      template_uncertainty: each template's own uncertainty, (..., templates).
+      log_vacuity: log u of the fused opinion, (...); None in a head without opinions.
+    """
+
+    predicted: Int[Array, "*b"]
+    probability: Float[Array, "*b classes"]
+    uncertainty: Float[Array, "*b"]
+    conflict: Float[Array, "*b"]
+    template_predicted: Int[Array, "*b templates"]
+    template_confidence: Float[Array, "*b templates"]
+    template_uncertainty: Float[Array, "*b templates"]
+    log_vacuity: Float[Array, "*b"] | None = None
+
+    @property
+    def novelty(self) -> Float[Array | np.ndarray, "*b"]:
+        """What tells new classes from known ones: vacuity, or without opinions the uncertainty."""
+        return self.uncertainty if self.log_vacuity is None else self.log_vacuity
+
+
+@runtime_checkable
+class Head(Protocol):
+    """The interface of all heads."""
+
+    @property
+    def has_opinions(self) -> bool:
+        """Whether predictions have a vacuity and a conflict."""
+        ...
+
+    def initialize(self, logits: Float[np.ndarray, "templates images classes"]) -> Initial:
+        """What the head starts from, given the zero-shot logits of the training images."""
+        ...
+
+    def predict(self, learned: Arrays, logits: Logits) -> Prediction:
+        """Fuses the templates' logits into one prediction."""
+        ...
+
+    def loss(
+        self,
+        learned: Arrays,
+        logits: Logits,
+        labels: Int[Array | np.ndarray, "*b"],
+        progress: Float[Array, ""] | float,
+    ) -> Float[Array, "*b"]:
+        """One value an image; `progress` is the share of training done, in [0, 1]."""
+        ...
+
+
+def mean_logit(logits: Logits) -> Float[Array, "*b classes"]:
+    """Log-probabilities of the templates' mean logit (a normalised geometric mean)."""
+    return jax.nn.log_softmax(logits.mean(-2), -1)
+
+
+def mean_probability(logits: Logits) -> Float[Array, "*b classes"]:
+    """Log of the templates' mean probability."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits, -1), -2) - jnp.log(logits.shape[-2])
+
+
+SOFTMAX_FUSIONS: dict[str, Callable[[Array], Array]] = {
+    "mean_logit": mean_logit,
+    "mean_probability": mean_probability,
+}
+EVIDENCE_FUSIONS: dict[str, Callable[[Array], Array]] = {
+    "dempster": evidence.combine,
+    "average": evidence.average,
+    "cumulate": evidence.cumulate,
+    "cautious": evidence.cautious,
+    "pool": evidence.pool,
+    "most_certain": evidence.most_certain,
+}
+
+
+_UNCERTAINTIES = {"vacuity": evidence.log_vacuity, "confidence": evidence.least_confidence}
+
+
+def _require(what: str, value: str, known: Mapping[str, Any]) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
+
+
+def _initial_scale(learned: bool) -> dict[str, Any]:
+    zero = {"log_scale": jnp.zeros(()), "shift": jnp.zeros(())}
+    return {"head": zero} if learned else {}
+
+
+def _scaled(logits: Logits, trained: Mapping[str, Array]) -> Logits:
+    """a z − b of a learned scale a and shift b."""
+    return jnp.exp(trained["log_scale"]) * logits - trained["shift"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxHead:
+    """Softmax of the fused logits, cross-entropy of the fused prediction and of each template's.
+
+    Attributes:
+      fusion: a name of `SOFTMAX_FUSIONS`.
+      template_weight: weight of the sum of the templates' own cross-entropies.
+      fused_weight: weight of the fused prediction's.
+      learned: learn a scale and a shift of the logits.
+
+    Raises:
+      ValueError: an unknown fusion.
+    """
+
+    fusion: str = "mean_logit"
+    template_weight: float = 0.0
+    fused_weight: float = 1.0
+    learned: bool = False
+
+    def __post_init__(self):
+        _require("head.fusion", self.fusion, SOFTMAX_FUSIONS)
+
+    @property
+    def has_opinions(self) -> bool:
+        """See `Head`."""
+        return False
+
+    def initialize(self, logits: Float[np.ndarray, "templates images classes"]) -> Initial:
+        """See `Head`."""
+        del logits
+        return Initial(_initial_scale(self.learned), {})
+
+    def predict(self, learned: Arrays, logits: Logits) -> Prediction:
+        """See `Head`."""
+        logits = self._logits(learned, logits)
+        fused = SOFTMAX_FUSIONS[self.fusion](logits)
+        probability = jnp.exp(fused)
+        uncertainty = 1 - probability.max(-1)
+        own = jax.nn.softmax(logits, -1).max(-1)
+        return Prediction(
+            predicted=fused.argmax(-1),
+            probability=probability,
+            uncertainty=uncertainty,
+            conflict=jnp.zeros_like(uncertainty),
+            template_predicted=logits.argmax(-1),
+            template_confidence=own,
+            template_uncertainty=1 - own,
+        )
+
+    def loss(
+        self,
+        learned: Arrays,
+        logits: Logits,
+        labels: Int[Array | np.ndarray, "*b"],
+        progress: Float[Array, ""] | float,
+    ) -> Float[Array, "*b"]:
+        """See `Head`."""
+        del progress
+        logits = self._logits(learned, logits)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        rows = jnp.broadcast_to(labels[..., None], logits.shape[:-1])
+        own = cross_entropy(logits, rows).sum(-1)
+        fused = cross_entropy(SOFTMAX_FUSIONS[self.fusion](logits), labels)
+        return self.template_weight * own + self.fused_weight * fused
+
+    def _logits(self, learned: Arrays, logits: Logits) -> Logits:
+        return _scaled(logits, learned.trained) if self.learned else logits
+
+
+@dataclasses.dataclass(frozen=True)
+class EvidentialHead:
+    """DSTC: evidence of each template, fused; trusted cross-entropy of each and of the fused.
+
+    The fixed shift b in log h(z) = z − b is a multiple of the mean zero-shot logit of the training
+    images, see `evidence.calibrate_shift`.
+
+    Attributes:
+      shift_multiple: that multiple.
+      kind: evidence function, see `evidence.from_logits`.
+      fusion: a name of `EVIDENCE_FUSIONS`.
+      template_weight: weight of the sum of the templates' own losses.
+      fused_weight: omega, weight of the fused opinion's.
+      kl_weight: lambda at the end; it rises linearly over the first half of training.
+      centred: take from each row of logits its mean over the classes first, instead of the shift.
+      learned: learn a scale and a shift of the logits as well.
+      uncertainty: what a prediction reports as its uncertainty: "vacuity", which tells new classes
+        from known ones, or "confidence", 1 − max p, which finds errors.
+
+    Raises:
+      ValueError: an unknown fusion, evidence function or uncertainty.
+    """
+
+    shift_multiple: float = 1.0
+    kind: str = "exp"
+    fusion: str = "dempster"
+    template_weight: float = 1.0
+    fused_weight: float = 1.0
+    kl_weight: float = 0.0
+    centred: bool = False
+    learned: bool = False
+    uncertainty: str = "vacuity"
+
+    def __post_init__(self):
+        _require("head.fusion", self.fusion, EVIDENCE_FUSIONS)
+        _require("head.uncertainty", self.uncertainty, _UNCERTAINTIES)
+        _require("head.evidence", self.kind, evidence.KINDS)
+
+    @property
+    def has_opinions(self) -> bool:
+        """See `Head`."""
+        return True
+
+    def initialize(self, logits: Float[np.ndarray, "templates images classes"]) -> Initial:
+        """See `Head`."""
+        shift = jnp.float32(self.shift_multiple * float(logits.mean()))
+        return Initial(_initial_scale(self.learned), {"head": {"shift": shift}})
+
+    def predict(self, learned: Arrays, logits: Logits) -> Prediction:
+        """See `Head`."""
+        log_evidence = self._evidence(learned, logits)
+        fused = EVIDENCE_FUSIONS[self.fusion](log_evidence)
+        measure = _UNCERTAINTIES[self.uncertainty]
+        return Prediction(
+            predicted=fused.argmax(-1),
+            probability=evidence.expected_probability(fused),
+            uncertainty=measure(fused),
+            conflict=evidence.conflict(log_evidence),
+            template_predicted=log_evidence.argmax(-1),
+            template_confidence=evidence.expected_probability(log_evidence).max(-1),
+            template_uncertainty=measure(log_evidence),
+            log_vacuity=evidence.log_vacuity(fused),
+        )
+
+    def loss(
+        self,
+        learned: Arrays,
+        logits: Logits,
+        labels: Int[Array | np.ndarray, "*b"],
+        progress: Float[Array, ""] | float,
+    ) -> Float[Array, "*b"]:
+        """See `Head`."""
+        return evidence.trusted_loss(
+            self._evidence(learned, logits),
+            jnp.asarray(labels),
+            kl_weight=evidence.annealed_kl_weight(progress, 1, self.kl_weight),
+            source_weights=self.template_weight,
+            fused_weight=self.fused_weight,
+            fuse=EVIDENCE_FUSIONS[self.fusion],
+        )
+
+    def _evidence(self, learned: Arrays, logits: Logits) -> Logits:
+        if self.learned:
+            logits = _scaled(logits, learned.trained)
+        shift = logits.mean(-1, keepdims=True) if self.centred else learned.fixed["shift"]
+        return evidence.from_logits(logits, self.kind, shift=shift)
+
+
+def build(config: ConfigDict) -> Head:
+    """The head of a method's settings `head`.
+
+    Raises:
+      ValueError: an unknown head, or a value that it does not know.
+    """
+    _require("head.name", config.name, _HEADS)
+    return _HEADS[config.name](config)
+
+
+def _softmax(config: ConfigDict) -> SoftmaxHead:
+    return SoftmaxHead(config.fusion, config.template_weight, config.fused_weight, config.learned)
+
+
+def _evidential(config: ConfigDict) -> EvidentialHead:
+    return EvidentialHead(
+        shift_multiple=config.shift_multiple,
+        kind=config.evidence,
+        fusion=config.fusion,
+        template_weight=config.template_weight,
+        fused_weight=config.fused_weight,
+        kl_weight=config.kl_weight,
+        centred=config.centred,
+        learned=config.learned,
+        uncertainty=config.uncertainty,
+    )
+
+
+_HEADS: dict[str, Callable[[ConfigDict], Head]] = {"softmax": _softmax, "evidential": _evidential}

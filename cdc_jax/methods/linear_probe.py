@@ -1,0 +1,72 @@
+"""The linear probe: multinomial logistic regression on frozen image features."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from cdc_jax.backbone import Backbone
+from cdc_jax.methods import heads
+from cdc_jax.methods.method import Learned, Method, Support, require_template, support_logits
+
+SETTINGS: dict[str, Any] = {}
+"""Settings of this family beside those that all methods have, see `rows.SETTINGS`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearProbe(Method):
+    """A row of weights for each class: z_k = w_k · f(x) / tau, w starting at zero."""
+
+    def covers(self, class_names: Sequence[str]) -> bool:
+        """See `Method`."""
+        return tuple(class_names) == self.class_names
+
+    def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
+        """See `Method`."""
+        del key
+        head = self.head.initialize(
+            support_logits(backbone, [self.template], self.class_names, support)
+        )
+        weights = jnp.zeros((1, len(self.class_names), backbone.sizes.embed_width))
+        return Learned({"classifier": weights} | head.trained, head.fixed)
+
+    def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> None:
+        """Nothing: the weights are the classes'."""
+        del backbone, names, template
+
+    def class_features(
+        self,
+        backbone: Backbone,
+        learned: Learned,
+        classes: None,
+        image: Float[Array, "templates_or_1 batch embed"] | None = None,
+    ) -> Float[Array, "templates classes embed"]:
+        """The weights, which are not normalised."""
+        del backbone, classes, image
+        return learned.trained["classifier"]
+
+
+def settle(
+    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], support: Support
+) -> ConfigDict:
+    """Nothing is left to the training images."""
+    del backbone, class_names, support
+    return config
+
+
+def build(
+    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: str
+) -> LinearProbe:
+    """Puts the probe together; see `prompt_tuning.build`."""
+    del backbone
+    require_template(template)
+    return LinearProbe(config, tuple(class_names), template, heads.build(config.head))
+
+
+def suit_unfamiliar_names(config: ConfigDict) -> None:
+    """Nothing to do: a probe reads no names."""
+    del config

@@ -1,0 +1,374 @@
+"""What a method is: what it learns, what it changes, how it answers, and what it is trained by.
+
+Training, evaluation, export and prediction ask a method through this interface and never look into
+what it learned. A family of methods is a subclass in a file of its own; `rows` holds the published
+settings of each.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from cdc_jax.backbone import Backbone
+from cdc_jax.methods.heads import Head, Prediction
+
+PyTree = Any
+Logits = Float[Array, "batch templates classes"]
+Text = Float[Array, "templates *image classes embed"]
+"""Class features; the axis over images is there where a method reads the image into its text."""
+
+
+class Support(NamedTuple):
+    """The shots, from which a method takes what it needs before it is trained.
+
+    Attributes:
+      features: frozen image features of their clean views, normalised.
+      labels: indices into the classes trained on.
+    """
+
+    features: Float[Array | np.ndarray, "images embed"]
+    labels: Int[np.ndarray, "images"]
+
+
+@flax.struct.dataclass
+class Learned:
+    """The arrays of a method, by the names of its parts.
+
+    Attributes:
+      trained: what is differentiated; in the optimiser and in checkpoints.
+      fixed: what is computed once from the support, such as caches and shifts; never
+        differentiated. An exported model holds both.
+    """
+
+    trained: PyTree
+    fixed: PyTree
+
+    def part(self, name: str) -> "Learned":
+        """One part, with what it trains and what it keeps fixed; empty where there is none."""
+        return Learned(self.trained.get(name, {}), self.fixed.get(name, {}))
+
+
+class Forward(NamedTuple):
+    """What a method computes of a batch.
+
+    Attributes:
+      image: normalised image features, of each template or one for all.
+      text: features of every class under every template.
+      logits: z^m_k of every image.
+    """
+
+    image: Float[Array, "templates_or_1 batch embed"]
+    text: Text
+    logits: Logits
+
+
+class Term(NamedTuple):
+    """A term of the loss: its value, which is logged, and its weight in the sum."""
+
+    value: Float[Array, ""]
+    weight: float
+
+
+class Batch(NamedTuple):
+    """What the terms of a loss are functions of.
+
+    Attributes:
+      backbone: as the method has adapted it.
+      learned: the method's arrays.
+      classes: of `Method.classes`.
+      forward: what the method computed.
+      labels: indices into the classes.
+      progress: share of the stage's training that is done, in [0, 1].
+    """
+
+    backbone: Backbone
+    learned: Learned
+    classes: PyTree
+    forward: Forward
+    labels: Int[Array | np.ndarray, "batch"]
+    progress: Float[Array, ""] | float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """A stage of training, with an optimiser state and a schedule of its own.
+
+    Attributes:
+      method: the method as it computes in this stage; of the last stage, as it answers.
+      optimizer: `name`, rates, `weight_decay`, `batch_size` and `epochs`, see `optimizer.make`.
+      trains: parts of `Learned.trained` that change; None is all.
+      begin: (backbone, learned, classes) -> the trained parts that the stage starts from; None
+        leaves them as they are.
+      average: a weight for each epoch's end. The stage then ends with the average of the trained
+        parts by these weights, which must sum to 1; empty takes the last.
+    """
+
+    method: "Method"
+    optimizer: ConfigDict
+    trains: tuple[str, ...] | None = None
+    begin: Callable[[Backbone, Learned, PyTree], dict[str, PyTree]] | None = None
+    average: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        epochs = self.optimizer.epochs
+        if self.average and (len(self.average) != epochs or abs(sum(self.average) - 1) > 1e-6):
+            raise ValueError(
+                f"an average over {epochs} epochs needs as many weights that sum to 1, got "
+                f"{self.average}"
+            )
+
+    def split(self, trained: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+        """The parts that change in this stage, and the others.
+
+        Raises:
+          ValueError: the stage trains a part that the method does not have.
+        """
+        names = tuple(trained) if self.trains is None else self.trains
+        if unknown := set(names) - set(trained):
+            raise ValueError(f"a stage trains {sorted(unknown)}, the method has {sorted(trained)}")
+        moving = {name: part for name, part in trained.items() if name in names}
+        return moving, {name: part for name, part in trained.items() if name not in names}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method(abc.ABC):
+    """A way of adapting a backbone to a task.
+
+    All functions are pure. The backbone is an argument of each, so that jitted callers pass its
+    weights as data.
+
+    Attributes:
+      config: the settings of the method, after `settle`.
+      class_names: the classes trained on.
+      template: the task's hand-crafted text, with {} for the class name.
+      head: fuses the templates' logits into a prediction.
+    """
+
+    config: ConfigDict
+    class_names: tuple[str, ...]
+    template: str
+    head: Head
+
+    def __init_subclass__(cls, **keywords: Any):
+        """Requires a family that computes its own image features to declare what it changes.
+
+        Evaluation would take frozen features otherwise.
+        """
+        super().__init_subclass__(**keywords)
+        computes = cls.image_features is not Method.image_features or cls.adapt is not Method.adapt
+        if computes and cls.changes_images is Method.changes_images:
+            raise TypeError(
+                f"{cls.__name__} overrides image_features or adapt, but does not declare "
+                "changes_images: define that property"
+            )
+
+    @property
+    def templates(self) -> int:
+        """Number of views that an image can be given, one for each template."""
+        return 1
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether image features depend on what is learned.
+
+        Where they do not, frozen features are computed once and shared, and `image_features` is
+        not asked in evaluation.
+        """
+        return False
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether class features depend on the image."""
+        return False
+
+    def covers(self, class_names: Sequence[str]) -> bool:
+        """Whether the method can classify among these names."""
+        return True
+
+    @abc.abstractmethod
+    def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
+        """What the method starts from."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of training, in order."""
+        return (Stage(self, self.config.optimizer),)
+
+    @abc.abstractmethod
+    def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> PyTree:
+        """What the method needs of a class list, computed once: token ids, frozen features.
+
+        Args:
+          backbone: the frozen model.
+          names: of the classes.
+          template: of another task, in place of this one's.
+        """
+
+    def adapt(self, backbone: Backbone, learned: Learned) -> Backbone:
+        """The backbone with its towers' weights changed; most methods change none."""
+        del learned
+        return backbone
+
+    def image_features(
+        self,
+        backbone: Backbone,
+        learned: Learned,
+        views: Float[Array, "views batch height width 3"],
+    ) -> Float[Array, "templates_or_1 batch embed"]:
+        """Normalised image features of one view a template, or of one that all share."""
+        del learned
+        return frozen_features(backbone, views)
+
+    @abc.abstractmethod
+    def class_features(
+        self,
+        backbone: Backbone,
+        learned: Learned,
+        classes: PyTree,
+        image: Float[Array, "templates_or_1 batch embed"] | None = None,
+    ) -> Text:
+        """Features of every class under every template.
+
+        Args:
+          backbone: the model, adapted.
+          learned: the method's arrays.
+          classes: of `classes`.
+          image: image features, where `reads_images`; else None.
+        """
+
+    def logits(
+        self,
+        backbone: Backbone,
+        learned: Learned,
+        image: Float[Array, "templates_or_1 batch embed"],
+        text: Text,
+    ) -> Logits:
+        """z^m_k = cos(f^m(x^m), g(t^m_k)) / tau, plus the backbone's bias."""
+        del learned
+        image = jnp.broadcast_to(image, (len(text), *image.shape[1:]))
+        pattern = "mbd,mbkd->bmk" if self.reads_images else "mbd,mkd->bmk"
+        # Times 100, what an accelerator's default precision rounds off is half a logit.
+        cosine = jnp.einsum(pattern, image, text, precision=jax.lax.Precision.HIGHEST)
+        return backbone.logit_scale * cosine + backbone.logit_bias
+
+    def forward(
+        self,
+        backbone: Backbone,
+        learned: Learned,
+        classes: PyTree,
+        image: Float[Array, "templates_or_1 batch embed"],
+        text: Text | None = None,
+    ) -> Forward:
+        """Image features to logits: what training and every prediction have in common.
+
+        Args:
+          backbone: the model, adapted.
+          learned: the method's arrays.
+          classes: of `classes`.
+          image: of `image_features`, or frozen where the method changes none.
+          text: class features, where they are known already.
+        """
+        if text is None:
+            read = image if self.reads_images else None
+            text = self.class_features(backbone, learned, classes, read)
+        return Forward(image, text, self.logits(backbone, learned, image, text))
+
+    def predict(self, learned: Learned, logits: Logits) -> Prediction:
+        """The head's prediction."""
+        return self.head.predict(learned.part("head"), logits)
+
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """The terms of the loss; by default the head's own."""
+        return {"classification": Term(self.head_loss(batch), 1.0)}
+
+    def head_loss(self, batch: Batch) -> Float[Array, ""]:
+        """Mean of the head's loss over the images."""
+        head = batch.learned.part("head")
+        return self.head.loss(head, batch.forward.logits, batch.labels, batch.progress).mean()
+
+    def word_vectors(self, learned: Learned) -> Float[Array, "templates d width"] | None:
+        """Learned vectors that can be compared with word embeddings; None where there are none."""
+        del learned
+        return None
+
+    def facts(self) -> Mapping[str, Any]:
+        """What results.json says of the method beside its figures."""
+        return {}
+
+
+def objective(
+    method: Method,
+    backbone: Backbone,
+    learned: Learned,
+    classes: PyTree,
+    views: Float[Array, "views batch height width 3"],
+    labels: Int[Array | np.ndarray, "batch"],
+    progress: Float[Array, ""] | float,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The training objective: sum of the terms by their weights.
+
+    Args:
+      method: the method, as the stage has it.
+      backbone: the frozen model.
+      learned: the method's arrays.
+      classes: the classes trained on, of `Method.classes`.
+      views: one view for each template, or one that all share.
+      labels: indices into the classes.
+      progress: share of the stage's training that is done.
+
+    Returns:
+      The objective; and the terms by name, their sum and the accuracy on the batch.
+    """
+    backbone = method.adapt(backbone, learned)
+    image = method.image_features(backbone, learned, views)
+    forward = method.forward(backbone, learned, classes, image)
+    terms = method.terms(Batch(backbone, learned, classes, forward, labels, progress))
+    first, *others = (term.weight * term.value for term in terms.values())
+    total = sum(others, first)
+    predicted = method.predict(learned, forward.logits).predicted
+    values = {name: term.value for name, term in terms.items()}
+    return total, values | {"loss": total, "accuracy": (predicted == labels).mean()}
+
+
+def frozen_features(
+    backbone: Backbone, views: Float[Array, "views batch height width 3"]
+) -> Float[Array, "views batch embed"]:
+    """Normalised image features that nothing learned changes."""
+    return jax.vmap(backbone.encode_images)(views)
+
+
+def hand_crafted_features(
+    backbone: Backbone, templates: Sequence[str], names: Sequence[str]
+) -> Float[Array, "templates classes embed"]:
+    """Normalised features of plain texts: every class name in every template's {}."""
+    names = [name.replace("_", " ") for name in names]
+    return jnp.stack(
+        [backbone.encode_texts([text.format(name) for name in names]) for text in templates]
+    )
+
+
+def support_logits(
+    backbone: Backbone, templates: Sequence[str], names: Sequence[str], support: Support
+) -> np.ndarray:
+    """Zero-shot logits of the shots under hand-crafted texts, (templates, images, classes)."""
+    text = hand_crafted_features(backbone, templates, names)
+    return np.asarray(backbone.logit_scale * jnp.einsum("bd,mkd->mbk", support.features, text))
+
+
+def require_template(text: str) -> None:
+    """Raises ValueError unless a hand-crafted text has one {} for the class name."""
+    if text.count("{}") != 1:
+        raise ValueError(f"a template needs one {{}} for the class name, got {text!r}")
+
+
+def require_known(value: str, known: Mapping[str, Any], key: str) -> None:
+    """Raises ValueError unless a setting's value is a known one."""
+    if value not in known:
+        raise ValueError(f"unknown {key} {value!r}: choose one of {', '.join(known)}")

@@ -1,0 +1,260 @@
+"""Prompt tuning: templates, views, a head and losses. Zero-shot CLIP, CoOp, KgCoOp, MaPLe, CDC."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from cdc_jax.backbone import Backbone
+from cdc_jax.methods import heads, losses, prompts
+from cdc_jax.methods.method import (
+    Batch,
+    Learned,
+    Method,
+    Support,
+    Term,
+    frozen_features,
+    hand_crafted_features,
+    require_known,
+    require_template,
+    support_logits,
+)
+from cdc_jax.methods.prompts import Classes
+
+SETTINGS: dict[str, Any] = {
+    # See prompts.Templates. Phrases separated by "|" go to the templates in turn, or, with `pick`,
+    # the one that is most accurate on the training images does; an empty phrase is the task's own
+    # hand-crafted template. No context tokens: nothing is learned. Anchors are the hand-crafted
+    # texts of L_con: the task's template (""), each template's own phrase ("own"), or texts with {}
+    # separated by "|"; `ensemble` averages their features into one.
+    "prompts": {
+        "templates": 1, "phrases": "a photo of a", "pick": False, "context": 4, "layers": 1,
+        "modality": "text", "class_specific": False, "noise": 0.02, "anchors": "",
+        "ensemble": False,
+    },
+    "loss": {
+        "decoupling": "pairwise", "decoupling_weight": 0.0, "margin": 0.0,
+        "consistency": "cosine", "consistency_weight": 0.0,
+    },
+}  # fmt: skip
+"""Settings of this family beside those that all methods have, see `rows.SETTINGS`."""
+
+_LEARNED: Mapping[str, Mapping[bool, type[prompts.HandCrafted]]] = {
+    "text": {False: prompts.SharedPrompts, True: prompts.ClassPrompts},
+    "multimodal": {False: prompts.CoupledPrompts},
+}
+"""prompts.modality -> prompts.class_specific -> the kind of prompts."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptTuning(Method):
+    """M templates whose logits a head fuses.
+
+    Attributes:
+      prompts: the templates, with what is learned of them.
+      hand_crafted: texts with {} for the name: what L_con ties the templates to, and the templates
+        themselves where nothing is learned.
+    """
+
+    prompts: prompts.HandCrafted
+    hand_crafted: tuple[str, ...]
+
+    @property
+    def templates(self) -> int:
+        """See `Method`."""
+        return len(self.prompts.templates.phrases)
+
+    @property
+    def changes_images(self) -> bool:
+        """See `Method`."""
+        return self.prompts.changes_images
+
+    def covers(self, class_names: Sequence[str]) -> bool:
+        """See `Method`."""
+        return not self.prompts.of_classes or tuple(class_names) == self.class_names
+
+    def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
+        """See `Method`."""
+        logits = support_logits(backbone, self.hand_crafted, self.class_names, support)
+        head = self.head.initialize(logits)
+        trained = self.prompts.initialize(key, backbone, len(self.class_names))
+        return Learned({"prompts": trained} | head.trained, head.fixed)
+
+    def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> Classes:
+        """See `Method`."""
+        own_template = not self.config.prompts.anchors
+        texts = (template,) if template and own_template else self.hand_crafted
+        anchors = hand_crafted_features(backbone, texts, names)
+        if self.config.prompts.ensemble:
+            mean = anchors.mean(0, keepdims=True)
+            anchors = mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+        ids = backbone.name_ids(names, suffix=self.prompts.templates.suffix)
+        return Classes(jnp.asarray(ids), anchors)
+
+    def image_features(
+        self,
+        backbone: Backbone,
+        learned: Learned,
+        views: Float[Array, "views batch height width 3"],
+    ) -> Float[Array, "templates_or_1 batch embed"]:
+        """See `Method`."""
+        visual = self.prompts.visual(learned.part("prompts").trained)
+        if visual is None:
+            return frozen_features(backbone, views)
+        views = jnp.broadcast_to(views, (len(visual), *views.shape[1:]))
+        return jax.vmap(backbone.encode_images)(views, visual)
+
+    def class_features(
+        self,
+        backbone: Backbone,
+        learned: Learned,
+        classes: Classes,
+        image: Float[Array, "templates_or_1 batch embed"] | None = None,
+    ) -> Float[Array, "templates classes embed"]:
+        """See `Method`."""
+        del image
+        return self.prompts.text_features(backbone, learned.part("prompts").trained, classes)
+
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """The head's loss + beta L_de + gamma L_con; L_de is a term of several templates only."""
+        loss = self.config.loss
+        terms = super().terms(batch)
+        if self.templates > 1:
+            value = DECOUPLING[loss.decoupling](batch, loss)
+            terms["decoupling"] = Term(value, loss.decoupling_weight)
+        value = CONSISTENCY[loss.consistency](batch)
+        return terms | {"consistency": Term(value, loss.consistency_weight)}
+
+    def word_vectors(self, learned: Learned) -> Float[Array, "templates d width"] | None:
+        """See `Method`."""
+        return self.prompts.vectors(learned.part("prompts").trained)
+
+    def facts(self) -> Mapping[str, Any]:
+        """The phrases that the templates started from."""
+        return {"phrases": self.config.prompts.phrases}
+
+
+def settle(
+    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], support: Support
+) -> ConfigDict:
+    """Makes the choices that are left to the training images.
+
+    Returns:
+      The settings with one initial phrase, the most accurate of them on these images, where
+      `prompts.pick` asks for that; else as they are.
+    """
+    if not config.prompts.pick:
+        return config
+    phrases = config.prompts.phrases.split("|")
+    texts = [_as_template(phrase) for phrase in phrases]
+    correct = support_logits(backbone, texts, class_names, support).argmax(-1) == support.labels
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.prompts.phrases = phrases[int(correct.mean(1).argmax())].strip()
+        config.prompts.pick = False
+    return config.lock()
+
+
+def build(
+    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: str
+) -> PromptTuning:
+    """Puts a method together.
+
+    Args:
+      config: its settings, after `settle`.
+      backbone: the frozen model.
+      class_names: the classes trained on.
+      template: the hand-crafted template t^0, with {} for the class name.
+
+    Raises:
+      ValueError: a value that no part knows, a template without {}, or hand-crafted templates that
+        are neither one nor one a template.
+    """
+    require_known(config.loss.decoupling, DECOUPLING, "loss.decoupling")
+    require_known(config.loss.consistency, CONSISTENCY, "loss.consistency")
+    hand_crafted = _hand_crafted(config.prompts, template)
+    for text in hand_crafted:
+        require_template(text)
+    anchors = 1 if config.prompts.ensemble else len(hand_crafted)
+    if config.prompts.context and anchors not in (1, config.prompts.templates):
+        raise ValueError(
+            f"prompts.anchors names {anchors} hand-crafted templates: {config.prompts.templates} "
+            "learned ones need one, or one each"
+        )
+    return PromptTuning(
+        config=config,
+        class_names=tuple(class_names),
+        template=template,
+        head=heads.build(config.head),
+        prompts=_kind(config.prompts)(_templates(config.prompts, template), backbone),
+        hand_crafted=hand_crafted,
+    )
+
+
+def suit_unfamiliar_names(config: ConfigDict) -> None:
+    """Gives each class prompts of its own, where text prompts are learned.
+
+    For class names that the backbone has never read (CoOp's class-specific context, Zhou et al.
+    2022). Such prompts know no other classes.
+    """
+    of_text = True in _LEARNED.get(config.prompts.modality, {})
+    config.prompts.class_specific = bool(config.prompts.context) and of_text
+
+
+def _kind(config: ConfigDict) -> type[prompts.HandCrafted]:
+    require_known(config.modality, _LEARNED, "prompts.modality")
+    if not config.context:
+        return prompts.HandCrafted
+    if config.class_specific not in _LEARNED[config.modality]:
+        raise ValueError(
+            f"class-specific prompts are of text only, got modality {config.modality!r}: set "
+            "prompts.class_specific=False"
+        )
+    return _LEARNED[config.modality][config.class_specific]
+
+
+def _templates(config: ConfigDict, template: str) -> prompts.Templates:
+    before, _, after = template.partition("{}")
+    phrases, suffix = (config.phrases.split("|"), ".") if config.phrases else ([before], after)
+    return prompts.Templates(
+        phrases=prompts.cycle([phrase.strip() for phrase in phrases], config.templates),
+        context=config.context,
+        suffix=suffix,
+        layers=config.layers,
+        noise=config.noise,
+    )
+
+
+def _hand_crafted(config: ConfigDict, template: str) -> tuple[str, ...]:
+    if config.anchors == "":
+        return (template,)
+    if config.anchors == "own":
+        phrases = _templates(config, template).phrases
+        return tuple(_as_template(phrase) for phrase in phrases)
+    return tuple(text.strip() for text in config.anchors.split("|"))
+
+
+def _as_template(phrase: str) -> str:
+    return f"{phrase.strip()} {{}}."
+
+
+DECOUPLING: dict[str, Callable[[Batch, ConfigDict], Array]] = {
+    "pairwise": lambda batch, loss: losses.pairwise(batch.forward.text, loss.margin),
+    "match": lambda batch, loss: losses.match(
+        batch.forward.image, batch.forward.text, batch.labels, batch.backbone.logit_scale
+    ),
+    "negative_correlation": lambda batch, loss: losses.negative_correlation(batch.forward.logits),
+}
+"""The forms of L_de."""
+
+CONSISTENCY: dict[str, Callable[[Batch], Array]] = {
+    "cosine": lambda batch: losses.cosine_consistency(batch.forward.text, batch.classes.anchors),
+    "softmax": lambda batch: losses.softmax_consistency(
+        batch.forward.text, batch.classes.anchors, batch.backbone.logit_scale
+    ),
+}
+"""The forms of L_con."""
