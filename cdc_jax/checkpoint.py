@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -69,18 +70,15 @@ class Checkpoints:
         """
         like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         items = {"state": ocp.args.StandardRestore(like), "notes": ocp.args.JsonRestore()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        saved = restored["state"]
-        for (path, expected), leaf in zip(
-            jax.tree.leaves_with_path(like), jax.tree.leaves(saved), strict=True
-        ):
-            if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
-                raise ValueError(
-                    f"{self.path / str(step)} holds {jax.typeof(leaf)} in "
-                    f"{jax.tree_util.keystr(path)}, expected {jax.typeof(expected)}: it was "
-                    "written by another release, delete the run's folder"
-                )
-        return saved, restored["notes"]
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            chex.assert_trees_all_equal_shapes_and_dtypes(restored["state"], like)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path / str(step)} does not hold what this run saves: it was written by "
+                f"another release, delete the run's folder ({error})"
+            ) from error
+        return restored["state"], restored["notes"]
 
     def close(self) -> None:
         """Waits for saves under way."""

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,8 +72,16 @@ def test_a_finished_run_is_not_run_again(small, finished):
     assert (workdir / "cdc/metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_the_same_seed_gives_the_same_numbers_to_the_bit(small, finished, tmp_path):
+def test_the_same_seed_gives_the_same_numbers_to_the_bit(small, finished, tmp_path, monkeypatch):
+    """And the step of a configuration is compiled once."""
     workdir, results = finished
+    make_step = train.make_step
+
+    def counted(phase, seed, axis=None):
+        return chex.assert_max_traces(make_step(phase, seed, axis), n=1)
+
+    chex.clear_trace_counter()
+    monkeypatch.setattr(train, "make_step", counted)
     assert train.train_and_evaluate(small, tmp_path) == results
     assert lines(tmp_path) == lines(workdir)
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -274,11 +275,17 @@ class Method(abc.ABC):
           classes: of `classes`.
           image: of `image_features`, or frozen where the method changes none.
           text: class features, where they are known already.
+
+        Raises:
+          AssertionError: a family whose features or logits have other axes than they must.
         """
         if text is None:
             read = image if self.reads_images else None
             text = self.class_features(backbone, learned, classes, read)
-        return Forward(image, text, self.logits(backbone, learned, image, text))
+        chex.assert_rank(text, 4 if self.reads_images else 3)
+        logits = self.logits(backbone, learned, image, text)
+        chex.assert_shape(logits, (image.shape[1], len(text), text.shape[-2]))
+        return Forward(image, text, logits)
 
     def predict(self, learned: Learned, logits: Logits) -> Prediction:
         """The head's prediction."""

@@ -15,9 +15,8 @@ plain pytree outside the frozen backbone. There are four kinds of prompts:
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,8 +27,7 @@ from cdc_jax.backbone import Backbone
 Parameters = dict[str, Any]
 
 
-@flax.struct.dataclass
-class Classes:
+class Classes(NamedTuple):
     """A class list, ready for templates.
 
     Attributes:
@@ -38,7 +36,7 @@ class Classes:
         (anchors, classes, embed).
     """
 
-    names: Int[Array | np.ndarray, "classes tokens"]
+    names: Int[Array, "classes tokens"]
     anchors: Float[Array, "anchors classes embed"]
 
 
