@@ -9,6 +9,8 @@ import pytest
 
 from cdc_jax import clip as clip_lib
 
+pytestmark = pytest.mark.slow  # compiles whole steps
+
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 

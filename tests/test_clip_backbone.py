@@ -240,6 +240,7 @@ def test_long_class_lists_are_split_to_fit(classes, memory, expected):
     assert clip_backbone.TEXT_MEMORY == 3 * 2**30
 
 
+@pytest.mark.slow
 def test_memory_bounds_activations_and_changes_nothing(world):
     prompts = jax.random.normal(jax.random.key(0), (2, 1, 2, 128))
     none = np.zeros((2, 0), np.int32)
@@ -268,6 +269,7 @@ def test_memory_bounds_activations_and_changes_nothing(world):
     np.testing.assert_allclose(gradient, at_once, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_bfloat16_templates_have_nearly_the_same_features_and_gradients(world):
     prompts = jax.random.normal(jax.random.key(0), (2, 1, 2, 128))
     ids = world.name_ids(["striped star", "dot"])

@@ -228,6 +228,7 @@ def prompted_names(config, words, context):
     return jnp.array(padded), texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, layers, context, words",
     [
@@ -264,6 +265,7 @@ def test_shared_prefix_equals_full_length_forward(load, name, layers, context, w
                 assert_close(found[1][layer], expected[1][layer])
 
 
+@pytest.mark.slow
 def test_bfloat16_gradients_point_the_same_way(load):
     name, context = "patch8_mixed", 3
     config = reference.CONFIGS[name]
@@ -310,6 +312,7 @@ def test_a_sequence_may_stop_at_the_longest_end_of_text(load):
     assert_close(encode(clip, texts[:, :longest]), encode(clip, texts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, layers, count", [("patch32_legacy", 1, 3), ("patch14_gelu_legacy", 4, 2)]
 )

@@ -67,6 +67,7 @@ def test_base_to_new_learns_half_of_the_classes(get_config):
     assert cells["EuroSAT-4shot-seed5-base_new"].classes == "base_new"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cross_dataset", "domain_generalization"])
 def test_targets_are_test_splits_of_their_own_classes(get_config, name, tmp_path):
     argument = "methods=zero_shot,shots=1,world.test_images=4,progress=False"

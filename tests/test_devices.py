@@ -15,6 +15,8 @@ import pytest
 
 from cdc_jax import devices, interruption, train
 
+pytestmark = pytest.mark.slow  # starts processes of several devices
+
 # A low rate: at 0.0005, eight devices differ from one by 1e-3 of the loss after nine steps, and so
 # does one device from itself when its initial noise is changed by 1e-7.
 # Of 60 test images, a second batch of 48 gives 12 to the first of two processes, none to the other.

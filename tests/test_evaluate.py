@@ -13,6 +13,7 @@ NAMES = ("striped star", "solid heart", "dotted key")
 VISUAL = "cdc@prompts.modality=multimodal;prompts.templates=2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero_shot", VISUAL])  # image features that are shared, or own
 def test_batches_of_any_size_score_every_image_once(name):
     clip = backbone.load("world")

@@ -75,6 +75,7 @@ def fuse_and_compare(log_evidence):
     return fused, ev.conflict(log_evidence), ev.weight_of_conflict(log_evidence)
 
 
+@pytest.mark.slow
 @FEW
 @given(opinions())
 def test_combine_and_conflict_are_the_pairwise_rule_over_focal_sets(log_evidence):
@@ -370,6 +371,7 @@ def test_measures_against_literal_formulas(log_evidence):
         np.testing.assert_allclose(got, value, atol=1e-9, err_msg=measure.__name__)
 
 
+@pytest.mark.slow
 def test_float32_measures_equal_float64_at_any_evidence():
     rng = np.random.default_rng(2)
     spans = ((-80, 80), (-80, -60), (-3, 9), (60, 80))
@@ -517,6 +519,7 @@ GRADIENT_CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRADIENT_CASES)
 def test_gradients_against_finite_differences_and_at_the_limits(name):
     function, rng, h = GRADIENT_CASES[name], np.random.default_rng(5), 1e-5
@@ -539,6 +542,7 @@ def test_gradients_against_finite_differences_and_at_the_limits(name):
     assert np.isfinite(gradient(points)).all()
 
 
+@pytest.mark.slow
 def test_loss_of_64_fused_sources_is_finite_though_their_evidence_overflows():
     log_evidence = jnp.full((64, 3), 80.0).at[:, 0].set(79.0)
     value, gradient = jax.jit(jax.value_and_grad(ev.trusted_loss))(log_evidence, jnp.array(0), 0.03)

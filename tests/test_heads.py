@@ -138,6 +138,7 @@ def test_unknown_evidence():
         heads.EvidentialHead(kind="tanh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", heads.EVIDENCE_FUSIONS)
 def test_every_fusion_gives_probabilities_and_gradients(fusion):
     head, learned = heads.EvidentialHead(fusion=fusion), shifted(20.0)

@@ -9,6 +9,8 @@ import pytest
 
 from cdc_jax import report
 
+pytestmark = pytest.mark.slow  # starts and kills runs
+
 SCRIPT = Path(__file__).parent.parent / "experiments" / "kill_test.py"
 
 

@@ -70,6 +70,7 @@ def test_tensorboard_in_an_object_store(bucket, tmp_path):
     assert shown(tmp_path) == {"metrics/loss": {2: 0.5, 4: 0.125}}
 
 
+@pytest.mark.slow
 def test_a_run_shows_what_it_logs(get_config, tmp_path):
     """And the setting may change from one start to the next: no figure depends on it."""
     setting = "shots=2,world.test_images=5,methods=coop,coop.optimizer.epochs=4,log_every=1"

@@ -152,6 +152,7 @@ def by_hand(learned, names, trained_on, images):
     return softmax(scaled, -1)
 
 
+@pytest.mark.slow
 def test_it_learns_in_two_stages_and_logs_only_its_terms(finished, config):
     workdir, results = finished
     lines = [
@@ -167,6 +168,7 @@ def test_it_learns_in_two_stages_and_logs_only_its_terms(finished, config):
     assert [json.loads(line)["step"] for line in curve] == [6, 12, 18]
 
 
+@pytest.mark.slow
 def test_evaluation_prediction_and_the_formula_agree(finished, config):
     workdir, results = finished
     learned, task = arrays(workdir), tasks.load(config, 32)
@@ -189,6 +191,7 @@ def test_evaluation_prediction_and_the_formula_agree(finished, config):
         assert results["splits"][split]["accuracy"] == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [7, 12, 17])  # in the first stage, at its end, in the second
 def test_killed_and_resumed_it_ends_the_same(finished, config, tmp_path, monkeypatch, stop_at):
     workdir, results = finished
@@ -213,6 +216,7 @@ def test_killed_and_resumed_it_ends_the_same(finished, config, tmp_path, monkeyp
         assert whole.read_bytes() == resumed.read_bytes(), name
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_what_is_trained_and_the_stages_optimiser(finished):
     saved = ocp.StandardCheckpointer().restore(finished[0] / "everything/checkpoints/21/state")
     assert set(saved) == {"trained", "optimizer", "step"}
@@ -234,6 +238,7 @@ def test_an_undeclared_change_of_images_is_refused():
                 return backbone
 
 
+@pytest.mark.slow
 def test_the_guard_finds_a_wrong_declaration(finished, config):
     """Declared to change no images, the method would be evaluated on frozen features."""
 

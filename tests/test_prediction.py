@@ -17,6 +17,8 @@ import cdc_jax
 from cdc_jax import backbone, clip, evaluate, export, inference, methods, prediction, tasks, train
 from cdc_jax.tasks.decode import UnreadableImage
 
+pytestmark = pytest.mark.slow  # trains, and starts commands
+
 # The vectors of CoOp are trained, those of CDC are its many initial ones, nested and of all kinds.
 SETTINGS = (
     "shots=2,world.test_images=2,methods=cdc,coop,evaluation_batch_size=24,"

@@ -7,6 +7,8 @@ import pytest
 
 from cdc_jax import backbone, clip, pretrain
 
+pytestmark = pytest.mark.slow  # pretrains, and draws many scenes
+
 
 def test_the_shipped_clip_keeps_its_cards_figures():
     # A seed that neither training nor the card used; three standard errors of 600 scenes.

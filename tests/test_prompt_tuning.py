@@ -80,6 +80,7 @@ def test_the_shift_is_a_multiple_of_the_mean_logit_of_the_shots(world, support):
     np.testing.assert_allclose(shifts, [mean, 1.5 * mean], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_margin_reaches_the_loss(world, support):
     images, labels = jnp.ones((2, 32, 32, 3)), jnp.array([0, 1])
     found = []
@@ -114,6 +115,7 @@ def test_objective_of_coop_with_consistency(world, support):
     assert "decoupling" not in parts  # one template can't differ from others
 
 
+@pytest.mark.slow
 def test_objective_of_cdc_is_the_sum_of_its_parts(world, support):
     method, learned = create(world, support, "cdc", "", **{"prompts.layers": 3})
     classes = method.classes(world, NAMES)

@@ -163,6 +163,7 @@ def test_vectors_that_can_be_read_as_words_are_those_of_the_first_layer(world):
     assert made.vectors(parameters) is None  # those of one class are not all classes'
 
 
+@pytest.mark.slow
 def test_image_features_by_template(world):
     names = ("striped star", "dot")
     support = methods.Support(world.encode_texts(names), np.arange(2))
@@ -188,6 +189,7 @@ def test_image_features_by_template(world):
     assert float(abs(shared[0] - shared[1]).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_class_specific_templates_are_each_classs_own(world):
     names = ["striped star", "dot", "sea_or_lake"]
     settings = {"phrases": ("a photo of a", "a shape with a"), "context": 2, "layers": 2}

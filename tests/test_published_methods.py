@@ -75,6 +75,7 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_equals_the_plain_form(clip, stored, row):
     config = methods.configure(row).config.unlock()

@@ -396,6 +396,7 @@ def write_all_kinds(folder, results_format):
         write(f"{dataset}-transfer", "coop", dataset=dataset, splits=splits, model=VIT_B_16)
 
 
+@pytest.mark.slow
 def test_results_of_format_1_give_the_same_tables(tmp_path):
     for results_format in (1, 2):
         write_all_kinds(tmp_path / str(results_format), results_format)
@@ -782,6 +783,7 @@ def test_the_table_of_one_run_shows_every_column_of_every_method(capsys, targets
         assert row.split()[-len(summary) :] == [f"{value:.1f}" for value in summary.values()]
 
 
+@pytest.mark.slow
 def test_the_command_says_where_things_lie_and_prints_the_main_table(two_datasets, tmp_path):
     script = Path(__file__).parent.parent / "experiments/report.py"
     command = [sys.executable, script, two_datasets, f"--out={tmp_path}", "--formats=markdown"]

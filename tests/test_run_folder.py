@@ -159,6 +159,7 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     script = f"""
 import os, signal

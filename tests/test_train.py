@@ -48,6 +48,7 @@ def lines(workdir, method="cdc"):
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_results_hold_every_figure(finished):
     workdir, results = finished
     assert json.loads((workdir / "cdc/results.json").read_text()) == results["cdc"]
@@ -65,6 +66,7 @@ def test_results_hold_every_figure(finished):
     assert [line["step"] for line in lines(workdir)] == [2, 4, 6, 8, 9]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(small, finished):
     workdir, results = finished
     before = (workdir / "cdc/metrics.jsonl").stat().st_mtime_ns
@@ -72,6 +74,7 @@ def test_a_finished_run_is_not_run_again(small, finished):
     assert (workdir / "cdc/metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_to_the_bit(small, finished, tmp_path, monkeypatch):
     """And the step of a configuration is compiled once."""
     workdir, results = finished
@@ -86,6 +89,7 @@ def test_the_same_seed_gives_the_same_numbers_to_the_bit(small, finished, tmp_pa
     assert lines(tmp_path) == lines(workdir)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_numbers(small, finished, tmp_path, monkeypatch):
     workdir, results = finished
     stream, stop_at = TrainingBatches.stream, 7  # after the checkpoint at 4 and a log at 6
@@ -144,6 +148,7 @@ def adapted_to_photographs(get_config, root, model="world"):
     return result, names
 
 
+@pytest.mark.slow
 def test_photographs_end_to_end(get_config, tmp_path):
     """The one that can't be decoded is left out and listed."""
     result, names = adapted_to_photographs(get_config, tmp_path)
@@ -161,6 +166,7 @@ def test_photographs_end_to_end(get_config, tmp_path):
     assert 100 * np.mean(right) == pytest.approx(result["summary"]["test"])
 
 
+@pytest.mark.slow
 def test_photographs_by_a_clip_of_another_size(get_config, tmp_path):
     small = clip.Transformer(width=32, depth=2, heads=2, mlp_width=64)
     embedded, tokenizer = clip.load("world")
@@ -177,6 +183,7 @@ def test_photographs_by_a_clip_of_another_size(get_config, tmp_path):
     assert adapted["preprocessing"]["size"] == 48
 
 
+@pytest.mark.slow
 def test_what_was_refused_can_be_mended_in_the_same_folder(get_config, tmp_path):
     for name in ("red", "blue"):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -198,6 +205,7 @@ def test_what_was_refused_can_be_mended_in_the_same_folder(get_config, tmp_path)
     assert len(run(tmp_path / "photos", on_error="skip")["skipped"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -220,6 +228,7 @@ def test_settings_of_all_methods_are_judged_before_the_first_trains(
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_ends_with_the_same_numbers(
     small, finished, tmp_path, monkeypatch
 ):
@@ -247,6 +256,7 @@ def test_sigterm_saves_and_the_run_ends_with_the_same_numbers(
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_no_frozen_weight(finished):
     workdir, results = finished
     saved = ocp.StandardCheckpointer().restore(workdir / "cdc/checkpoints/9/state")
@@ -257,6 +267,7 @@ def test_checkpoints_hold_no_frozen_weight(finished):
     assert total == 2 * sum(sizes) + 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_go_on_with_another_clip(small, tmp_path, monkeypatch):
     # Of the same name: the folder that it names may have changed meanwhile.
     config = small.copy_and_resolve_references()
@@ -269,6 +280,7 @@ def test_an_interrupted_run_does_not_go_on_with_another_clip(small, tmp_path, mo
         train.train_and_evaluate(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_another_configuration_in_the_same_folder_is_refused(small, finished, get_config):
     workdir, _ = finished
     changed = get_config("fewshot", SMALL + ",shots=2")
@@ -277,6 +289,7 @@ def test_another_configuration_in_the_same_folder_is_refused(small, finished, ge
         train.train_and_evaluate(changed, workdir)
 
 
+@pytest.mark.slow
 def test_coop_learns_and_consistency_holds_it_back(get_config, tmp_path):
     argument = "world.test_images=10,methods=coop,coop_con"
     for name in ("coop", "coop_con"):
@@ -288,6 +301,7 @@ def test_coop_learns_and_consistency_holds_it_back(get_config, tmp_path):
     assert logs["coop_con"][-1]["consistency"] < logs["coop"][-1]["consistency"] / 2
 
 
+@pytest.mark.slow
 def test_the_first_result(get_config, tmp_path):
     # The README's command with another seed: CoOp learns the correlation, the others hold new
     # classes.
@@ -338,6 +352,7 @@ def test_a_bad_optimizer_is_refused(get_config, changes, message):
         optimizer.make(config, 5)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypatch):
     argument = "shots=2,log_every=10,checkpoint_every=2,coop.views=clean,coop_con.views=clean"
     config = get_config("fewshot", argument)
@@ -366,6 +381,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypat
     assert (tmp_path / "zero_shot/results.json").exists()  # the others don't wait
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_is_found_before_training(get_config, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))

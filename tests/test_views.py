@@ -480,6 +480,7 @@ def test_clean_views():
     np.testing.assert_allclose(got, expected[None], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_view_is_its_steps_applied_in_turn(make):
     """The pixels of view 1 from the parameters that its own keys draw."""
     images, indices = BATCH, INDICES
@@ -515,6 +516,7 @@ def test_pixels_depend_on_the_image_not_its_neighbours(make, order):
     np.testing.assert_allclose(make(1, 2, INDICES[order], BATCH[order]), got[:, order], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_pixels_of_a_smaller_batch(make):
     alone = make(1, 2, INDICES[4:5], BATCH[4:5])
     np.testing.assert_allclose(alone, make(1, 2, INDICES, BATCH)[:, 4:5], atol=2e-5)
@@ -576,6 +578,7 @@ print(np.abs(outputs[0] - outputs[1]).max())
 """
 
 
+@pytest.mark.slow
 def test_same_pixels_on_1_and_8_devices(tmp_path):
     file = tmp_path / "images.npz"
     np.savez(file, images=batch_of(16))

@@ -341,6 +341,7 @@ def test_the_reversed_split_deranges_pi(kind, seed):
     assert (shown != values[labels]).any(1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["task_misaligned", "domain_gap"])
 def test_the_embedded_clip_has_room(kind, monkeypatch):
     """Its image features know at least 15 points more than the hand-crafted template asks for."""
@@ -371,6 +372,7 @@ def class_share(examples):
     return means[examples.labels].var(0).sum() / pixels.var(0).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["aligned", "domain_gap"])
 def test_pixels_show_the_correlation_where_it_is(kind):
     task = tasks.load(world_config(**{"world.kind": kind}))
