@@ -126,6 +126,7 @@ AT = [(0,), (0, 3), (0, 1, 3), (0, 1, 2, 3)]
 WORDS = np.array([[5, 6], [7, 8]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", AT)
 def test_prompts_of_shared_texts_enter_the_blocks_that_are_named(small, at):
     prompts, names = random(2, len(at), 3, 8), small.name_ids(NAMES)
@@ -157,6 +158,7 @@ def test_prompts_of_images_enter_the_blocks_that_are_named(small, at):
         np.testing.assert_allclose(feature, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prompts_enter_the_first_blocks_unless_others_are_named(small):
     names, pixels = small.name_ids(NAMES), random(2, 8, 8, 3, seed=1)
     text, visual = random(2, 3, 3, 8), random(3, 2, 12)
@@ -194,6 +196,7 @@ def test_whole_texts_are_encoded_as_the_clip_does(world):
         world.encode_texts(["dot " * 100])
 
 
+@pytest.mark.slow
 def test_prompts_of_images_in_place_of_templates_equal_separate_calls(small):
     prompts, names = random(5, 2, 3, 8), small.name_ids(NAMES)  # five images' own
     words = np.repeat(WORDS[:1], 5, 0)
@@ -205,6 +208,7 @@ def test_prompts_of_images_in_place_of_templates_equal_separate_calls(small):
     assert float(abs(together[0] - together[1]).max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_prompts_of_classes_equal_separate_calls_and_the_plain_forward_pass(world):
     prompts, names = random(2, 3, 2, 2, 128), world.name_ids(NAMES)
     found = world.encode_class_prompted(prompts, WORDS, names)
@@ -365,6 +369,7 @@ def test_weights_that_the_clip_does_not_have_are_refused(small, name, message):
         small.with_weights({name: jnp.zeros((6, 8))})
 
 
+@pytest.mark.slow
 def test_a_replaced_weight_can_be_differentiated(small):
     """Against central differences of the plain forward pass in float64."""
     name, w = "text.blocks.mlp_in.bias", in_float64(small)

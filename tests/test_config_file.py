@@ -1,5 +1,6 @@
 """Configuration on the command line: found from anywhere, refused strictly."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from cdc_jax import config_file, methods
-
-RUN = Path(__file__).parent.parent / "experiments" / "run.py"
 
 
 def config():
@@ -61,33 +60,43 @@ def test_unknown_method():
         methods.configure("cop")
 
 
-def run(*arguments, cwd):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, RUN, *arguments],
-        capture_output=True, text=True, cwd=cwd, env=environment, check=False,
+REFUSALS = [
+    (["--config=fewshoot.py"], "no configuration file 'fewshoot.py'"),
+    (["--config=fewshot.py:shotz=4"], "unknown key 'shotz': did you mean 'shots'?"),
+    (["--config=fewshot.py", "--config.shotz=4"], "shots"),
+    (["--config.cdc.promts.templates=2"], "unknown key 'promts'"),
+    (["fewshot.py"], "unexpected 'fewshot.py': settings are given as --config="),
+    (["--config=fewshot.py", "--config.shots=many"], "many"),
+    (["--config=fewshot.py:methods=cop"], "unknown method 'cop': did you mean 'coop'?"),
+    (["--config=fewshot.py:dataset=wrld"], "unknown dataset 'wrld': did you mean 'world'?"),
+    (["--config=fewshot.py:model=none/here"], "none/here"),
+    (["--config=fewshot.py", "--workdir=/proc/x"], "can't be written to"),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """Exit code, printed text and folder of every run that has to be refused."""
+    folders = [tmp_path_factory.mktemp("refused") for _ in REFUSALS]
+    outputs = [tmp_path_factory.mktemp("printed") / "output" for _ in REFUSALS]
+    lines = [
+        json.dumps([arguments, str(folder), str(output)])
+        for (arguments, _), folder, output in zip(REFUSALS, folders, outputs, strict=True)
+    ]
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "forked_runs.py"],
+        input="\n".join(lines), capture_output=True, text=True, check=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
+    codes = [int(code) for code in done.stdout.split()]
+    printed = [output.read_text() for output in outputs]
+    return list(zip(codes, printed, folders, strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config=fewshoot.py"], "no configuration file 'fewshoot.py'"),
-        (["--config=fewshot.py:shotz=4"], "unknown key 'shotz': did you mean 'shots'?"),
-        (["--config=fewshot.py", "--config.shotz=4"], "shots"),
-        (["--config.cdc.promts.templates=2"], "unknown key 'promts'"),
-        (["fewshot.py"], "unexpected 'fewshot.py': settings are given as --config="),
-        (["--config=fewshot.py", "--config.shots=many"], "many"),
-        (["--config=fewshot.py:methods=cop"], "unknown method 'cop': did you mean 'coop'?"),
-        (["--config=fewshot.py:dataset=wrld"], "unknown dataset 'wrld': did you mean 'world'?"),
-        (["--config=fewshot.py:model=none/here"], "none/here"),
-        (["--config=fewshot.py", "--workdir=/proc/x"], "can't be written to"),
-    ],
-)
-def test_run_refuses_from_any_folder_before_any_work(arguments, message, tmp_path):
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode != 0
-    last = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    assert message in "\n".join(last[-3:]), done.stderr
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+@pytest.mark.parametrize("number", range(len(REFUSALS)), ids=lambda n: REFUSALS[n][1])
+def test_run_refuses_from_any_folder_before_any_work(refused, number):
+    code, printed, folder = refused[number]
+    assert code != 0
+    assert REFUSALS[number][1] in "\n".join(printed.strip().splitlines()[-3:]), printed
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]

@@ -344,6 +344,7 @@ def test_low_precision_is_promoted_and_float64_kept(dtype, kept):
 # ---- measures
 
 
+@pytest.mark.slow
 @FEW
 @given(opinions(sources=(1,), classes=(2, 8)))
 def test_measures_against_literal_formulas(log_evidence):
@@ -405,6 +406,7 @@ def literal_kl(alpha):
     return normaliser + ((alpha - 1) * (psi(alpha) - psi(strength))).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
 @FEW
 @given(opinions(sources=(1,), classes=(2, 8)), st.integers(0, 1), st.floats(0, 1))
@@ -492,6 +494,7 @@ def test_annealed_kl_weight_rises_to_the_middle():
     np.testing.assert_allclose(whole, 0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "fuse"), list(zip(LOSSES, FUSIONS[:3], strict=True)))
 def test_trusted_loss_is_the_weighted_sum(loss, fuse):
     rng = np.random.default_rng(4)

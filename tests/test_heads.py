@@ -241,6 +241,7 @@ def test_a_learned_scale_and_shift_of_the_evidential_head(kind, function, centre
     np.testing.assert_allclose(got, loss, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_has_derivatives_by_the_scale_and_the_shift():
     """Against central differences in float64, written out in NumPy."""
 

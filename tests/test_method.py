@@ -329,6 +329,7 @@ class Merged(Everything):
         return classes["anchors"][None]
 
 
+@pytest.mark.slow
 def test_an_update_of_a_towers_weights_is_trained_and_evaluated(registered):
     world, (model, tokenizer) = backbone.load("world"), clip.load("world")
     names = ("striped star", "solid heart")

@@ -92,6 +92,7 @@ def test_the_margin_reaches_the_loss(world, support):
     assert found[0] - found[1] == pytest.approx(4 * 0.3, abs=1e-4)  # all are more alike than that
 
 
+@pytest.mark.slow
 def test_objective_of_coop_with_consistency(world, support):
     method, learned = create(world, support, "coop_con")
     context = learned.trained["prompts"]["context"]
@@ -203,6 +204,7 @@ def test_a_probe_is_logistic_regression_on_image_features(world, support):
     assert not method.covers(("red star", "blue star", "green star"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["cdc", "coop", "linear_probe"])
 def test_a_learned_scale_and_shift_belong_to_the_head(world, support, row):
     method, learned = create(world, support, f"{row}@head.learned=True")

@@ -68,6 +68,7 @@ def test_the_templates_own_suffix(world):
     np.testing.assert_allclose(features(world, kind, parameters, ["cat"])[0], expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_templates_differ_by_noise_or_by_phrase(world):
     _, same = initialize(world, phrases=("a photo of a",) * 3, context=2, noise=0.02)
     spread = same["context"][1:, 0] - same["context"][:1, 0]

@@ -409,6 +409,7 @@ def test_results_of_format_1_give_the_same_tables(tmp_path):
     assert {"room", "room-visual", "ablation-cdc"} <= {one.name for one in new.tables}
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(everything, tmp_path):
     folder, made = everything
     shutil.copytree(folder, tmp_path / "elsewhere")

@@ -372,6 +372,7 @@ def test_views_of_a_photograph_are_pillows(width, height):
     assert np.abs(got - np.float32(expected)).mean() < 2.5
 
 
+@pytest.mark.slow
 def test_aspects_reach_every_first_step():
     images = np.stack([np.asarray(photograph(*form)[1].resize((48, 48))) for form in FORMS])
     aspects = np.array([width / height for width, height in FORMS], np.float32)
@@ -397,6 +398,7 @@ def test_very_long_photographs_have_views(aspect):
     assert np.isfinite(made).all()
 
 
+@pytest.mark.slow
 def test_squares_need_no_aspects():
     ones = np.ones(6, np.float32)
     make = build("crop | flip", templates=1)
@@ -507,6 +509,7 @@ def test_a_view_is_its_steps_applied_in_turn(make):
     assert len(set(changed)) == 2
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(order=st.permutations(range(6)))
 def test_pixels_depend_on_the_image_not_its_neighbours(make, order):
@@ -522,6 +525,7 @@ def test_pixels_of_a_smaller_batch(make):
     np.testing.assert_allclose(alone, make(1, 2, INDICES, BATCH)[:, 4:5], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_seed_step_index_and_view_all_matter():
     same = np.repeat(BATCH[:1], 2, axis=0)
     make = build("crop_flip", templates=3)
