@@ -35,11 +35,12 @@ def run(arguments, folder, output):
     return 0
 
 
-for line in sys.stdin:
-    if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-    else:
-        code = run(*json.loads(line))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+if __name__ == "__main__":
+    for line in sys.stdin:
+        if child := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        else:
+            code = run(*json.loads(line))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)

@@ -203,6 +203,7 @@ def test_a_profile_that_is_no_string_in_an_object_is_refused(own):
     assert str(caught.value) == f"{expected} {own!r}"
 
 
+@pytest.mark.slow
 def test_a_saved_clip_keeps_its_profile(tmp_path):
     for profile in ("small", ""):
         config = clip.read_config("world")

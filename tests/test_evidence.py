@@ -92,6 +92,7 @@ def test_combine_and_conflict_are_the_pairwise_rule_over_focal_sets(log_evidence
     np.testing.assert_allclose(weight, -math.log(agreement), atol=1e-10)
 
 
+@pytest.mark.slow
 @FEW
 @given(opinions(sources=(3,)), st.permutations(range(3)))
 def test_combine_ignores_order_grouping_and_vacuous_sources(log_evidence, order):
@@ -115,6 +116,7 @@ def test_combine_by_hand():
     np.testing.assert_allclose(jnp.exp(ev.combine(log_evidence)), [14, 4], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS, ids=lambda f: f.__name__)
 def test_fusion_works_on_any_axis_and_under_jit_and_vmap(fusion):
     batch = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
@@ -136,6 +138,7 @@ def clip_like_logits(rng, size):
     return np.minimum(logits, 40).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_float32_fusion_of_clip_sized_logits_equals_float64():
     rng, fuse = np.random.default_rng(0), jax.jit(lambda z: ev.combine(ev.from_logits(z)))
     wrong, worst = 0, 0.0
@@ -420,6 +423,7 @@ def test_losses_against_scipy(loss, log_evidence, y, kl_weight):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_are_dirichlet_expectations():
     alpha, y = np.array([3.5, 1.2, 8.0, 1.0]), 2
     p = scipy.stats.dirichlet.rvs(alpha, 400_000, random_state=0)

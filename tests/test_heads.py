@@ -88,6 +88,7 @@ def test_evidential_head():
     np.testing.assert_allclose(got, loss, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_choice_is_that_of_the_evidence_where_rounding_hides_it():
     """Far below the shift, float32 probabilities are all equal."""
     logits = np.random.default_rng(1).normal(25, 1.5, (50, 4, 37))

@@ -262,6 +262,7 @@ def test_the_guard_finds_a_wrong_declaration(finished, config):
     assert found[0] < 1e-4 < 1e-2 < found[1]
 
 
+@pytest.mark.slow
 def test_an_average_over_epochs_is_that_of_each_epochs_end(registered):
     world = backbone.load("world")
     names = ("striped star", "solid heart")

@@ -38,6 +38,7 @@ def logits_of(method, world, learned, views):
     return method.forward(world, learned, classes, image).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [TEMPLATE, "{} picture.", "a view of a {}, a type of shape."])
 def test_zero_shot_is_clip(world, support, template):
     method, learned = create(world, support, "zero_shot", "", template)
@@ -190,6 +191,7 @@ def test_another_tasks_template_replaces_only_the_tasks_own(world, support):
         np.testing.assert_allclose(anchors[0], world.encode_texts(expected), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_probe_is_logistic_regression_on_image_features(world, support):
     method, learned = create(world, support, "linear_probe")
     images, labels = jax.random.normal(jax.random.key(1), (4, 32, 32, 3)), jnp.array([0, 1, 2, 0])

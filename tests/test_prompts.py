@@ -44,6 +44,7 @@ def test_where_nothing_is_learned_there_are_no_prompts(world):
     np.testing.assert_array_equal(kind.text_features(world, parameters, classes), anchors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [2, 4])
 def test_initial_prompts_are_the_phrase_itself(world, context):
     names = ["striped star", "sea_or_lake", "dot"]
@@ -60,6 +61,7 @@ def test_the_words_that_are_not_learned_stay_between_prompts_and_name(world):
     np.testing.assert_array_equal(kind.fixed_words, expected)
 
 
+@pytest.mark.slow
 def test_the_templates_own_suffix(world):
     kind, parameters = initialize(
         world, phrases=("a photo of a",), context=3, suffix=", a type of pet."
@@ -80,6 +82,7 @@ def test_templates_differ_by_noise_or_by_phrase(world):
     np.testing.assert_allclose(features(world, kind, other, ["dot"])[1], expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_deep_and_visual_prompts_have_the_published_shapes_and_draws(world):
     kind, parameters = initialize(
         world, CoupledPrompts, phrases=("a photo of a",) * 2, context=2, layers=3

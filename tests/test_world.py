@@ -230,6 +230,7 @@ def test_a_kind_is_consistent(kind):
     assert set(kind.relevant) <= ASPECTS
 
 
+@pytest.mark.slow
 @every_kind
 def test_the_task_has_the_promised_splits(kind, get_config):
     config = get_config("fewshot", f"world.kind={kind},seed=3")
