@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import chex
 import jax
@@ -181,6 +182,21 @@ def test_photographs_by_a_clip_of_another_size(get_config, tmp_path):
     assert settings["optimizer"]["name"] == "sgd"  # as published; the embedded model takes Adam
     adapted = json.loads((tmp_path / "run/coop/adapted/adapted.json").read_text())
     assert adapted["preprocessing"]["size"] == 48
+
+
+@pytest.mark.slow
+def test_a_copy_of_the_embedded_clip_is_treated_like_it(get_config, tmp_path):
+    shutil.copytree(Path(clip.__file__).parent / "world", tmp_path / "copy")
+    results, settings = [], []
+    for model in ("world", str(tmp_path / "copy")):
+        argument = f"shots=1,world.test_images=1,methods=coop,coop.optimizer.epochs=1,model={model}"
+        run = tmp_path / f"run{len(results)}"
+        results.append(train.train_and_evaluate(get_config("fewshot", argument), run)["coop"])
+        settings.append(json.loads((run / "coop/config.json").read_text())["method"])
+    assert settings[0] == settings[1]
+    assert settings[0]["optimizer"]["name"] == "adam"
+    assert results[0]["splits"] == results[1]["splits"]
+    assert results[0]["row"] == results[1]["row"]
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def build(
         class_names=tuple(class_names),
         template=template,
         head=heads.build(config.head),
-        prompts=_kind(config.prompts)(_templates(config.prompts, template), backbone),
+        prompts=kind_of(config.prompts)(_templates(config.prompts, template), backbone),
         hand_crafted=hand_crafted,
     )
 
@@ -205,7 +205,15 @@ def suit_unfamiliar_names(config: ConfigDict) -> None:
     config.prompts.class_specific = bool(config.prompts.context) and of_text
 
 
-def _kind(config: ConfigDict) -> type[prompts.HandCrafted]:
+def kind_of(config: ConfigDict) -> type[prompts.HandCrafted]:
+    """The kind of prompts that settings ask for.
+
+    Args:
+      config: the settings `prompts`.
+
+    Raises:
+      ValueError: an unknown modality, or class-specific prompts that are not of text.
+    """
     require_known(config.modality, _LEARNED, "prompts.modality")
     if not config.context:
         return prompts.HandCrafted

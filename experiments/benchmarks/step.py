@@ -19,6 +19,7 @@ from benchmarks import measuring
 from cdc_jax import clip as clip_lib
 from cdc_jax import methods, optimizer, train, views
 from cdc_jax.clip.backbone import ClipBackbone
+from cdc_jax.methods import prompt_tuning
 from cdc_jax.methods.prompts import Classes
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
@@ -107,7 +108,7 @@ def step_flops(config: clip_lib.ClipConfig, method: str) -> int:
     chosen, batch = settings.prompts, settings.optimizer.batch_size
     words = len(chosen.phrases.split()) - chosen.context
     text = 2 * chosen.templates * text_flops(config, chosen.context, words)
-    if chosen.modality == "text":
+    if not prompt_tuning.kind_of(chosen).changes_images:
         return text + batch * image_flops(config)
     return text + 2 * chosen.templates * batch * image_flops(config, chosen.context)
 
