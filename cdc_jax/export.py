@@ -34,7 +34,7 @@ class Adapted:
 
     Attributes:
       learned: the method's arrays.
-      family: of the method, a key of `methods.rows.FAMILIES`.
+      family: of the method, a key of `methods.families.FAMILIES`.
       settings: `Method.config`.
       class_names: the classes that were trained on.
       template: the hand-crafted template, with {} for the name.

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from cdc_jax.methods import rows
+from cdc_jax.methods import choice, families, rows
 from cdc_jax.records import FORMAT, INTERVENTION, SplitRecord
 from cdc_jax.tasks.describe import describe
 from cdc_jax.tasks.world.kinds import DOMAINS
@@ -109,11 +109,11 @@ def _row(name: str, config: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     if known in rows.ROWS:
         small = config["model"] == "world"  # the only model that was called small
         unfamiliar = small and config["dataset"] != "world" and protocol == "few_shot"
-        default = rows.configure(known, "small" if small else "", unfamiliar_names=unfamiliar)
+        default = choice.configure(known, "small" if small else "", unfamiliar_names=unfamiliar)
         own = flatten_dict(default.config.to_dict(), sep=".")
         given = own | flatten_dict(method, sep=".")
         changes = {key: value for key, value in given.items() if own.get(key) != value}
-        title, role = rows.title(name), rows.ROWS[known].role
+        title, role = choice.title(name), rows.ROWS[known].role
     return {
         "name": name,
         "row": known,
@@ -149,7 +149,7 @@ def read_adapted(
         arrays[f"trained.{part}{'.' if rest else ''}{rest}"] = array
     method = description["method"]
     family = "linear_probe" if method["prompts"]["modality"] == "probe" else "prompt_tuning"
-    settings = rows.family_settings(family)
+    settings = families.family_settings(family)
     for part, values in upgrade_settings(method).items():
         settings[part].update(ConfigDict(values))
     if settings.head.name == "evidential":

@@ -21,7 +21,7 @@ from scipy.special import softmax
 
 import cdc_jax
 from cdc_jax import backbone, clip, devices, export, inference, methods, tasks, train, views
-from cdc_jax.methods import rows
+from cdc_jax.methods import families, rows
 from cdc_jax.methods.heads import SoftmaxHead
 from cdc_jax.tasks.batches import TrainingBatches
 
@@ -105,7 +105,7 @@ ROW = methods.Row(
 @pytest.fixture(scope="module")
 def registered():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(rows.FAMILIES, "everything", FAMILY)
+        patch.setitem(families.FAMILIES, "everything", FAMILY)
         patch.setitem(rows.ROWS, "everything", ROW)
         yield
 

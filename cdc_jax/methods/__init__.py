@@ -4,6 +4,7 @@
 """
 
 from cdc_jax.methods.build import build, rebuild
+from cdc_jax.methods.choice import Choice, configure, overrides, split, title
 from cdc_jax.methods.method import (
     Batch,
     Forward,
@@ -14,7 +15,7 @@ from cdc_jax.methods.method import (
     Term,
     objective,
 )
-from cdc_jax.methods.rows import ROWS, Choice, Row, configure, overrides, split, title
+from cdc_jax.methods.rows import ROWS, Row
 
 __all__ = [
     "ROWS",

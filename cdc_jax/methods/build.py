@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from cdc_jax.backbone import Backbone
-from cdc_jax.methods import rows
+from cdc_jax.methods.choice import Choice
+from cdc_jax.methods.families import FAMILIES
 from cdc_jax.methods.method import Method, Support
 
 
 def build(
-    choice: rows.Choice,
+    choice: Choice,
     backbone: Backbone,
     class_names: Sequence[str],
     template: str,
@@ -42,7 +43,7 @@ def rebuild(
     """Puts an exported method together again.
 
     Args:
-      family: of `rows.FAMILIES`.
+      family: of `families.FAMILIES`.
       settings: `Method.config` of the exported one.
       backbone: the frozen model.
       class_names: the classes that were trained on.
@@ -51,8 +52,8 @@ def rebuild(
     Raises:
       ValueError: as `build`; or a family that this release does not have.
     """
-    if family not in rows.FAMILIES:
+    if family not in FAMILIES:
         raise ValueError(
-            f"this release has no methods of family {family!r}: it has {', '.join(rows.FAMILIES)}"
+            f"this release has no methods of family {family!r}: it has {', '.join(FAMILIES)}"
         )
-    return rows.FAMILIES[family].build(settings, backbone, class_names, template)
+    return FAMILIES[family].build(settings, backbone, class_names, template)

@@ -14,7 +14,7 @@ from cdc_jax.methods import heads
 from cdc_jax.methods.method import Learned, Method, Support, require_template, support_logits
 
 SETTINGS: dict[str, Any] = {}
-"""Settings of this family beside those that all methods have, see `rows.SETTINGS`."""
+"""Settings of this family beside those that all methods have, see `families.SETTINGS`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
         "consistency": "cosine", "consistency_weight": 0.0,
     },
 }  # fmt: skip
-"""Settings of this family beside those that all methods have, see `rows.SETTINGS`."""
+"""Settings of this family beside those that all methods have, see `families.SETTINGS`."""
 
 _LEARNED: Mapping[str, Mapping[bool, type[prompts.HandCrafted]]] = {
     "text": {False: prompts.SharedPrompts, True: prompts.ClassPrompts},

@@ -1,74 +1,15 @@
-"""The rows of tables: published methods as data, and how a row's settings come about.
+"""The rows of tables: published methods as data.
 
 A row names what differs from the settings of its family, dots reaching into the parts. Nothing
 else in the library knows a row's name. The settings for the profile "small", of CLIPs with few
 layers, were chosen on validation splits of other seeds than the reported ones.
 """
 
-import copy
 import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
-
-from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict, config_dict
-
-from cdc_jax import config_file
-from cdc_jax.backbone import Backbone
-from cdc_jax.methods import linear_probe, prompt_tuning
-from cdc_jax.methods.method import Method, Support
-from cdc_jax.records import RowRecord
+from collections.abc import Mapping
+from typing import Any
 
 Settings = Mapping[str, Any]
-
-SETTINGS: dict[str, Any] = {
-    "views": "shared",  # a name of views.SETS, or a composition
-    "train_on": "train",  # the shots, or another name that `Task.training_set` knows
-    # See heads. The evidential shift is shift_multiple times the mean logit of the training images.
-    "head": {
-        "name": "softmax", "fusion": "mean_logit", "template_weight": 0.0, "fused_weight": 1.0,
-        "evidence": "exp", "shift_multiple": 1.0, "centred": False, "learned": False,
-        "kl_weight": 0.0, "uncertainty": "vacuity",
-    },
-    # See optimizer.make.
-    "optimizer": {
-        "name": "sgd", "learning_rate": 0.002, "warmup_rate": 1e-5, "weight_decay": 5e-4,
-        "batch_size": 32, "epochs": 50,
-    },
-}  # fmt: skip
-"""Settings that methods of all families have."""
-
-
-@runtime_checkable
-class Family(Protocol):
-    """A module of methods that differ by settings only.
-
-    Attributes:
-      SETTINGS: the settings of the family beside `SETTINGS` above, with their defaults.
-    """
-
-    SETTINGS: dict[str, Any]
-
-    def settle(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], support: Support
-    ) -> ConfigDict:
-        """Makes the choices that the settings leave to the shots."""
-        ...
-
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: str
-    ) -> Method:
-        """Puts a method together, of settled settings."""
-        ...
-
-    def suit_unfamiliar_names(self, config: ConfigDict) -> None:
-        """Changes settings where the backbone has never read the class names."""
-        ...
-
-
-FAMILIES: dict[str, Family] = {"prompt_tuning": prompt_tuning, "linear_probe": linear_probe}
-"""The families by name."""
 
 ROLES = ("", "zero-shot", "reference", "upper bound")
 """What a row is for in tables. The reference is compared with every other row. An upper bound
@@ -87,7 +28,7 @@ class Row:
       settings: what differs from the family's settings, as published.
       small: what the profile "small" changes on top. At 32 pixels a crop leaves too little to see.
       transfer: what the papers change where prompts learned on ImageNet meet other datasets.
-      family: a key of `FAMILIES`.
+      family: a key of `families.FAMILIES`.
       role: one of `ROLES`.
     """
 
@@ -97,51 +38,6 @@ class Row:
     transfer: Settings = dataclasses.field(default_factory=dict)
     family: str = "prompt_tuning"
     role: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A row with all its settings.
-
-    Attributes:
-      name: as it was asked for, such as `cdc@views=flip`.
-      row: the row's name.
-      config: all settings, locked.
-      changes: those that differ from the row's own, dots reaching into the parts.
-    """
-
-    name: str
-    row: str
-    config: ConfigDict
-    changes: Settings
-
-    @property
-    def title(self) -> str:
-        """See `title`."""
-        return title(self.name)
-
-    @property
-    def family_name(self) -> str:
-        """A key of `FAMILIES`."""
-        return ROWS[self.row].family
-
-    @property
-    def family(self) -> Family:
-        """The module of the row's family."""
-        return FAMILIES[self.family_name]
-
-    def defaults(self) -> dict[str, Any]:
-        """The settings of the family before any row changes them."""
-        return family_settings(self.family_name).to_dict()
-
-    def record(self, changes_images: bool) -> RowRecord:
-        """What results say of the row.
-
-        Args:
-          changes_images: see `Method`.
-        """
-        role = ROWS[self.row].role
-        return RowRecord(self.name, self.row, self.title, role, self.changes, changes_images)
 
 
 IMAGENET_TEMPLATES = (
@@ -298,96 +194,3 @@ ROWS: dict[str, Row] = {
         _MAPLE_TRANSFER, role="upper bound",
     ),
 }  # fmt: skip
-
-
-def family_settings(family: str) -> ConfigDict:
-    """The settings of a family before any row changes them."""
-    return ConfigDict(copy.deepcopy(FAMILIES[family].SETTINGS | SETTINGS))
-
-
-def overrides(row: str) -> ConfigDict:
-    """What a user may set of a row: its family's settings with every value left open."""
-    config = family_settings(ROWS[row].family)
-    for key in config:
-        open_part = config[key]
-        if isinstance(open_part, ConfigDict):
-            for name, value in open_part.items():
-                open_part[name] = config_dict.placeholder(type(value))
-        else:
-            config[key] = config_dict.placeholder(type(open_part))
-    return config
-
-
-def configure(
-    name: str,
-    profile: str = "",
-    chosen: ConfigDict | None = None,
-    unfamiliar_names: bool = False,
-) -> Choice:
-    """The settings of a row.
-
-    Args:
-      name: a key of `ROWS`; or `row@key=value;key=value`, a row with settings changed.
-      profile: of the backbone, one of `PROFILES`.
-      chosen: of `overrides`, for the row; what it leaves open is the row's own.
-      unfamiliar_names: the backbone has never read the task's class names, and no other classes
-        will be asked for. A setting that the user gives still wins.
-
-    Raises:
-      ValueError: no such row, profile or setting, or a value of another type.
-    """
-    row, changes = split(name)
-    if profile not in PROFILES:
-        raise ValueError(
-            f"unknown profile {profile!r} in the model's config.json: choose one of {PROFILES}"
-        )
-    own = family_settings(ROWS[row].family)
-    small = ROWS[row].small if profile == "small" else {}
-    own.update_from_flattened_dict({**ROWS[row].settings, **small})
-    config = own.copy_and_resolve_references()
-    given = set()
-    for key, value in flatten_dict(chosen.to_dict() if chosen else {}, sep=".").items():
-        if value is not None:
-            config.update_from_flattened_dict({key: value})
-            given.add(key)
-    config_file.assign(config, changes)
-    given |= {change.partition("=")[0] for change in changes}
-    if unfamiliar_names:
-        family = FAMILIES[ROWS[row].family]
-        family.suit_unfamiliar_names(own)
-        suited = config.copy_and_resolve_references()
-        family.suit_unfamiliar_names(suited)
-        wanted = flatten_dict(suited.to_dict(), sep=".").items()
-        config.update_from_flattened_dict({k: v for k, v in wanted if k not in given})
-    default, final = (flatten_dict(c.to_dict(), sep=".") for c in (own, config))
-    differing = {key: value for key, value in final.items() if value != default[key]}
-    return Choice(name, row, config.lock(), differing)
-
-
-def split(name: str) -> tuple[str, list[str]]:
-    """The row that a method's name begins with, and the settings that it changes.
-
-    >>> split("cdc@prompts.templates=2;views=flip")
-    ('cdc', ['prompts.templates=2', 'views=flip'])
-
-    Raises:
-      ValueError: there is no such row; the message names the nearest.
-    """
-    row, _, changes = name.partition("@")
-    if row in ROWS:
-        return row, changes.split(";") if changes else []
-    near = difflib.get_close_matches(row, ROWS, 1, 0)[0]
-    raise ValueError(f"unknown method {row!r}: did you mean {near!r}? There are {', '.join(ROWS)}")
-
-
-def title(name: str) -> str:
-    """How tables call a method.
-
-    >>> title("cdc@prompts.templates=2;head.kl_weight=0.1")
-    'CDC, templates=2, kl_weight=0.1'
-    """
-    row, changes = split(name)
-    settings = (change.partition("=") for change in changes)
-    return ", ".join(
-        [ROWS[row].title, *(f"{key.rpartition('.')[2]}={value}" for key, _, value in settings)]
-    )

@@ -18,7 +18,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from cdc_jax import older_formats, run_folder
-from cdc_jax.methods import rows
+from cdc_jax.methods import families, rows
 from cdc_jax.records import SplitRecord
 
 _FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
@@ -133,7 +133,7 @@ def read(folder: Path, name: str) -> Cell:
     row, task, skipped = results.row, results.task, len(results.skipped)
     choices = flatten_dict(older_formats.upgrade_settings(settings["method"]), sep=".")
     if row.row in rows.ROWS:
-        family = rows.family_settings(rows.ROWS[row.row].family).to_dict()
+        family = families.family_settings(rows.ROWS[row.row].family).to_dict()
         choices = flatten_dict(family, sep=".") | choices
     return Cell(
         name=name,

@@ -1,0 +1,147 @@
+"""From a row's name to all of its settings: the row's own, the backbone's profile, the user's."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict, config_dict
+
+from cdc_jax import config_file
+from cdc_jax.methods import families, rows
+from cdc_jax.records import RowRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A row with all its settings.
+
+    Attributes:
+      name: as it was asked for, such as `cdc@views=flip`.
+      row: the row's name.
+      config: all settings, locked.
+      changes: those that differ from the row's own, dots reaching into the parts.
+    """
+
+    name: str
+    row: str
+    config: ConfigDict
+    changes: rows.Settings
+
+    @property
+    def title(self) -> str:
+        """See `title`."""
+        return title(self.name)
+
+    @property
+    def family_name(self) -> str:
+        """A key of `families.FAMILIES`."""
+        return rows.ROWS[self.row].family
+
+    @property
+    def family(self) -> families.Family:
+        """The module of the row's family."""
+        return families.FAMILIES[self.family_name]
+
+    def defaults(self) -> dict[str, Any]:
+        """The settings of the family before any row changes them."""
+        return families.family_settings(self.family_name).to_dict()
+
+    def record(self, changes_images: bool) -> RowRecord:
+        """What results say of the row.
+
+        Args:
+          changes_images: see `Method`.
+        """
+        role = rows.ROWS[self.row].role
+        return RowRecord(self.name, self.row, self.title, role, self.changes, changes_images)
+
+
+def overrides(row: str) -> ConfigDict:
+    """What a user may set of a row: its family's settings with every value left open."""
+    config = families.family_settings(rows.ROWS[row].family)
+    for key in config:
+        open_part = config[key]
+        if isinstance(open_part, ConfigDict):
+            for name, value in open_part.items():
+                open_part[name] = config_dict.placeholder(type(value))
+        else:
+            config[key] = config_dict.placeholder(type(open_part))
+    return config
+
+
+def configure(
+    name: str,
+    profile: str = "",
+    chosen: ConfigDict | None = None,
+    unfamiliar_names: bool = False,
+) -> Choice:
+    """The settings of a row.
+
+    Args:
+      name: a key of `rows.ROWS`; or `row@key=value;key=value`, a row with settings changed.
+      profile: of the backbone, one of `rows.PROFILES`.
+      chosen: of `overrides`, for the row; what it leaves open is the row's own.
+      unfamiliar_names: the backbone has never read the task's class names, and no other classes
+        will be asked for. A setting that the user gives still wins.
+
+    Raises:
+      ValueError: no such row, profile or setting, or a value of another type.
+    """
+    row, changes = split(name)
+    if profile not in rows.PROFILES:
+        raise ValueError(
+            f"unknown profile {profile!r} in the model's config.json: choose one of {rows.PROFILES}"
+        )
+    own = families.family_settings(rows.ROWS[row].family)
+    small = rows.ROWS[row].small if profile == "small" else {}
+    own.update_from_flattened_dict({**rows.ROWS[row].settings, **small})
+    config = own.copy_and_resolve_references()
+    given = set()
+    for key, value in flatten_dict(chosen.to_dict() if chosen else {}, sep=".").items():
+        if value is not None:
+            config.update_from_flattened_dict({key: value})
+            given.add(key)
+    config_file.assign(config, changes)
+    given |= {change.partition("=")[0] for change in changes}
+    if unfamiliar_names:
+        family = families.FAMILIES[rows.ROWS[row].family]
+        family.suit_unfamiliar_names(own)
+        suited = config.copy_and_resolve_references()
+        family.suit_unfamiliar_names(suited)
+        wanted = flatten_dict(suited.to_dict(), sep=".").items()
+        config.update_from_flattened_dict({k: v for k, v in wanted if k not in given})
+    default, final = (flatten_dict(c.to_dict(), sep=".") for c in (own, config))
+    differing = {key: value for key, value in final.items() if value != default[key]}
+    return Choice(name, row, config.lock(), differing)
+
+
+def split(name: str) -> tuple[str, list[str]]:
+    """The row that a method's name begins with, and the settings that it changes.
+
+    >>> split("cdc@prompts.templates=2;views=flip")
+    ('cdc', ['prompts.templates=2', 'views=flip'])
+
+    Raises:
+      ValueError: there is no such row; the message names the nearest.
+    """
+    row, _, changes = name.partition("@")
+    if row in rows.ROWS:
+        return row, changes.split(";") if changes else []
+    near = difflib.get_close_matches(row, rows.ROWS, 1, 0)[0]
+    raise ValueError(
+        f"unknown method {row!r}: did you mean {near!r}? There are {', '.join(rows.ROWS)}"
+    )
+
+
+def title(name: str) -> str:
+    """How tables call a method.
+
+    >>> title("cdc@prompts.templates=2;head.kl_weight=0.1")
+    'CDC, templates=2, kl_weight=0.1'
+    """
+    row, changes = split(name)
+    settings = (change.partition("=") for change in changes)
+    return ", ".join(
+        [rows.ROWS[row].title, *(f"{key.rpartition('.')[2]}={value}" for key, _, value in settings)]
+    )

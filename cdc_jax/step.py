@@ -1,0 +1,120 @@
+"""The training step: what it changes, and what is fixed about a stage of training on a task."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cdc_jax import devices, methods
+from cdc_jax.backbone import Backbone
+from cdc_jax.methods import Learned, Stage
+from cdc_jax.tasks import Examples
+from cdc_jax.tasks.batches import TrainingBatches
+from cdc_jax.views.compose import ViewFunction
+
+PyTree = Any
+State = dict[str, Any]
+Step = Callable[..., tuple[State, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stage of training on a task.
+
+    Attributes:
+      stage: what the method says of it.
+      examples: the training set.
+      batches: of the examples.
+      update: the optimiser.
+      make_views: the view function.
+      first: number of the steps before it.
+      steps: number of its steps.
+    """
+
+    stage: Stage
+    examples: Examples
+    batches: TrainingBatches
+    update: optax.GradientTransformation
+    make_views: ViewFunction
+    first: int
+    steps: int
+
+    @property
+    def end(self) -> int:
+        """Number of the steps when it is done."""
+        return self.first + self.steps
+
+
+def initial_state(
+    stage: Stage,
+    update: optax.GradientTransformation,
+    trained: dict[str, PyTree],
+    step: int = 0,
+) -> State:
+    """What training changes: trained parts, optimiser, step, and the average where one is kept."""
+    moving, _ = stage.split(trained)
+    state = {
+        "trained": trained,
+        "optimizer": update.init(moving),
+        "step": jnp.asarray(step, jnp.int32),
+    }
+    if stage.average:
+        state["average"] = jax.tree.map(jnp.zeros_like, trained)
+    return state
+
+
+def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
+    """The training step, to be jitted: only the parts that the stage trains are differentiated.
+
+    Args:
+      phase: the stage, with its optimiser and views.
+      seed: of the views.
+      axis: name of the axis of `jax.pmap`, if that runs it: each device has its share of the
+        images, gradients and losses are means over them.
+
+    Returns:
+      (state, backbone, fixed, classes, batch) -> (state, losses by name and the norms of gradient
+      and update).
+    """
+    stage, method = phase.stage, phase.stage.method
+
+    def step(
+        state: State,
+        backbone: Backbone,
+        fixed: PyTree,
+        classes: PyTree,
+        batch: dict[str, jax.Array],
+    ):
+        images = phase.make_views(
+            seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
+        )
+        images = devices.split(images, "model", "data")
+        moving, resting = stage.split(state["trained"])
+        done = state["step"] - phase.first
+
+        def objective(moving):
+            learned = Learned(moving | resting, fixed)
+            progress = done / phase.steps
+            return methods.objective(
+                method, backbone, learned, classes, images, batch["labels"], progress
+            )
+
+        made = jax.grad(objective, has_aux=True)(moving)
+        gradients, losses = made if axis is None else jax.lax.pmean(made, axis)
+        updates, optimizer_state = phase.update.update(gradients, state["optimizer"], moving)
+        losses["gradient_norm"] = optax.tree.norm(gradients)
+        losses["update_norm"] = optax.tree.norm(updates)
+        trained = optax.apply_updates(moving, updates) | resting
+        new = {"trained": trained, "optimizer": optimizer_state, "step": state["step"] + 1}
+        if stage.average:
+            epoch, within = jnp.divmod(done + 1, phase.batches.per_epoch)
+            weight = jnp.where(within == 0, jnp.asarray(stage.average)[epoch - 1], 0.0)
+            new["average"] = jax.tree.map(
+                lambda mean, value: mean + weight * value, state["average"], trained
+            )
+        return new, losses
+
+    return step
