@@ -7,7 +7,7 @@ events.out.tfevents… the same for TensorBoard, where it asks for that, see `lo
 results.json         every figure; it is there when the run is complete
 scores.npz           for every test image what the method said of it
 interpretation.json  what the templates learned
-adapted/             all that predictions need, see `adapted`
+adapted/             all that predictions need, see `export`
 gallery.json         the most and least certain test images, with gallery/*.png
 
 Of several processes, process 0 writes. Folders may lie in an object store, `gs://bucket/run`.

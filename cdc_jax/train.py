@@ -64,10 +64,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
             hub.disable_progress_bars()
             held.callback(hub.enable_progress_bars)
         with devices.first_goes_first():
-            known = backbone_lib.read_settings(config.model)
-        unfamiliar = bool(known.profile) and _closed(config) and config.dataset != "world"
+            model_settings = backbone_lib.read_settings(config.model)
+        unfamiliar = bool(model_settings.profile) and _closed(config) and config.dataset != "world"
         choices = {
-            name: methods.configure(name, known.profile, config[row], unfamiliar)
+            name: methods.configure(name, model_settings.profile, config[row], unfamiliar)
             for name, row in rows.items()
         }
         settings = {name: _settings(config, choice) for name, choice in choices.items()}
@@ -96,7 +96,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         missing = [name for name in names if name not in complete]
         if not missing:
             return {name: complete[name].to_json() for name in names}
-        task = load(config, known.image_size)  # before weights are downloaded for missing data
+        task = load(
+            config, model_settings.image_size
+        )  # before weights are downloaded for missing data
         with devices.first_goes_first():
             backbone = backbone_lib.load(config.model, dtype=jnp.dtype(config.dtype))
         weights_hash = backbone.weights_hash()
