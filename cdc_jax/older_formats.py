@@ -153,8 +153,7 @@ def read_adapted(
     for part, values in upgrade_settings(method).items():
         settings[part].update(ConfigDict(values))
     if settings.head.name == "evidential":
-        shift = settings.head.shift_multiple * description["mean_logit"]
-        arrays["fixed.head.shift"] = np.asarray(shift, np.float32)
+        settings.head.shift = settings.head.shift_multiple * description["mean_logit"]
     kept = {name: description[name] for name in ("class_names", "template", "base")}
     return arrays, kept | {
         "preprocessing": description["preprocessing"],

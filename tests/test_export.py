@@ -20,7 +20,7 @@ TRAINED = {
     "head": {"log_scale": np.float32(0.25), "shift": np.float32(-1.5)},
 }
 FIXED = {
-    "head": {"shift": np.float32(24.125)},
+    "head": {"offset": np.float32(24.125)},
     "cache": {"keys": {"first": np.full((3, 2), 0.5, np.float32)}, "labels": np.array([2, 0, 1])},
 }
 
@@ -68,7 +68,7 @@ def test_what_is_written_is_read(world, folder):
     assert read.class_names == ["großer Hund", "cat"]
     assert (read.template, read.family) == ("a {}.", "prompt_tuning")
     assert read.settings.head.fusion == "dempster"
-    assert read.settings.to_dict() == methods.configure("cdc", "small").config.to_dict()
+    assert read.settings == build(world, "cdc")[1].config
     assert read.settings.is_locked
     assert read.base == {"model": "world", "dtype": "float32", "hash": world.weights_hash()}
     assert read.base["hash"] == clip.weights_hash(world.clip)
@@ -85,7 +85,7 @@ def test_the_files_are_what_others_read(folder):
     assert set(tensors) == {
         "trained.prompts.context", "trained.prompts.coupling.kernel",
         "trained.prompts.coupling.bias", "trained.head.log_scale", "trained.head.shift",
-        "fixed.head.shift", "fixed.cache.keys.first", "fixed.cache.labels",
+        "fixed.head.offset", "fixed.cache.keys.first", "fixed.cache.labels",
     }  # fmt: skip
     np.testing.assert_array_equal(tensors["trained.prompts.context"], TRAINED["prompts"]["context"])
     description = json.loads((folder / "adapted.json").read_text(encoding="utf-8"))
@@ -274,18 +274,18 @@ def test_prompts_of_format_1_are_read(world, write_1):
             },
         },
     )
-    shift = np.array(1.5 * 24.125, np.float32)  # shift_multiple * mean_logit
-    assert_same(read.learned.fixed, {"head": {"shift": shift}})
+    assert read.learned.fixed == {}
     assert read.family == "prompt_tuning"
-    for part in ("prompts", "head"):
-        assert read.settings[part].to_dict() == DESCRIPTION_1["method"][part]
+    assert read.settings.prompts.to_dict() == DESCRIPTION_1["method"]["prompts"]
+    shift = {"shift": 1.5 * 24.125}  # shift_multiple * mean_logit
+    assert read.settings.head.to_dict() == DESCRIPTION_1["method"]["head"] | shift
     assert read.settings.is_locked
     assert read.settings.keys() == methods.configure("cdc").config.keys()
     for name in ("class_names", "template", "base", "preprocessing"):
         assert getattr(read, name) == DESCRIPTION_1[name]
     assert read.base["hash"] == world.weights_hash()
     method = methods.rebuild(read.family, read.settings, world, read.class_names, read.template)
-    assert (method.templates, method.head.learned, method.head.shift_multiple) == (4, True, 1.5)
+    assert (method.templates, method.head.learned, method.head.shift) == (4, True, 1.5 * 24.125)
 
 
 def test_a_probe_of_format_1_is_read(world, write_1):
@@ -309,8 +309,8 @@ def test_hand_crafted_templates_of_format_1_are_read(write_1, head):
     settings = {"name": head, "fusion": fusion, "learned": False, "shift_multiple": 1.0}
     read = export.read(write_1({}, {"context": 0}, settings, vectors=EMPTY_DIGEST_1))
     assert not jax.tree.leaves(read.learned.trained)
-    shift = {"head": {"shift": np.array(24.125, np.float32)}}
-    assert_same(read.learned.fixed, shift if head == "evidential" else {})
+    assert read.learned.fixed == {}
+    assert read.settings.head.get("shift") == (24.125 if head == "evidential" else None)
     assert read.settings.prompts.context == 0
 
 

@@ -15,14 +15,10 @@ ROWS = np.arange(5)
 NOTHING = Learned({}, {})
 
 
-def shifted(shift):
-    return Learned({}, {"shift": jnp.float32(shift)})
-
-
-def with_scale(scale, shift, fixed_shift=0.0):
+def with_scale(scale, shift):
     """Arrays of a head that has learned a scale and a shift."""
     trained = {"log_scale": jnp.log(jnp.float32(scale)), "shift": jnp.float32(shift)}
-    return Learned(trained, {"shift": jnp.float32(fixed_shift)})
+    return Learned(trained, {})
 
 
 def test_softmax_fusions():
@@ -67,8 +63,8 @@ def trusted(evidence):
 
 def test_evidential_head():
     own, alpha = trusted(np.exp(LOGITS - 20))
-    head = heads.EvidentialHead(fused_weight=2.0)
-    predicted = head.predict(shifted(20.0), jnp.asarray(LOGITS))
+    head = heads.EvidentialHead(20.0, fused_weight=2.0)
+    predicted = head.predict(NOTHING, jnp.asarray(LOGITS))
     assert head.has_opinions
     np.testing.assert_allclose(
         predicted.probability, alpha / alpha.sum(-1, keepdims=True), rtol=1e-4
@@ -84,7 +80,7 @@ def test_evidential_head():
 
     rows = np.broadcast_to(LABELS[:, None], (5, 3))
     loss = expected_cross_entropy(own, rows).sum(1) + 2 * expected_cross_entropy(alpha, LABELS)
-    got = head.loss(shifted(20.0), jnp.asarray(LOGITS), jnp.asarray(LABELS), 0.0)
+    got = head.loss(NOTHING, jnp.asarray(LOGITS), jnp.asarray(LABELS), 0.0)
     np.testing.assert_allclose(got, loss, rtol=1e-4)
 
 
@@ -94,7 +90,7 @@ def test_the_choice_is_that_of_the_evidence_where_rounding_hides_it():
     logits = np.random.default_rng(1).normal(25, 1.5, (50, 4, 37))
     evidence = np.exp(logits - 50)
     fused = 37 * np.expm1(np.log1p(evidence / 37).sum(1))
-    predicted = heads.EvidentialHead().predict(shifted(50.0), jnp.asarray(logits, jnp.float32))
+    predicted = heads.EvidentialHead(50.0).predict(NOTHING, jnp.asarray(logits, jnp.float32))
     assert (predicted.probability.max(-1) == predicted.probability.min(-1)).all()
     np.testing.assert_array_equal(predicted.predicted, fused.argmax(-1))
     np.testing.assert_array_equal(predicted.template_predicted, logits.argmax(-1))
@@ -103,16 +99,16 @@ def test_the_choice_is_that_of_the_evidence_where_rounding_hides_it():
 def test_the_loss_is_of_the_fusion_that_predicts():
     alpha = np.exp(LOGITS - 20).sum(1) + 1
     loss = digamma(alpha.sum(-1)) - digamma(alpha[ROWS, LABELS])
-    head = heads.EvidentialHead(fusion="cumulate", template_weight=0.0)
+    head = heads.EvidentialHead(20.0, fusion="cumulate", template_weight=0.0)
     np.testing.assert_allclose(
-        head.loss(shifted(20.0), jnp.asarray(LOGITS), jnp.asarray(LABELS), 0.0), loss, rtol=1e-4
+        head.loss(NOTHING, jnp.asarray(LOGITS), jnp.asarray(LABELS), 0.0), loss, rtol=1e-4
     )
 
 
 def test_the_kl_weight_rises_over_the_first_half():
     logits, labels = jnp.asarray(LOGITS), jnp.asarray(LABELS)
-    head = heads.EvidentialHead(kl_weight=0.1)
-    at = {t: np.asarray(head.loss(shifted(20.0), logits, labels, t)) for t in (0, 0.25, 0.5, 1.0)}
+    head = heads.EvidentialHead(20.0, kl_weight=0.1)
+    at = {t: np.asarray(head.loss(NOTHING, logits, labels, t)) for t in (0, 0.25, 0.5, 1.0)}
     np.testing.assert_allclose(at[0.25] - at[0.0], (at[0.5] - at[0.0]) / 2, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(at[0.5], at[1.0], rtol=1e-6)
     assert (at[0.5] > at[0.0]).all()
@@ -142,7 +138,7 @@ def test_unknown_evidence():
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", heads.EVIDENCE_FUSIONS)
 def test_every_fusion_gives_probabilities_and_gradients(fusion):
-    head, learned = heads.EvidentialHead(fusion=fusion), shifted(20.0)
+    head, learned = heads.EvidentialHead(20.0, fusion=fusion), NOTHING
     logits = jnp.asarray(LOGITS, jnp.float32)
     np.testing.assert_allclose(head.predict(learned, logits).probability.sum(-1), 1, rtol=1e-5)
     gradient = jax.grad(lambda z: head.loss(learned, z, jnp.asarray(LABELS), 1.0).sum())(logits)
@@ -151,12 +147,12 @@ def test_every_fusion_gives_probabilities_and_gradients(fusion):
 
 
 def test_confidence_as_the_uncertainty_of_an_evidential_head():
-    head = heads.EvidentialHead(uncertainty="confidence")
-    predicted = head.predict(shifted(20.0), jnp.asarray(LOGITS))
+    head = heads.EvidentialHead(20.0, uncertainty="confidence")
+    predicted = head.predict(NOTHING, jnp.asarray(LOGITS))
     np.testing.assert_allclose(
         predicted.uncertainty, 1 - predicted.probability.max(-1), rtol=1e-4, atol=1e-6
     )
-    by_vacuity = heads.EvidentialHead().predict(shifted(20.0), jnp.asarray(LOGITS))
+    by_vacuity = heads.EvidentialHead(20.0).predict(NOTHING, jnp.asarray(LOGITS))
     np.testing.assert_array_equal(predicted.log_vacuity, by_vacuity.uncertainty)
     np.testing.assert_array_equal(predicted.novelty, by_vacuity.uncertainty)
     with pytest.raises(ValueError, match="unknown head.uncertainty 'u': choose one of vacuity"):
@@ -164,7 +160,7 @@ def test_confidence_as_the_uncertainty_of_an_evidential_head():
 
 
 def test_centred_evidence_ignores_what_all_classes_share():
-    head, learned = heads.EvidentialHead(centred=True), shifted(5.0)
+    head, learned = heads.EvidentialHead(5.0, centred=True), NOTHING
     first, second = (head.predict(learned, jnp.asarray(LOGITS + c)) for c in (0.0, 7.0))
     np.testing.assert_allclose(first.probability, second.probability, rtol=1e-3, atol=1e-5)
 
@@ -173,21 +169,24 @@ def test_centred_evidence_ignores_what_all_classes_share():
 
 
 @pytest.mark.parametrize("multiple", [1.0, 1.5])
-def test_the_fixed_shift_is_a_multiple_of_the_mean_logit_of_the_training_images(multiple):
+def test_the_shift_is_a_multiple_of_the_mean_logit_of_the_training_images(multiple):
     logits = np.random.default_rng(2).normal(24, 3, (2, 7, 4)).astype(np.float32)
-    trained, fixed = heads.EvidentialHead(shift_multiple=multiple).initialize(logits)
-    assert trained == {}
-    assert fixed.keys() == {"head"} and fixed["head"].keys() == {"shift"}
-    assert fixed["head"]["shift"].shape == () and fixed["head"]["shift"].dtype == np.float32
+    settings = ConfigDict(SETTINGS | {"shift_multiple": multiple})
+    heads.settle(settings, logits)
     expected = multiple * logits.astype(np.float64).mean()
-    np.testing.assert_allclose(fixed["head"]["shift"], expected, rtol=1e-6)
+    assert heads.build(settings).shift == settings.shift == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_softmax_head_has_no_arrays_unless_it_learns_a_scale():
-    assert heads.SoftmaxHead().initialize(np.ones((1, 2, 3))) == ({}, {})
-    trained, fixed = heads.SoftmaxHead(learned=True).initialize(np.ones((1, 2, 3)))
-    assert fixed == {}
-    assert trained == {"head": {"log_scale": 0, "shift": 0}}
+def test_a_softmax_head_has_no_shift():
+    settings = ConfigDict(SETTINGS | {"name": "softmax"})
+    heads.settle(settings, np.ones((1, 2, 3)))
+    assert "shift" not in settings
+
+
+@pytest.mark.parametrize("kind", [heads.SoftmaxHead, heads.EvidentialHead])
+def test_a_head_has_no_arrays_unless_it_learns_a_scale(kind):
+    assert kind().initialize() == {}
+    assert kind(learned=True).initialize() == {"head": {"log_scale": 0, "shift": 0}}
 
 
 @pytest.mark.parametrize("kind", [heads.SoftmaxHead, heads.EvidentialHead])
@@ -196,7 +195,7 @@ def test_a_head_that_learns_a_scale_starts_where_the_plain_one_is(kind):
     answers = []
     for learned in (False, True):
         head = kind(learned=learned)
-        arrays = Learned(*head.initialize(LOGITS)).part("head")
+        arrays = Learned(head.initialize(), {}).part("head")
         prediction = head.predict(arrays, logits)
         answers.append([*prediction, head.loss(arrays, logits, labels, 1.0)])
     for plain, scaled in zip(*answers, strict=True):
@@ -228,8 +227,8 @@ def test_a_learned_scale_and_shift_of_the_evidential_head(kind, function, centre
     scaled = 0.5 * LOGITS - 3
     fixed = scaled.mean(-1, keepdims=True) if centred else 6.0
     own, alpha = trusted(function(scaled - fixed))
-    head = heads.EvidentialHead(kind=kind, centred=centred, learned=True)
-    learned = with_scale(0.5, 3.0, fixed_shift=6.0)
+    head = heads.EvidentialHead(6.0, kind=kind, centred=centred, learned=True)
+    learned = with_scale(0.5, 3.0)
     predicted = head.predict(learned, jnp.asarray(LOGITS))
     np.testing.assert_allclose(
         predicted.probability, alpha / alpha.sum(-1, keepdims=True), rtol=1e-4
@@ -253,7 +252,7 @@ def test_the_loss_has_derivatives_by_the_scale_and_the_shift():
             expected_cross_entropy(own, rows).sum(1) + expected_cross_entropy(alpha, LABELS)
         ).sum()
 
-    head, learned = heads.EvidentialHead(learned=True), with_scale(0.5, 3.0, fixed_shift=6.0)
+    head, learned = heads.EvidentialHead(6.0, learned=True), with_scale(0.5, 3.0)
 
     def loss(trained):
         arrays = Learned(trained, learned.fixed)
@@ -277,8 +276,8 @@ SETTINGS = {
 
 
 def test_settings_reach_the_heads():
-    assert heads.build(ConfigDict(SETTINGS)) == heads.EvidentialHead(
-        1.5, "relu", "pool", 0.5, 2.0, 0.25, True, True, "confidence"
+    assert heads.build(ConfigDict(SETTINGS | {"shift": 7.5})) == heads.EvidentialHead(
+        7.5, "relu", "pool", 0.5, 2.0, 0.25, True, True, "confidence"
     )
     softmax_settings = ConfigDict(SETTINGS | {"name": "softmax", "fusion": "mean_probability"})
     assert heads.build(softmax_settings) == heads.SoftmaxHead("mean_probability", 0.5, 2.0, True)

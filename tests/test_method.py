@@ -40,11 +40,10 @@ class Everything(methods.Method):
 
     def initialize(self, key, backbone, support):
         width, count = backbone.sizes.embed_width, len(self.class_names)
-        head = self.head.initialize(np.zeros((1, 1, count), np.float32))
         maps = 0.02 * jax.random.normal(key, (2, width, width))
         cache = {"keys": support.features, "values": jax.nn.one_hot(support.labels, count)}
         return methods.Learned(
-            {"residual": {"map": maps[0]}, "reading": {"map": maps[1]}} | head.trained,
+            {"residual": {"map": maps[0]}, "reading": {"map": maps[1]}} | self.head.initialize(),
             {"cache": cache},
         )
 
@@ -90,7 +89,7 @@ def build(config, backbone, class_names, template):
 
 FAMILY = types.SimpleNamespace(
     SETTINGS=SETTINGS,
-    settle=lambda config, backbone, class_names, support: config,
+    settle=lambda config, backbone, class_names, template, support: config,
     build=build,
     suit_unfamiliar_names=lambda config: None,
 )

@@ -54,7 +54,6 @@ def test_zero_shot_is_clip(world, support, template):
 @pytest.mark.parametrize(
     ("key", "value", "field", "expected"),
     [
-        ("shift_multiple", 1.5, "shift_multiple", 1.5),
         ("evidence", "softplus", "kind", "softplus"),
         ("fusion", "pool", "fusion", "pool"),
         ("template_weight", 0.5, "template_weight", 0.5),
@@ -73,8 +72,7 @@ def test_settings_reach_the_evidential_head(world, support, key, value, field, e
 
 def test_the_shift_is_a_multiple_of_the_mean_logit_of_the_shots(world, support):
     shifts = [
-        float(create(world, support, f"cdc@head.shift_multiple={m}")[1].fixed["head"]["shift"])
-        for m in (1.0, 1.5)
+        create(world, support, f"cdc@head.shift_multiple={m}")[0].head.shift for m in (1.0, 1.5)
     ]
     features = np.asarray(support.features, np.float64)
     mean = float(world.logit_scale) * (features @ features.T).mean()  # texts are their own images
@@ -175,9 +173,8 @@ def test_own_anchors_and_the_phrase_that_the_training_images_pick(world):
     # Its evidence would be shifted by what this phrase gives these images.
     trusted = methods.configure("coop_con_picked@head.name=evidential;head.fusion=pool", "small")
     method = methods.build(trusted, world, NAMES, TEMPLATE, support)
-    shift = method.initialize(jax.random.key(0), world, support).fixed["head"]["shift"]
     expected = float(world.logit_scale * (seen @ texts[best].T).mean())
-    assert float(shift) == pytest.approx(expected, rel=1e-5)
+    assert method.head.shift == pytest.approx(expected, rel=1e-5)
 
 
 def test_another_tasks_template_replaces_only_the_tasks_own(world, support):

@@ -79,22 +79,22 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("row", ROWS)
 def test_equals_the_plain_form(clip, stored, row):
     config = methods.configure(row).config.unlock()
+    config.head.shift = float(stored["shift"])
     config.update_from_flattened_dict(ROWS[row])
     names = [str(name) for name in stored["names"]]
     method = methods.rebuild("prompt_tuning", config, clip, names, TEMPLATE)
-    fixed = {"head": {"shift": stored["shift"].astype(np.float32)}}
     classes = method.classes(clip, names)
     views = jnp.asarray(stored["views"] if row == "cdc" else stored["views"][:1])
 
     # Nearly all of the time goes into compiling, of which level 0 does least.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def answers(clip, trained, classes):
-        learned = methods.Learned(trained, fixed)
+        learned = methods.Learned(trained, {})
         image = method.image_features(clip, learned, views)
         forward = method.forward(clip, learned, classes, image)
 
         def objective(trained):
-            learned = methods.Learned(trained, fixed)
+            learned = methods.Learned(trained, {})
             return methods.objective(
                 method, clip, learned, classes, views, stored["labels"], PROGRESS
             )

@@ -29,7 +29,7 @@ def build(
     Raises:
       ValueError: settings that no part knows, or that do not fit one another or the backbone.
     """
-    settled = choice.family.settle(choice.config, backbone, class_names, support)
+    settled = choice.family.settle(choice.config, backbone, class_names, template, support)
     return choice.family.build(settled, backbone, class_names, template)
 
 

@@ -39,7 +39,12 @@ class Family(Protocol):
     SETTINGS: dict[str, Any]
 
     def settle(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], support: Support
+        self,
+        config: ConfigDict,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        template: str,
+        support: Support,
     ) -> ConfigDict:
         """Makes the choices that the settings leave to the shots."""
         ...

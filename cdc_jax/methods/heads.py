@@ -3,7 +3,7 @@
 Two heads, one interface: `predict(learned, logits)` and `loss(learned, logits, labels, progress)`,
 with logits of shape (..., templates, classes). `SoftmaxHead` is CLIP's usual one; `EvidentialHead`
 is DSTC. What a head has learned is its own: with `learned=True` a scale a and a shift b, and the
-logits become a z − b; the evidential head also keeps a fixed shift.
+logits become a z − b.
 """
 
 import dataclasses
@@ -24,17 +24,9 @@ Logits = Float[Array, "*b templates classes"]
 
 @runtime_checkable
 class Arrays(Protocol):
-    """A head's arrays: `trained` are differentiated, `fixed` are not."""
+    """What a head has learned."""
 
     trained: Any
-    fixed: Any
-
-
-class Initial(NamedTuple):
-    """What a head starts from, under the name of its part; nothing where it has no arrays."""
-
-    trained: dict[str, Any]
-    fixed: dict[str, Any]
 
 
 class Prediction(NamedTuple):
@@ -77,8 +69,8 @@ class Head(Protocol):
         """Whether predictions have a vacuity and a conflict."""
         ...
 
-    def initialize(self, logits: Float[np.ndarray, "templates images classes"]) -> Initial:
-        """What the head starts from, given the zero-shot logits of the training images."""
+    def initialize(self) -> dict[str, Any]:
+        """What the head starts from, under the name of its part; {} where it learns nothing."""
         ...
 
     def predict(self, learned: Arrays, logits: Logits) -> Prediction:
@@ -165,10 +157,9 @@ class SoftmaxHead:
         """See `Head`."""
         return False
 
-    def initialize(self, logits: Float[np.ndarray, "templates images classes"]) -> Initial:
+    def initialize(self) -> dict[str, Any]:
         """See `Head`."""
-        del logits
-        return Initial(_initial_scale(self.learned), {})
+        return _initial_scale(self.learned)
 
     def predict(self, learned: Arrays, logits: Logits) -> Prediction:
         """See `Head`."""
@@ -211,11 +202,8 @@ class SoftmaxHead:
 class EvidentialHead:
     """DSTC: evidence of each template, fused; trusted cross-entropy of each and of the fused.
 
-    The fixed shift b in log h(z) = z − b is a multiple of the mean zero-shot logit of the training
-    images, see `evidence.calibrate_shift`.
-
     Attributes:
-      shift_multiple: that multiple.
+      shift: b in log h(z) = z − b, a constant, which `settle` takes from the training images.
       kind: evidence function, see `evidence.from_logits`.
       fusion: a name of `EVIDENCE_FUSIONS`.
       template_weight: weight of the sum of the templates' own losses.
@@ -230,7 +218,7 @@ class EvidentialHead:
       ValueError: an unknown fusion, evidence function or uncertainty.
     """
 
-    shift_multiple: float = 1.0
+    shift: float = 0.0
     kind: str = "exp"
     fusion: str = "dempster"
     template_weight: float = 1.0
@@ -250,10 +238,9 @@ class EvidentialHead:
         """See `Head`."""
         return True
 
-    def initialize(self, logits: Float[np.ndarray, "templates images classes"]) -> Initial:
+    def initialize(self) -> dict[str, Any]:
         """See `Head`."""
-        shift = jnp.float32(self.shift_multiple * float(logits.mean()))
-        return Initial(_initial_scale(self.learned), {"head": {"shift": shift}})
+        return _initial_scale(self.learned)
 
     def predict(self, learned: Arrays, logits: Logits) -> Prediction:
         """See `Head`."""
@@ -291,12 +278,24 @@ class EvidentialHead:
     def _evidence(self, learned: Arrays, logits: Logits) -> Logits:
         if self.learned:
             logits = _scaled(logits, learned.trained)
-        shift = logits.mean(-1, keepdims=True) if self.centred else learned.fixed["shift"]
+        shift = logits.mean(-1, keepdims=True) if self.centred else self.shift
         return evidence.from_logits(logits, self.kind, shift=shift)
 
 
+def settle(config: ConfigDict, logits: Float[np.ndarray, "templates images classes"]) -> None:
+    """Adds the evidential head's shift to the settings `head`; other heads have none.
+
+    Args:
+      config: the settings, unlocked. Its `shift` becomes `shift_multiple` times the mean logit, see
+        `evidence.calibrate_shift`.
+      logits: of the training images under the hand-crafted templates.
+    """
+    if config.name == "evidential":
+        config.shift = config.shift_multiple * float(logits.mean())
+
+
 def build(config: ConfigDict) -> Head:
-    """The head of a method's settings `head`.
+    """The head of a method's settings `head`, after `settle`.
 
     Raises:
       ValueError: an unknown head, or a value that it does not know.
@@ -311,7 +310,7 @@ def _softmax(config: ConfigDict) -> SoftmaxHead:
 
 def _evidential(config: ConfigDict) -> EvidentialHead:
     return EvidentialHead(
-        shift_multiple=config.shift_multiple,
+        shift=config.shift,
         kind=config.evidence,
         fusion=config.fusion,
         template_weight=config.template_weight,

@@ -27,12 +27,9 @@ class LinearProbe(Method):
 
     def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
         """See `Method`."""
-        del key
-        head = self.head.initialize(
-            support_logits(backbone, [self.template], self.class_names, support)
-        )
+        del key, support
         weights = jnp.zeros((1, len(self.class_names), backbone.sizes.embed_width))
-        return Learned({"classifier": weights} | head.trained, head.fixed)
+        return Learned({"classifier": weights} | self.head.initialize(), {})
 
     def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> None:
         """Nothing: the weights are the classes'."""
@@ -51,11 +48,21 @@ class LinearProbe(Method):
 
 
 def settle(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], support: Support
+    config: ConfigDict,
+    backbone: Backbone,
+    class_names: Sequence[str],
+    template: str,
+    support: Support,
 ) -> ConfigDict:
-    """Nothing is left to the training images."""
-    del backbone, class_names, support
-    return config
+    """The settings with what `heads.settle` adds.
+
+    Raises:
+      ValueError: a template without {}.
+    """
+    require_template(template)
+    config = config.copy_and_resolve_references().unlock()
+    heads.settle(config.head, support_logits(backbone, [template], class_names, support))
+    return config.lock()
 
 
 def build(
@@ -63,7 +70,6 @@ def build(
 ) -> LinearProbe:
     """Puts the probe together; see `prompt_tuning.build`."""
     del backbone
-    require_template(template)
     return LinearProbe(config, tuple(class_names), template, heads.build(config.head))
 
 

@@ -45,7 +45,7 @@ class Learned:
 
     Attributes:
       trained: what is differentiated; in the optimiser and in checkpoints.
-      fixed: what is computed once from the support, such as caches and shifts; never
+      fixed: what is computed once from the support, such as caches; never
         differentiated. An exported model holds both.
     """
 

@@ -79,10 +79,9 @@ class PromptTuning(Method):
 
     def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
         """See `Method`."""
-        logits = support_logits(backbone, self.hand_crafted, self.class_names, support)
-        head = self.head.initialize(logits)
+        del support
         trained = self.prompts.initialize(key, backbone, len(self.class_names))
-        return Learned({"prompts": trained} | head.trained, head.fixed)
+        return Learned({"prompts": trained} | self.head.initialize(), {})
 
     def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> Classes:
         """See `Method`."""
@@ -139,23 +138,30 @@ class PromptTuning(Method):
 
 
 def settle(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], support: Support
+    config: ConfigDict,
+    backbone: Backbone,
+    class_names: Sequence[str],
+    template: str,
+    support: Support,
 ) -> ConfigDict:
     """Makes the choices that are left to the training images.
 
     Returns:
-      The settings with one initial phrase, the most accurate of them on these images, where
-      `prompts.pick` asks for that; else as they are.
+      The settings; with one initial phrase, the most accurate of them on these images, where
+      `prompts.pick` asks for that; and with what `heads.settle` adds.
+
+    Raises:
+      ValueError: a template without {}.
     """
-    if not config.prompts.pick:
-        return config
-    phrases = config.prompts.phrases.split("|")
-    texts = [_as_template(phrase) for phrase in phrases]
-    correct = support_logits(backbone, texts, class_names, support).argmax(-1) == support.labels
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
+    config = config.copy_and_resolve_references().unlock()
+    if config.prompts.pick:
+        phrases = config.prompts.phrases.split("|")
+        texts = [_as_template(phrase) for phrase in phrases]
+        correct = support_logits(backbone, texts, class_names, support).argmax(-1) == support.labels
         config.prompts.phrases = phrases[int(correct.mean(1).argmax())].strip()
         config.prompts.pick = False
+    hand_crafted = _hand_crafted(config.prompts, template)
+    heads.settle(config.head, support_logits(backbone, hand_crafted, class_names, support))
     return config.lock()
 
 
@@ -177,8 +183,6 @@ def build(
     require_known(config.loss.decoupling, DECOUPLING, "loss.decoupling")
     require_known(config.loss.consistency, CONSISTENCY, "loss.consistency")
     hand_crafted = _hand_crafted(config.prompts, template)
-    for text in hand_crafted:
-        require_template(text)
     anchors = 1 if config.prompts.ensemble else len(hand_crafted)
     if config.prompts.context and anchors not in (1, config.prompts.templates):
         raise ValueError(
@@ -239,11 +243,14 @@ def _templates(config: ConfigDict, template: str) -> prompts.Templates:
 
 def _hand_crafted(config: ConfigDict, template: str) -> tuple[str, ...]:
     if config.anchors == "":
-        return (template,)
-    if config.anchors == "own":
-        phrases = _templates(config, template).phrases
-        return tuple(_as_template(phrase) for phrase in phrases)
-    return tuple(text.strip() for text in config.anchors.split("|"))
+        texts: tuple[str, ...] = (template,)
+    elif config.anchors == "own":
+        texts = tuple(_as_template(phrase) for phrase in _templates(config, template).phrases)
+    else:
+        texts = tuple(text.strip() for text in config.anchors.split("|"))
+    for text in texts:
+        require_template(text)
+    return texts
 
 
 def _as_template(phrase: str) -> str:

@@ -34,7 +34,8 @@ def build_step(
     clip, (_, tokenizer) = measuring.random_clip(sizes), clip_lib.load("world")
     backbone = ClipBackbone(clip, tokenizer)
     choice = methods.configure(method)
-    chosen, class_names = choice.config, [str(i) for i in range(CLASSES)]
+    chosen, class_names = choice.config.unlock(), [str(i) for i in range(CLASSES)]
+    chosen.head.shift = 20.0
     built = methods.rebuild(choice.family_name, chosen, backbone, class_names, "a photo of a {}.")
     rng, size, batch = np.random.default_rng(0), sizes.image_size, chosen.optimizer.batch_size
     names = rng.integers(1, sizes.vocab_size - 2, (CLASSES, NAME), np.int32)
