@@ -27,8 +27,8 @@ from absl import app, flags
 PHASES = ("compiling", "stepping", "saving", "evaluating")
 OUTCOME = ("metrics.jsonl", "curve.jsonl", "adapted/learned.safetensors", "scores.npz")
 CONFIG = (
-    "fewshot.py:methods=cdc,shots=4,world.test_images=5,log_every=2,checkpoint_every=3,"
-    "curve_every=4,progress=False,cdc.views=flip,cdc.optimizer.epochs=12,cdc.optimizer.batch_size=8"
+    "fewshot.py:methods=cdc,shots=4,world.test_images=5,evaluation_batch_size=60,log_every=2,"
+    "checkpoint_every=3,curve_every=4,progress=False,cdc.views=flip,cdc.optimizer.epochs=12,cdc.optimizer.batch_size=8"
 )
 _SECONDS = {"compiling": 4.0, "stepping": 1.0, "saving": 0.02, "evaluating": 2.0}
 _DEADLINE = 1800  # seconds for one run, however slow the machine
@@ -49,7 +49,7 @@ def start(workdir: Path, config: str, cache: Path) -> subprocess.Popen:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -64,7 +64,7 @@ def finish(process: subprocess.Popen) -> None:
         process.kill()
         raise RuntimeError(f"the run was not done after {_DEADLINE} s") from None
     if process.returncode:
-        raise RuntimeError(f"the run failed ({process.returncode}): {errors.decode()[-2000:]}")
+        raise RuntimeError(f"the run failed ({process.returncode}): {errors[-2000:]}")
 
 
 def kill(process: subprocess.Popen, workdir: Path, phase: str, part: float) -> bool:

@@ -1,46 +1,82 @@
-"""Runs experiments/run.py for each line of standard input, forked when its imports are done.
+"""Scripts in processes of their own, forked from one that has imported what they import.
 
-A line is a JSON list: the arguments, the folder to run in, and a file for what is printed. Prints
-the exit code of each.
+A script started anew imports for longer than most tests run.
 """
 
-import json
+import atexit
+import multiprocessing
 import os
 import runpy
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
-from cdc_jax import config_file, devices, report, sweep  # noqa: F401  what run.py imports
+import jax
 
-RUN = str(Path(__file__).parent.parent / "experiments" / "run.py")
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["cdc_jax.report", "cdc_jax.sweep", "cdc_jax.prediction"])
 
 
-def run(arguments, folder, output):
-    """Runs in this process, as Python would run the script; returns the exit code."""
+class Script:
+    """A running script, with what tests use of `subprocess.Popen`.
+
+    Args:
+      path: of the script.
+      arguments: that follow its name.
+      folder: to run in.
+      programs: folder of compiled programs; the tests' own otherwise.
+      environment: variables to set.
+    """
+
+    def __init__(self, path, *arguments, folder=".", programs=None, **environment):
+        self._printed = tempfile.TemporaryDirectory()
+        options = {
+            "jax_platforms": "cpu",
+            "jax_compilation_cache_dir": str(programs or jax.config.jax_compilation_cache_dir),
+            "jax_persistent_cache_min_compile_time_secs": 0.0 if programs else 0.2,
+        }
+        command = [str(path), *map(str, arguments)]
+        call = (command, str(folder), self._printed.name, options, environment)
+        self._process = _CONTEXT.Process(target=_run, args=call)
+        self._process.start()
+
+    def poll(self):
+        """The exit code; None while it runs."""
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+    def kill(self):
+        """Sends SIGKILL."""
+        self._process.kill()
+
+    def communicate(self, timeout=None):
+        """What it printed and what it wrote to stderr, when it has ended."""
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, f"still running after {timeout} s"
+        with self._printed as folder:
+            return tuple((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
+
+
+def _run(command, folder, printed, options, environment):
+    """Runs a script in this process as Python would, and ends as it would."""
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        file = os.open(os.path.join(printed, name), os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+    os.environ.update(environment)
     os.chdir(folder)
-    printed = os.open(output, os.O_WRONLY | os.O_CREAT)
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
-    sys.argv = [RUN, *arguments]
+    for name, value in options.items():
+        jax.config.update(name, value)
+    sys.argv = command
     try:
-        runpy.run_path(RUN, run_name="__main__")
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit:
+        raise
     except BaseException:
         traceback.print_exc()
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    for line in sys.stdin:
-        if child := os.fork():
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        else:
-            code = run(*json.loads(line))
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        raise SystemExit(1) from None
+    finally:
+        atexit._run_exitfuncs()

@@ -1,5 +1,6 @@
 """What the tests of several devices and processes run in processes of their own.
 
+python tests/pod.py CONFIG WORKDIR          trains and evaluates
 python tests/pod.py CONFIG WORKDIR run NEW  trains and evaluates in the first folder, then as
                                             experiments/run.py does in the second
 python tests/pod.py CONFIG WORKDIR eight    on eight devices: prints measurements, trains, and sends

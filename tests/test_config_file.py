@@ -1,11 +1,6 @@
 """Configuration on the command line: found from anywhere, refused strictly."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import forked_runs
 import pytest
 from ml_collections import ConfigDict
 
@@ -77,20 +72,13 @@ REFUSALS = [
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
     """Exit code, printed text and folder of every run that has to be refused."""
-    folders = [tmp_path_factory.mktemp("refused") for _ in REFUSALS]
-    outputs = [tmp_path_factory.mktemp("printed") / "output" for _ in REFUSALS]
-    lines = [
-        json.dumps([arguments, str(folder), str(output)])
-        for (arguments, _), folder, output in zip(REFUSALS, folders, outputs, strict=True)
-    ]
-    done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "forked_runs.py"],
-        input="\n".join(lines), capture_output=True, text=True, check=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
-    codes = [int(code) for code in done.stdout.split()]
-    printed = [output.read_text() for output in outputs]
-    return list(zip(codes, printed, folders, strict=True))
+    found = []
+    for arguments, _ in REFUSALS:
+        folder = tmp_path_factory.mktemp("refused")
+        run = forked_runs.Script(forked_runs.EXPERIMENTS / "run.py", *arguments, folder=folder)
+        _, errors = run.communicate()
+        found.append((run.returncode, errors, folder))
+    return found
 
 
 @pytest.mark.slow

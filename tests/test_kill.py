@@ -3,29 +3,36 @@
 import importlib.util
 import random
 import time
-from pathlib import Path
 
+import forked_runs
 import pytest
 
 from cdc_jax import report
 
 pytestmark = pytest.mark.slow  # starts and kills runs
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "kill_test.py"
+
+def fork(workdir, config, cache):
+    """As the script's `start`, but forked."""
+    run = forked_runs.EXPERIMENTS / "run.py"
+    return forked_runs.Script(run, f"--config={config}", f"--workdir={workdir}", programs=cache)
 
 
 @pytest.fixture(scope="module")
 def kill_test():
     """The script's functions; it is no part of the package."""
-    spec = importlib.util.spec_from_file_location("kill_test", SCRIPT)
+    script = forked_runs.EXPERIMENTS / "kill_test.py"
+    spec = importlib.util.spec_from_file_location("kill_test", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_killed_between_steps_while_saving_and_while_evaluating(kill_test, tmp_path):
+def test_killed_between_steps_while_saving_and_while_evaluating(kill_test, tmp_path, monkeypatch):
+    """Against a run as the script starts it; those that are killed are forked."""
     cache = tmp_path / "programs"
     kill_test.finish(kill_test.start(tmp_path / "alone", kill_test.CONFIG, cache))
+    monkeypatch.setattr(kill_test, "start", fork)
     phases = ("stepping", "saving", "evaluating")
     killed, unequal = kill_test.differences(
         tmp_path, kill_test.CONFIG, cache, phases, random.Random(0)
@@ -37,11 +44,11 @@ def test_killed_between_steps_while_saving_and_while_evaluating(kill_test, tmp_p
 def test_a_killed_sweep_ends_in_the_same_tables(kill_test, tmp_path):
     config = (
         "fewshot.py:methods=coop,sweep.seeds=1,2,shots=1,world.test_images=2,progress=False,"
-        "log_every=2,checkpoint_every=3,curve_every=3,coop.views=flip,coop.optimizer.epochs=30"
+        "evaluation_batch_size=24,log_every=2,checkpoint_every=3,curve_every=3,coop.views=flip,coop.optimizer.epochs=30"
     )
     cache = tmp_path / "programs"
-    kill_test.finish(kill_test.start(tmp_path / "alone", config, cache))
-    process = kill_test.start(tmp_path / "killed", config, cache)
+    kill_test.finish(fork(tmp_path / "alone", config, cache))
+    process = fork(tmp_path / "killed", config, cache)
     first, second = (
         tmp_path / f"killed/world-aligned-rho0.9-1shot-seed{seed}/coop/results.json"
         for seed in (1, 2)
@@ -52,6 +59,6 @@ def test_a_killed_sweep_ends_in_the_same_tables(kill_test, tmp_path):
     process.kill()
     process.communicate()
     assert not second.exists(), "the sweep ended before it could be killed"
-    kill_test.finish(kill_test.start(tmp_path / "killed", config, cache))
+    kill_test.finish(fork(tmp_path / "killed", config, cache))
     alone, killed = (report.make([tmp_path / name]).files for name in ("alone", "killed"))
     assert len(alone) > 8 and alone == killed

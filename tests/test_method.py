@@ -112,7 +112,10 @@ def registered():
 @pytest.fixture(scope="module")
 def config(registered, get_config):
     """24 images: 3 steps an epoch, 12 in the first stage and 9 in the second."""
-    config = get_config("fewshot", "methods=everything,shots=2,world.test_images=2,curve_every=2")
+    config = get_config(
+        "fewshot",
+        "methods=everything,shots=2,world.test_images=2,evaluation_batch_size=24,curve_every=2",
+    )
     config.log_every, config.checkpoint_every = 2, 5
     return config
 

@@ -3,11 +3,11 @@
 import csv
 import functools
 import json
-import os
 import shutil
 import subprocess
 import sys
 
+import forked_runs
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -233,25 +233,24 @@ def test_a_bad_option_is_refused(finished, photos, options, message):
 
 
 def command(*arguments):
-    script = os.path.join(os.path.dirname(__file__), "../experiments/predict.py")
-    return subprocess.run(
-        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    """Exit code, output and errors of experiments/predict.py."""
+    run = forked_runs.Script(forked_runs.EXPERIMENTS / "predict.py", *arguments)
+    return (*run.communicate(), run.returncode)
 
 
 def test_the_command_prints_and_writes(finished, photos, tmp_path):
     (tmp_path / "bad.jpg").write_text("text")
-    done = command(
+    output, errors, code = command(
         finished[0] / "cdc", f"{photos[0]}/[0-2].png", tmp_path / "bad.jpg", "--on_error=skip",
         "--top_k=2", "--batch_size=2", f"--csv={tmp_path}/out.csv", f"--json={tmp_path}/out.json",
         "--abstain=probability:1", "--classes=hollow star,striped key,solid moon",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert code == 0, errors
     expected = predict(
         finished[0] / "cdc", photos[0], class_names=["hollow star", "striped key", "solid moon"]
     )
     for part in ("2.png", expected[2].predicted, "(abstains)", "unreadable"):
-        assert part in done.stdout
+        assert part in output
     *good, bad = json.loads((tmp_path / "out.json").read_text())
     for row, theirs in zip(good, expected, strict=False):
         assert (row["image"], row["predicted"]) == (theirs.image, theirs.predicted)
@@ -266,9 +265,9 @@ def test_the_command_prints_and_writes(finished, photos, tmp_path):
 
 
 def test_the_command_ends_with_one_line(finished, photos, tmp_path):
-    done = command(finished[0], photos[0], f"--csv={tmp_path}/out.csv")
-    assert done.returncode == 1 and not list(tmp_path.iterdir())
-    assert done.stderr.strip().splitlines() == [
+    _, errors, code = command(finished[0], photos[0], f"--csv={tmp_path}/out.csv")
+    assert code == 1 and not list(tmp_path.iterdir())
+    assert errors.strip().splitlines() == [
         f"FileNotFoundError: {finished[0]} holds 2 adapted models, choose one: {finished[0]}/cdc, "
         f"{finished[0]}/coop"
     ]

@@ -7,10 +7,7 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import markdown_it
 import numpy as np
@@ -786,15 +783,17 @@ def test_the_table_of_one_run_shows_every_column_of_every_method(capsys, targets
 
 @pytest.mark.slow
 def test_the_command_says_where_things_lie_and_prints_the_main_table(two_datasets, tmp_path):
-    script = Path(__file__).parent.parent / "experiments/report.py"
-    command = [sys.executable, script, two_datasets, f"--out={tmp_path}", "--formats=markdown"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{tmp_path}/tables.md" in done.stdout
-    row = next(line for line in done.stdout.splitlines() if line.strip().startswith("CDC"))
+    script = forked_runs.EXPERIMENTS / "report.py"
+    run = forked_runs.Script(script, two_datasets, f"--out={tmp_path}", "--formats=markdown")
+    output, errors = run.communicate()
+    assert run.returncode == 0, errors
+    assert f"{tmp_path}/tables.md" in output
+    row = next(line for line in output.splitlines() if line.strip().startswith("CDC"))
     assert row.split()[1:4] == ["72.00", "±", "2.00"]
     assert (tmp_path / "tables.md").read_text().startswith("# Results")
-    failed = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert failed.returncode == 1 and failed.stderr.startswith("ValueError: give folders of runs")
+    failed = forked_runs.Script(script)
+    _, errors = failed.communicate()
+    assert failed.returncode == 1 and errors.startswith("ValueError: give folders of runs")
 
 
 def test_values_print_their_number_where_it_is_not_the_rows(two_datasets):

@@ -23,7 +23,7 @@ from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 
 SMALL = (
-    "shots=4,world.test_images=5,methods=cdc,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16,"
+    "shots=4,world.test_images=5,evaluation_batch_size=60,methods=cdc,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16,"
     "cdc.prompts.modality=multimodal,cdc.prompts.layers=3,cdc.prompts.context=2,"
     "cdc.optimizer.name=sgd,cdc.optimizer.learning_rate=0.0035"
 )
@@ -136,7 +136,7 @@ def adapted_to_photographs(get_config, root, model="world"):
     config = get_config(
         "fewshot",
         "dataset=folder,shots=6,methods=coop,coop.views=shared,coop.optimizer.epochs=5,"
-        f"data.on_error=skip,data.root={root / 'photos'},model={model}",
+        f"evaluation_batch_size=12,data.on_error=skip,data.root={root / 'photos'},model={model}",
     )
     result = train.train_and_evaluate(config, root / "run")["coop"]
     test = json.loads((root / "run/coop/split.json").read_text())["test"]
@@ -189,7 +189,10 @@ def test_a_copy_of_the_embedded_clip_is_treated_like_it(get_config, tmp_path):
     shutil.copytree(Path(clip.__file__).parent / "world", tmp_path / "copy")
     results, settings = [], []
     for model in ("world", str(tmp_path / "copy")):
-        argument = f"shots=1,world.test_images=1,methods=coop,coop.optimizer.epochs=1,model={model}"
+        argument = (
+            "shots=1,world.test_images=1,evaluation_batch_size=12,methods=coop,"
+            f"coop.optimizer.epochs=1,model={model}"
+        )
         run = tmp_path / f"run{len(results)}"
         results.append(train.train_and_evaluate(get_config("fewshot", argument), run)["coop"])
         settings.append(json.loads((run / "coop/config.json").read_text())["method"])
@@ -307,7 +310,7 @@ def test_another_configuration_in_the_same_folder_is_refused(small, finished, ge
 
 @pytest.mark.slow
 def test_coop_learns_and_consistency_holds_it_back(get_config, tmp_path):
-    argument = "world.test_images=10,methods=coop,coop_con"
+    argument = "world.test_images=10,evaluation_batch_size=120,methods=coop,coop_con"
     for name in ("coop", "coop_con"):
         argument += f",{name}.optimizer.epochs=15,{name}.views=clean"
     results = train.train_and_evaluate(get_config("fewshot", argument), tmp_path)
