@@ -103,7 +103,9 @@ def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
                     losses = []
                     line = {"step": done, "images": done * config.batch_size} | mean
                     line["seconds"] = round(float(state["seconds"]))
-                    line |= zero_shot(trained(), tokenizer, seed=config.seed)
+                    line |= zero_shot(
+                        trained(), tokenizer, seed=config.seed, scenes=config.evaluation_scenes
+                    )
                     _log(workdir, line)
                 if done % config.checkpoint_every == 0 or done == config.steps:
                     checkpoints.save(done, state)

@@ -73,8 +73,11 @@ def test_tensorboard_in_an_object_store(bucket, tmp_path):
 @pytest.mark.slow
 def test_a_run_shows_what_it_logs(get_config, tmp_path):
     """And the setting may change from one start to the next: no figure depends on it."""
-    setting = "shots=2,world.test_images=5,methods=coop,coop.optimizer.epochs=4,log_every=1"
-    config = get_config("fewshot", f"{setting},curve_every=2,progress=False,tensorboard=True")
+    setting = "shots=2,world.test_images=2,methods=coop,coop.optimizer.epochs=4,log_every=1"
+    config = get_config(
+        "fewshot",
+        f"{setting},evaluation_batch_size=24,curve_every=2,progress=False,tensorboard=True",
+    )
     result = train.train_and_evaluate(config, tmp_path)["coop"]
     read = shown(tmp_path / "coop")
     for name in ("metrics", "curve"):

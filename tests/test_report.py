@@ -9,6 +9,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 
+import forked_runs
 import markdown_it
 import numpy as np
 import pytest

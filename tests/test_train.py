@@ -287,13 +287,14 @@ def test_checkpoints_hold_no_frozen_weight(finished):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_does_not_go_on_with_another_clip(small, tmp_path, monkeypatch):
+def test_an_interrupted_run_does_not_go_on_with_another_clip(get_config, tmp_path, monkeypatch):
     # Of the same name: the folder that it names may have changed meanwhile.
-    config = small.copy_and_resolve_references()
-    with config.unlocked():
-        config.cdc.optimizer.epochs = 1
-    train.train_and_evaluate(config.lock(), tmp_path)
-    (tmp_path / "cdc/results.json").unlink()
+    config = get_config(
+        "fewshot",
+        "shots=1,world.test_images=1,evaluation_batch_size=12,methods=coop,coop.optimizer.epochs=1",
+    )
+    train.train_and_evaluate(config, tmp_path)
+    (tmp_path / "coop/results.json").unlink()
     monkeypatch.setattr(ClipBackbone, "weights_hash", lambda clip: "0" * 64)
     with pytest.raises(ValueError, match="was begun on a CLIP of weights .*, 'world' now has 0000"):
         train.train_and_evaluate(config, tmp_path)
@@ -310,7 +311,7 @@ def test_another_configuration_in_the_same_folder_is_refused(small, finished, ge
 
 @pytest.mark.slow
 def test_coop_learns_and_consistency_holds_it_back(get_config, tmp_path):
-    argument = "world.test_images=10,evaluation_batch_size=120,methods=coop,coop_con"
+    argument = "world.test_images=1,evaluation_batch_size=12,methods=coop,coop_con"
     for name in ("coop", "coop_con"):
         argument += f",{name}.optimizer.epochs=15,{name}.views=clean"
     results = train.train_and_evaluate(get_config("fewshot", argument), tmp_path)
@@ -324,7 +325,7 @@ def test_coop_learns_and_consistency_holds_it_back(get_config, tmp_path):
 def test_the_first_result(get_config, tmp_path):
     # The README's command, shorter and with another seed: CoOp learns the correlation, the others
     # hold new classes.
-    shorter = "seed=11,world.test_images=20,cdc_plus.optimizer.epochs=40"
+    shorter = "seed=11,world.test_images=20,cdc.optimizer.epochs=20,cdc_plus.optimizer.epochs=40"
     results = train.train_and_evaluate(get_config("fewshot", shorter), tmp_path)
     zero_shot, probe, coop, *others = (results[name]["summary"] for name in results)
     assert 85 < zero_shot["base_int"] < 99
@@ -375,6 +376,7 @@ def test_a_bad_optimizer_is_refused(get_config, changes, message):
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypatch):
     argument = "shots=2,log_every=10,checkpoint_every=2,coop.views=clean,coop_con.views=clean"
+    argument += ",world.test_images=1,evaluation_batch_size=12"
     config = get_config("fewshot", argument)
     config.methods = "coop,coop_con,zero_shot"
     objective = methods.objective

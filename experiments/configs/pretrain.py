@@ -41,5 +41,6 @@ def get_config(recipe: str = "full") -> ConfigDict:
     # distribution.
     config.curriculum_fraction = 0.15
     config.evaluate_every = 1_000
+    config.evaluation_scenes = 1_000
     config.checkpoint_every = 500
     return config
