@@ -5,11 +5,11 @@ the key, the value and the remedy.
 
 Example:
   >>> sizes = record(hidden_size=integer(1, 4096), hidden_act=optional(text(), "quick_gelu"))
-  >>> check({"hidden_size": 768}, sizes, "config.json", "copy it again")
+  >>> check({"hidden_size": 768}, sizes, "config.json", "mend it")
   {'hidden_size': 768, 'hidden_act': 'quick_gelu'}
-  >>> check({"hidden_size": "768"}, sizes, "config.json", "copy it again")
+  >>> check({"hidden_size": "768"}, sizes, "config.json", "mend it")
   Traceback (most recent call last):
-  ValueError: config.json: hidden_size must be a whole number from 1 to 4096, got '768'; copy it again
+  ValueError: config.json: hidden_size must be a whole number from 1 to 4096, got '768'; mend it
 """
 
 import dataclasses
@@ -155,10 +155,10 @@ def parse(
     except _Misfit as error:
         raise ValueError(f"{where} {error.problem}; {remedy}") from None
     except ValueError as error:
-        raise ValueError(f"{where} is not JSON, or half-written ({error}); {remedy}") from None
+        raise ValueError(f"{where}: half-written or not JSON ({error}); {remedy}") from None
     if not isinstance(value, dict):
         name = type(value).__name__
-        raise ValueError(f"{where} must hold a JSON object, not {name}; {remedy}")
+        raise ValueError(f"{where}: expected a JSON object, got {name}; {remedy}")
     _require_shallow(value, where, remedy)
     return value if kind is None else check(value, kind, where, remedy)
 
@@ -180,7 +180,7 @@ def _text(content: bytes, where: str, remedy: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not JSON in UTF-8 ({error}); {remedy}") from None
+        raise ValueError(f"{where}: not text in UTF-8 ({error}); {remedy}") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -256,8 +256,9 @@ def text(empty: bool = True, longest: int = 2**20, unicode: bool = True) -> Kind
 
 
 def one_of(*choices: Any) -> Kind:
-    """One of some values, of the same type."""
-    what = " or ".join(map(repr, choices))
+    """One of some values of one type, texts or whole numbers."""
+    noun = "a text" if isinstance(choices[0], str) else "a number"
+    what = f"{noun} among {', '.join(map(repr, choices))}"
     return _simple(what, lambda value: any(type(value) is type(x) and value == x for x in choices))
 
 
