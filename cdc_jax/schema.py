@@ -32,12 +32,20 @@ DEEPEST = 64
 _SHORT = reprlib.Repr(maxstring=80, maxother=80, maxlevel=3, maxdict=4, maxlist=6)
 
 
-class _Misfit(ValueError):
-    """A value that is not what its kind asks for."""
+class Misfit(ValueError):
+    """A value that is not what its kind asks for.
+
+    Attributes:
+      key: where it stands.
+      problem: what is wrong, such as "must be a list, got 3".
+    """
 
     def __init__(self, key: str, problem: str):
         super().__init__(key, problem)
         self.key, self.problem = key, problem
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.problem}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Kind:
 
     Attributes:
       what: for messages, such as "a whole number".
-      read: (value, key) -> the value as it is used; raises `_Misfit`.
+      read: (value, key) -> the value as it is used; raises `Misfit`.
       default: for a key that is missing or null; `REQUIRED` for none.
     """
 
@@ -98,11 +106,14 @@ def read_bytes(path: Path | epath.Path, largest: int = LARGEST) -> bytes:
       FileNotFoundError, ValueError: see `require_regular`; a larger file.
     """
     require_regular(path)
+    size = path.stat().length if isinstance(path, epath.Path) else path.stat().st_size
+    if size > largest:
+        raise ValueError(
+            f"{path} holds {size} bytes, more than the {largest} that such a file may hold: is it "
+            "the right file?"
+        )
     with path.open("rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
-        raise ValueError(f"{path} holds more than {largest} bytes, too many for what it should be")
-    return content
+        return file.read(size)  # no more: what grows meanwhile, or has no end, stays bounded
 
 
 def read_text(path: Path | epath.Path, remedy: str, largest: int = LARGEST) -> str:
@@ -152,7 +163,7 @@ def parse(
         value = json.loads(content, object_pairs_hook=_distinct)
     except RecursionError:
         raise ValueError(f"{where} is nested too deeply; {remedy}") from None
-    except _Misfit as error:
+    except Misfit as error:
         raise ValueError(f"{where} {error.problem}; {remedy}") from None
     except ValueError as error:
         raise ValueError(f"{where}: half-written or not JSON ({error}); {remedy}") from None
@@ -171,7 +182,7 @@ def check(value: Any, kind: Kind, where: str, remedy: str) -> Any:
     """
     try:
         return kind.read(value, "")
-    except _Misfit as error:
+    except Misfit as error:
         place = f"{where}: {error.key}" if error.key else where
         raise ValueError(f"{place} {error.problem}; {remedy}") from None
 
@@ -188,7 +199,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in found if keys.count(key) > 1)
-        raise _Misfit("", f"has the key {shown(twice)} twice")
+        raise Misfit("", f"has the key {shown(twice)} twice")
     return found
 
 
@@ -256,9 +267,9 @@ def text(empty: bool = True, longest: int = 2**20, unicode: bool = True) -> Kind
 
 
 def one_of(*choices: Any) -> Kind:
-    """One of some values of one type, texts or whole numbers."""
-    noun = "a text" if isinstance(choices[0], str) else "a number"
-    what = f"{noun} among {', '.join(map(repr, choices))}"
+    """One of some values of one type: texts, whole numbers or booleans."""
+    noun = {str: "a text among ", int: "a number among "}.get(type(choices[0]), "")
+    what = noun + ", ".join(json.dumps(choice) for choice in choices)
     return _simple(what, lambda value: any(type(value) is type(x) and value == x for x in choices))
 
 
@@ -274,7 +285,7 @@ def list_of(kind: Kind, least: int = 0, most: int | None = None) -> Kind:
 
     def read(value: Any, key: str) -> list[Any]:
         if not isinstance(value, list) or not _within(len(value), least, most):
-            raise _misfit(value, key, what)
+            raise misfit(value, key, what)
         return [kind.read(item, f"{key}[{i}]") for i, item in enumerate(value)]
 
     return Kind(what, read)
@@ -286,7 +297,7 @@ def table(kind: Kind, least: int = 0) -> Kind:
 
     def read(value: Any, key: str) -> dict[str, Any]:
         if not isinstance(value, Mapping) or len(value) < least:
-            raise _misfit(value, key, what)
+            raise misfit(value, key, what)
         return {name: kind.read(item, _joined(key, name)) for name, item in value.items()}
 
     return Kind(what, read)
@@ -297,10 +308,10 @@ def record(**fields: Kind) -> Kind:
 
     def read(value: Any, key: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise _misfit(value, key, "an object")
+            raise misfit(value, key, "an object")
         needed = [name for name, kind in fields.items() if kind.default is REQUIRED]
         if missing := [name for name in needed if name not in value]:
-            raise _Misfit(key, f"lacks {', '.join(missing)}")
+            raise Misfit(key, f"lacks {', '.join(missing)}")
         found = dict(value)
         for name, kind in fields.items():
             if value.get(name) is None and kind.default is not REQUIRED:
@@ -325,10 +336,10 @@ def either(*kinds: Kind) -> Kind:
         for kind in kinds:
             try:
                 return kind.read(value, key)
-            except _Misfit as error:
+            except Misfit as error:
                 if error.key != key:  # the kind is right, something within is not
                     raise
-        raise _misfit(value, key, what)
+        raise misfit(value, key, what)
 
     return Kind(what, read)
 
@@ -338,14 +349,15 @@ def _simple(
 ) -> Kind:
     def read(value: Any, key: str) -> Any:
         if not fits(value):
-            raise _misfit(value, key, what)
+            raise misfit(value, key, what)
         return use(value) if use else value
 
     return Kind(what, read)
 
 
-def _misfit(value: Any, key: str, what: str) -> _Misfit:
-    return _Misfit(key, f"must be {what}, got {shown(value)}")
+def misfit(value: Any, key: str, what: str) -> Misfit:
+    """The error of a value that must be something else."""
+    return Misfit(key, f"must be {what}, got {shown(value)}")
 
 
 def _joined(key: str, name: str) -> str:

@@ -130,28 +130,46 @@ def test_reads_preprocessors(size, crop):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"size": 224}, "size is {'shortest_edge': 224}, not {'shortest_edge': 48}"),
-        ({"size": {"height": 48, "width": 48}}, "size is {'height': 48, 'width': 48}, not "),
-        ({"crop_size": 40}, "crop_size is {'height': 40, 'width': 40}, not "),
-        ({"resample": 2}, "resample is 2, not 3"),
-        ({"do_center_crop": False}, "do_center_crop is False, not True"),
-        ({"do_normalize": False}, "do_normalize is False, not True"),
-        ({"rescale_factor": 1.0}, "rescale_factor is 1.0, not 0.0039"),
-        ({"image_std": [0.5, 0.5]}, "image_std (0.5, 0.5) must be 3 numbers each"),
-        ({"image_std": [0.5, 0.5, 0]}, "std > 0"),
+        (
+            {"crop_size": 40},
+            "crop_size must be height and width 48, the model's image_size, got 40",
+        ),
+        ({"crop_size": {"shortest_edge": 48}}, "crop_size must be height and width, each from 1"),
+        ({"do_center_crop": False}, "size must be height and width 48, the model's image_size"),
+        ({"do_resize": False}, "do_resize must be true, got False"),
+        ({"do_pad": True}, "do_pad must be false, got True"),
+        ({"size": {"shortest_edge": 48, "longest_edge": 64}}, "size must be height and width, "),
+        ({"size": 0}, "size must be a whole number from 1 to 8192, got 0"),
+        ({"size": "48"}, "size must be height and width, each from 1 to 8192, or a shortest_edge"),
+        ({"size": [48]}, "size must be a list of 2 items, got [48]"),
+        ({"resample": 99}, "resample must be a whole number from 0 to "),
+        ({"resample": "bicubic"}, "resample must be a whole number from 0 to "),
+        ({"rescale_factor": 0}, "rescale_factor must be a finite number from 1e-09 to"),
+        ({"rescale_factor": float("nan")}, "rescale_factor must be a finite number"),
+        ({"image_std": [0.5, 0.5]}, "or a list of 3 items, got [0.5, 0.5]"),
+        ({"image_std": [0.5, 0.5, 0]}, "image_std[2] must be a finite number from 1e-09"),
+        ({"image_mean": ["0.5"] * 3}, "image_mean[0] must be a finite number"),
+        (
+            {"image_processor_type": "ViTImageProcessor"},
+            "image_processor_type must be a text among",
+        ),
     ],
 )
 def test_refuses_other_preprocessors(settings, message):
     with pytest.raises(ValueError) as caught:
         ClipConfig.from_hf(CONFIG, {"size": 48, "crop_size": 48} | settings)
+    assert str(caught.value).startswith("preprocessor_config.json: ")
     assert message in str(caught.value)
+    assert str(caught.value).endswith(
+        "; correct the file, or copy it again from where the model came"
+    )
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"model_type": "siglip"}, "model_type 'siglip', not 'clip'"),
-        ({"text_config": {"hidden_act": "relu"}}, "unknown activation 'relu'"),
+        ({"text_config": {"hidden_act": "relu"}}, "hidden_act must be .* got 'relu'"),
         ({"text_config": {"hidden_size": 50}}, "width 50 must be a multiple of heads 8"),
         ({"vision_config": {"image_size": 50}}, "image size 50 must be a multiple of patch size"),
     ],
@@ -195,12 +213,15 @@ def test_transformers_keeps_the_profile(tmp_path):
     assert ClipConfig.from_hf(written) == with_own({"profile": "small"})
 
 
-@pytest.mark.parametrize("own", ["small", None, ["small"], 3, {"profile": 3}, {"profile": None}])
+@pytest.mark.parametrize("own", ["small", ["small"], 3, {"profile": 3}, {"profile": ["small"]}])
 def test_a_profile_that_is_no_string_in_an_object_is_refused(own):
+    key, what = ("cdc_jax", "an object") if not isinstance(own, dict) else (
+        "cdc_jax.profile", "a text"
+    )  # fmt: skip
+    value = own["profile"] if isinstance(own, dict) else own
     with pytest.raises(ValueError) as caught:
         with_own(own)
-    expected = "cdc_jax in config.json must be an object with the name of a profile, got"
-    assert str(caught.value) == f"{expected} {own!r}"
+    assert str(caught.value).startswith(f"config.json: {key} must be {what}, got {value!r}; ")
 
 
 @pytest.mark.slow
