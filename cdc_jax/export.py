@@ -133,7 +133,11 @@ def read(folder: Path) -> Adapted:
     nested = _nested(arrays, folder)
     learned = Learned(nested.get("trained", {}), nested.get("fixed", {}))
     fields = {name: description[name] for name in _DESCRIBED}
-    fields["settings"] = ConfigDict(fields["settings"]).lock()
+    try:
+        fields["settings"] = ConfigDict(fields["settings"]).lock()
+    except ValueError as error:  # of a key with a dot
+        told = schema.shown(" ".join(str(error).split()))
+        raise ValueError(f"{path}: settings {told}; {_REMEDY}") from None
     return Adapted(learned, **fields)
 
 
