@@ -76,16 +76,21 @@ def as_transformers_reads(config):
             section.layer_norm_eps,
         )
 
+    def one(value):
+        """The number in a list of equal ones."""
+        (number,) = set(value) if isinstance(value, list) else {value}
+        return number
+
     text, vision = config.text_config, config.vision_config
     return ClipConfig(
         vision=sizes(vision),
         text=sizes(text),
         embed_width=config.projection_dim,
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
+        image_size=one(vision.image_size),
+        patch_size=one(vision.patch_size),
         vocab_size=text.vocab_size,
         context_length=text.max_position_embeddings,
-        eot_id=text.eos_token_id,
+        eot_id=one(text.eos_token_id),
         mean=OPENAI_MEAN,
         std=OPENAI_STD,
     )
@@ -101,6 +106,92 @@ def test_reads_as_transformers_does_and_writes_the_same(config):
     assert found == as_transformers_reads(config)
     assert ClipConfig.from_hf(found.to_hf(), found.preprocessor_to_hf()) == found
     assert as_transformers_reads(found.to_hf()) == found
+
+
+def changed(section, **values):
+    return CONFIG | {section: CONFIG[section] | values}
+
+
+def without(*keys, **sections):
+    """The configuration without keys of the whole, or of its sections."""
+    found = {key: value for key, value in CONFIG.items() if key not in keys}
+    for section, dropped in sections.items():
+        found[section] = {k: v for k, v in CONFIG[section].items() if k not in dropped}
+    return found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        changed("text_config", eos_token_id=[60]),
+        changed("vision_config", image_size=[48, 48]),
+        changed("vision_config", patch_size=[16, 16]),
+        changed("vision_config", num_channels=3, attention_dropout=0.1, unknown={"a": [1]}),
+        without(text_config=["projection_dim"], vision_config=["projection_dim"]),
+        CONFIG | {"text_config_dict": {}},
+        CONFIG | {"vision_config_dict": {"hidden_size": 96, "image_size": 64}},
+        CONFIG | {"text_config_dict": None, "vision_config_dict": None},
+        CONFIG | {"text_config_dict": CONFIG["text_config"], "text_config": None},
+        CONFIG | {"logit_scale_init_value": 2.6592, "initializer_factor": 1.0, "dtype": "float16"},
+    ],
+)
+def test_reads_what_transformers_reads_without_a_word(config):
+    assert ClipConfig.from_hf(config) == as_transformers_reads(json.loads(json.dumps(config)))
+
+
+def test_one_projection_of_both_sections_is_that_of_the_whole():
+    assert ClipConfig.from_hf(without("projection_dim")).embed_width == 24
+    disagreeing = without("projection_dim") | {"text_config": {"projection_dim": 8}}
+    with pytest.raises(ValueError, match="projection_dim is 8 in text_config and 24 in vision"):
+        ClipConfig.from_hf(disagreeing)
+    nowhere = without(
+        "projection_dim", text_config=["projection_dim"], vision_config=["projection_dim"]
+    )
+    assert ClipConfig.from_hf(nowhere).embed_width == 512  # transformers' default
+
+
+NUMBER = "a whole number from 1 to"
+
+
+@pytest.mark.parametrize(
+    "section, key, value, what",
+    [
+        *[("text_config", "hidden_size", value, NUMBER)
+          for value in ("128", [128], -128, 128.0, True, 0, 2**40, {}, 10**30)],
+        *[("vision_config", "num_attention_heads", value, NUMBER) for value in (0, -4, "4")],
+        *[("vision_config", "num_hidden_layers", value, NUMBER) for value in (0, 3 * 10**7, 2.5)],
+        *[("vision_config", "patch_size", value, NUMBER) for value in (-8, 0, "16")],
+        ("vision_config", "patch_size", [16, 8], "or the same one twice"),
+        ("vision_config", "image_size", [48, 32], "or the same one twice"),
+        ("vision_config", "image_size", [48, 48, 48], "or a list of 2 items"),
+        ("vision_config", "image_size", 10**9, NUMBER),
+        *[("text_config", "layer_norm_eps", value, "a finite number from 0 to 1")
+          for value in ("1e-5", float("nan"), float("inf"), -1e-5, [1e-5], 10**400)],
+        *[("text_config", "eos_token_id", value, "a whole number from 0 to")
+          for value in (-1, "2", 2.0)],
+        ("text_config", "eos_token_id", [], "a list of 1 items"),
+        ("text_config", "eos_token_id", [60, 61], "a list of 1 items"),
+        ("text_config", "max_position_embeddings", 2, "a whole number from 3 to"),
+        ("text_config", "vocab_size", 2**31, NUMBER),
+        ("text_config", "hidden_act", ["gelu"], "a text among"),
+        ("vision_config", "num_channels", 4, "a number among 3"),
+    ],
+)  # fmt: skip
+def test_values_that_can_not_be_are_refused_by_key(section, key, value, what):
+    with pytest.raises(ValueError) as caught:
+        ClipConfig.from_hf(changed(section, **{key: value}), where="model/config.json")
+    message = str(caught.value)
+    assert message.startswith(f"model/config.json: {section}.{key}"), message
+    assert what in message and "got " in message
+    assert message.endswith("; correct the file, or copy it again from where the model came")
+    assert "\n" not in message and len(message) < 400
+
+
+@pytest.mark.parametrize("key", ["text_config", "vision_config", "text_config_dict"])
+@pytest.mark.parametrize("value", ["x", [1], 3, True])
+def test_sections_must_be_objects(key, value):
+    with pytest.raises(ValueError, match=f"config.json: {key} must be an object, got "):
+        ClipConfig.from_hf(CONFIG | {key: value})
 
 
 def test_sizes_of_published_models():

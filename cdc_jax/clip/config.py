@@ -71,6 +71,11 @@ _CONFIG = record(
     **{_OWN: optional(record(profile=optional(text(), "")), {"profile": ""})},
 )
 
+# In an image processor, null switches a step off and is no default.
+_NULLS = {
+    "do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False,
+}  # fmt: skip
+
 
 def _size(short_side: bool) -> schema.Kind:
     """A side of the image processor: (height, width), or where it may be so the short side."""
@@ -307,7 +312,8 @@ def _embed_width(
 
 def _preprocessing(settings: Mapping[str, Any], image_size: int, where: str) -> Preprocessing:
     """What an image processor does, in the terms of `Preprocessing`."""
-    found = schema.check(settings, _PREPROCESSOR, where, _REMEDY)
+    nulls = {key: value for key, value in _NULLS.items() if settings.get(key, "") is None}
+    found = schema.check({**settings, **nulls}, _PREPROCESSOR, where, _REMEDY)
     size, square = found["size"], (image_size, image_size)
     key = "crop_size" if found["do_center_crop"] else "size"
     if found[key] != square:
