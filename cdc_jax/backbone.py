@@ -13,6 +13,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from cdc_jax.preprocessing import Preprocessing
+
 
 class Sizes(NamedTuple):
     """Widths and depths of a dual encoder.
@@ -38,11 +40,11 @@ class Settings(NamedTuple):
     """What is known of a backbone before its weights are loaded.
 
     Attributes:
-      image_size: side of its images, in pixels.
+      preprocessing: how images become its input.
       profile: name of the training settings that suit its size, see `methods.rows.Row`.
     """
 
-    image_size: int
+    preprocessing: Preprocessing
     profile: str
 
 
@@ -63,13 +65,18 @@ class Backbone(Protocol):
         ...
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become its input."""
+        ...
+
+    @property
     def mean(self) -> tuple[float, float, float]:
-        """Mean colour that pixels in [0, 1] are normalised by."""
+        """Mean colour of `preprocessing`."""
         ...
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Standard deviation that they are divided by."""
+        """Standard deviation of `preprocessing`."""
         ...
 
     @property
@@ -184,7 +191,8 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> Backbone:
     """Loads a backbone.
 
     Args:
-      name_or_path: "world", a local folder in Hugging Face's format, or a model id of the hub.
+      name_or_path: "world", a local folder in Hugging Face's format, or a model id of the hub,
+        which may end in `@REVISION`.
       dtype: of the weights.
 
     Raises:
@@ -204,4 +212,4 @@ def read_settings(name_or_path: str | Path) -> Settings:
     from cdc_jax import clip
 
     config = clip.read_config(name_or_path)
-    return Settings(config.image_size, config.profile)
+    return Settings(config.preprocessing, config.profile)

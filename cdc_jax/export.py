@@ -17,15 +17,19 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 from ml_collections import ConfigDict
+from PIL import Image
 
-from cdc_jax import older_formats
+from cdc_jax import older_formats, schema
 from cdc_jax.backbone import Backbone
-from cdc_jax.clip import hub, weights
+from cdc_jax.clip import weights
 from cdc_jax.devices import first_only
-from cdc_jax.methods import Learned, Method
+from cdc_jax.methods import Learned, Method, families
+from cdc_jax.preprocessing import MEAN, STD, Preprocessing
+from cdc_jax.schema import record, text
 
 FORMAT = 2
 DESCRIPTION, ARRAYS = "adapted.json", "learned.safetensors"
+_LARGEST_ARRAYS = 2**36  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Adapted:
       class_names: the classes that were trained on.
       template: the hand-crafted template, with {} for the name.
       base: the frozen backbone: `model` (name or path), `dtype`, and `hash` of its weights.
-      preprocessing: `size` in pixels, and `mean` and `std` of the three channels.
+      preprocessing: `size` in pixels, and `mean` and `std` of the three channels; where they are
+        not CLIP's, `resize` and `resample` of `preprocessing.Preprocessing`.
     """
 
     learned: Learned
@@ -49,6 +54,16 @@ class Adapted:
     template: str
     base: Mapping[str, str]
     preprocessing: Mapping[str, Any]
+
+    @property
+    def images(self) -> Preprocessing:
+        """`preprocessing` as a value; what an older release did not write is CLIP's."""
+        found = _PREPROCESSING.read(self.preprocessing, "preprocessing")
+        values: dict[str, Any] = {
+            field.name: tuple(value) if isinstance(value := found[field.name], list) else value
+            for field in dataclasses.fields(Preprocessing)
+        }
+        return Preprocessing(**values)
 
 
 def describe(
@@ -71,11 +86,7 @@ def describe(
         class_names=list(method.class_names),
         template=method.template,
         base={"model": model, "dtype": backbone.dtype, "hash": weights_hash},
-        preprocessing={
-            "size": backbone.sizes.image_size,
-            "mean": list(backbone.mean),
-            "std": list(backbone.std),
-        },
+        preprocessing=_described(backbone.preprocessing),
     )
 
 
@@ -101,22 +112,32 @@ def read(folder: Path) -> Adapted:
       FileNotFoundError: one of its files is missing.
       ValueError: a file is damaged, of a newer format, or not of the same model as the other.
     """
-    description = hub.read_json(folder / DESCRIPTION)
+    path = folder / DESCRIPTION
+    description = schema.read_json(path, remedy=_REMEDY)
     version = description.get("format")
-    if version == 1:
-        arrays, description = older_formats.read_adapted(folder, description, _read_arrays)
-    elif version == FORMAT:
-        _require(folder, description, ("arrays", *_DESCRIBED))
-        arrays = _read_arrays(folder / ARRAYS, description["arrays"])
-    else:
+    if type(version) is not int or version not in (1, FORMAT):
         raise ValueError(
-            f"{folder / DESCRIPTION} is of format {version!r}, this release reads formats 1 and "
+            f"{path} is of format {schema.shown(version)}, this release reads formats 1 and "
             f"{FORMAT}: adapt again, or use the release that wrote it"
         )
-    nested = flax.traverse_util.unflatten_dict(arrays, sep=".")
+    if version == 1:
+        arrays, description = older_formats.read_adapted(folder, description, _read_arrays)
+    schema.check(description, _DESCRIPTION, str(path), _REMEDY)
+    if (known := families.FAMILIES.get(description["family"])) is not None:
+        kind = _like(known.SETTINGS | families.SETTINGS)
+        schema.check(
+            {"settings": description["settings"]}, record(settings=kind), str(path), _REMEDY
+        )
+    if version == FORMAT:
+        arrays = _read_arrays(folder / ARRAYS, description["arrays"])
+    nested = _nested(arrays, folder)
     learned = Learned(nested.get("trained", {}), nested.get("fixed", {}))
     fields = {name: description[name] for name in _DESCRIBED}
-    fields["settings"] = ConfigDict(fields["settings"]).lock()
+    try:
+        fields["settings"] = ConfigDict(fields["settings"]).lock()
+    except ValueError as error:  # of a key with a dot
+        told = schema.shown(" ".join(str(error).split()))
+        raise ValueError(f"{path}: settings {told}; {_REMEDY}") from None
     return Adapted(learned, **fields)
 
 
@@ -155,22 +176,81 @@ def find(run: str | Path) -> Path:
 _DESCRIBED = tuple(field.name for field in dataclasses.fields(Adapted) if field.name != "learned")
 
 
-def _require(folder: Path, description: Mapping[str, Any], names: Sequence[str]) -> None:
-    if missing := [name for name in names if name not in description]:
-        raise ValueError(f"{folder / DESCRIPTION} lacks {', '.join(missing)}: adapt again")
+_REMEDY = "adapt again"
+_SIDE = schema.integer(1, 2**13)
+_CHANNELS = schema.list_of(schema.number(-1e6, 1e6), 3, 3)
+_PREPROCESSING = record(
+    size=_SIDE,
+    mean=schema.optional(_CHANNELS, list(MEAN)),
+    std=schema.optional(schema.list_of(schema.number(1e-12, 1e12), 3, 3), list(STD)),
+    resize=schema.optional(schema.either(_SIDE, schema.list_of(_SIDE, 2, 2))),
+    resample=schema.optional(
+        schema.integer(0, len(Image.Resampling) - 1), int(Image.Resampling.BICUBIC)
+    ),
+)
+_DESCRIPTION = record(
+    arrays=text(),
+    family=text(empty=False),
+    settings=schema.table(schema.anything()),
+    class_names=schema.list_of(text(empty=False), 1),
+    template=text(),
+    base=record(
+        model=text(empty=False),
+        dtype=schema.one_of("float32", "bfloat16", "float16"),
+        hash=text(),
+    ),
+    preprocessing=_PREPROCESSING,
+)
+_LARGEST = {"prompts": 1024}  # numbers that arrays' sizes follow
+
+
+def _like(defaults: Any, most: int = 2**31) -> schema.Kind:
+    """Settings of the types of some defaults; any may be missing."""
+    if isinstance(defaults, Mapping):
+        return record(
+            **{
+                key: schema.optional(_like(value, _LARGEST.get(key, most)))
+                for key, value in defaults.items()
+            }
+        )
+    if isinstance(defaults, bool):
+        return schema.boolean()
+    if isinstance(defaults, int):
+        return schema.integer(0, most)
+    return schema.number() if isinstance(defaults, float) else text()
+
+
+def _described(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What adapted.json says; without what is CLIP's, as older releases read it."""
+    found = dataclasses.asdict(preprocessing)
+    default = dataclasses.asdict(Preprocessing(preprocessing.size))
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in found.items()
+        if key in ("size", "mean", "std") or value != default[key]
+    }
 
 
 def _read_arrays(path: Path, digest: str) -> dict[str, np.ndarray]:
     """Arrays by name, checked against their digest."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing from {path.parent}")
+    content = schema.read_bytes(path, _LARGEST_ARRAYS)
     try:
-        arrays = safetensors.numpy.load(path.read_bytes())
-    except safetensors.SafetensorError as error:
+        arrays = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: of a dtype
         raise ValueError(f"{path} is damaged ({error}): adapt again") from error
     if weights.digest(arrays) != digest:
         raise ValueError(f"{path} does not hold the arrays of {DESCRIPTION}: adapt again")
     return arrays
+
+
+def _nested(arrays: Mapping[str, np.ndarray], folder: Path) -> dict[str, Any]:
+    parts = {name: name.split(".") for name in arrays}
+    parents = {".".join(x[:end]) for x in parts.values() for end in range(1, len(x))}
+    if wrong := [n for n in arrays if n in parents or parts[n][0] not in ("trained", "fixed")]:
+        raise ValueError(
+            f"{folder} holds arrays that belong to no part, {schema.shown(wrong)}: adapt again"
+        )
+    return flax.traverse_util.unflatten_dict(arrays, sep=".")
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:

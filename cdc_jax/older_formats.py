@@ -12,10 +12,34 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from cdc_jax import schema
 from cdc_jax.methods import choice, families, rows
-from cdc_jax.records import FORMAT, INTERVENTION, SplitRecord
+from cdc_jax.records import FORMAT, INTERVENTION, SKIPPED, SplitRecord
+from cdc_jax.schema import integer, number, optional, record, text
 from cdc_jax.tasks.describe import describe
 from cdc_jax.tasks.world.kinds import DOMAINS
+
+_OBJECT = schema.table(schema.anything())
+_RESULTS = {
+    "method": text(),
+    "splits": schema.table(_OBJECT),
+    "steps": integer(0),
+    "trainable_parameters": integer(0),
+    "device": text(),
+    "summary": optional(_OBJECT, {}),
+    "phrases": optional(text()),
+    "note": optional(text(), ""),
+    "skipped": optional(record(images=optional(SKIPPED, [])), {"images": []}),
+}
+_CONFIG = {
+    "dataset": text(),
+    "shots": integer(0),
+    "seed": integer(),
+    "model": text(),
+    "method": record(prompts=optional(_OBJECT)),
+    "data": optional(record(root=optional(text()), split=optional(text()))),
+    "world": optional(record(kind=text())),
+}
 
 _PARTS = {"context": "prompts.context", "classifier": "classifier", "evidence": "head"}
 """First name of an array of format 1 -> the part that it belongs to now."""
@@ -23,7 +47,7 @@ _PARTS = {"context": "prompts.context", "classifier": "classifier", "evidence": 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a method of format 1 in today's form: a probe has no prompts and no L_de."""
-    if settings.get("prompts", {}).get("modality") != "probe":
+    if (settings.get("prompts") or {}).get("modality") != "probe":
         return dict(settings)
     return {key: value for key, value in settings.items() if key not in ("prompts", "loss")}
 
@@ -38,17 +62,17 @@ def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> di
     Raises:
       ValueError: something is missing that a whole run has.
     """
-    for name, content, keys in (
-        ("results.json", results, ("method", "splits", "steps", "trainable_parameters", "device")),
-        ("config.json beside it", config, ("dataset", "shots", "seed", "model", "method")),
+    for name, content, kind in (
+        ("results.json", results, _RESULTS),
+        ("config.json beside it", config, _CONFIG),
     ):
+        keys = [key for key, field in kind.items() if field.default is schema.REQUIRED]
         if missing := [key for key in keys if key not in content]:
             raise ValueError(f"{name} lacks {', '.join(missing)}, so it is not a whole run's")
-    if not isinstance(results["splits"], Mapping) or not results["splits"]:
+    if results["splits"] in ({}, None):
         raise ValueError(f"splits must name at least one test split, got {results['splits']!r}")
-    for name, figures in results["splits"].items():
-        if not isinstance(figures, Mapping):
-            raise ValueError(f"splits.{name} must be an object, got {figures!r:.80}")
+    results = schema.record(**_RESULTS).read(results, "")
+    schema.record(**_CONFIG).read(config, "")
     protocol, splits = _splits(results["splits"])
     heading = ""
     targets = [name for name, split in splits.items() if split.group == "target"]
@@ -59,7 +83,7 @@ def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> di
         heading = "Domain generalisation"
     elif not targets and config["dataset"] == "world":
         heading = "The embedded world"
-    task = describe(config, protocol, heading, results.get("note") or "")
+    task = describe(config, protocol, heading, results["note"])
     return {
         "format": FORMAT,
         "row": _row(results["method"], config, protocol),
@@ -67,11 +91,11 @@ def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> di
         "splits": {
             name: vars(split) | dict(results["splits"][name]) for name, split in splits.items()
         },
-        "summary": results.get("summary", {}),
-        "facts": {"phrases": results["phrases"]} if "phrases" in results else {},
+        "summary": results["summary"],
+        "facts": {} if results["phrases"] is None else {"phrases": results["phrases"]},
         "steps": results["steps"],
         "trainable_parameters": results["trainable_parameters"],
-        "skipped": results.get("skipped", {}).get("images", []),
+        "skipped": results["skipped"]["images"],
         "device": results["device"],
     }
 
@@ -102,7 +126,7 @@ def _splits(names: Mapping[str, Any]) -> tuple[str, dict[str, SplitRecord]]:
 
 def _row(name: str, config: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     method = upgrade_settings(config["method"])
-    prompts = method.get("prompts", {})
+    prompts = method.get("prompts") or {}
     known = name.partition("@")[0]
     changes: dict[str, Any] = {}
     title, role = name, ""
@@ -124,6 +148,17 @@ def _row(name: str, config: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     }
 
 
+_ADAPTED = record(
+    vectors=text(),
+    class_names=schema.list_of(text(empty=False), 1),
+    template=text(),
+    method=record(prompts=record(modality=text()), head=_OBJECT),
+    mean_logit=number(),
+    base=_OBJECT,
+    preprocessing=_OBJECT,
+)
+
+
 def read_adapted(
     folder: Path,
     description: Mapping[str, Any],
@@ -139,9 +174,8 @@ def read_adapted(
     Raises:
       FileNotFoundError, ValueError: as `export.read`.
     """
-    names = ("vectors", "class_names", "template", "method", "mean_logit", "base", "preprocessing")
-    if missing := [name for name in names if name not in description]:
-        raise ValueError(f"{folder / 'adapted.json'} lacks {', '.join(missing)}: adapt again")
+    where = str(folder / "adapted.json")
+    schema.check(description, _ADAPTED, where, "adapt again")
     arrays = {}
     for name, array in read_arrays(folder / "prompts.safetensors", description["vectors"]).items():
         first, _, rest = name.partition(".")
@@ -150,12 +184,19 @@ def read_adapted(
     method = description["method"]
     family = "linear_probe" if method["prompts"]["modality"] == "probe" else "prompt_tuning"
     settings = families.family_settings(family)
-    for part, values in upgrade_settings(method).items():
-        settings[part].update(ConfigDict(values))
+    try:
+        for part, values in upgrade_settings(method).items():
+            settings[part].update(ConfigDict(values))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(
+            f"{where}: method holds settings of no method ({told}); adapt again"
+        ) from None
     if settings.head.name == "evidential":
         settings.head.shift = settings.head.shift_multiple * description["mean_logit"]
     kept = {name: description[name] for name in ("class_names", "template", "base")}
     return arrays, kept | {
+        "arrays": description["vectors"],
         "preprocessing": description["preprocessing"],
         "family": family,
         "settings": settings.to_dict(),

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cdc_jax import backbone as backbone_lib
-from cdc_jax import devices, export, methods
+from cdc_jax import devices, export, methods, schema
 from cdc_jax.backbone import Backbone
 from cdc_jax.image_prediction import ImagePrediction, abstention, of_image
 from cdc_jax.inference import FrozenFeatures, Inference
@@ -92,14 +92,18 @@ def load(
             f"{str(model or base['model'])!r} has weights {found[:12]}…: say where the former "
             "is by model= or --model"
         )
-    if (size := adapted.preprocessing["size"]) != backbone.sizes.image_size:
+    images = adapted.images
+    if images.size != backbone.sizes.image_size:
         raise ValueError(
-            f"{folder} asks for images of {size} pixels, its base takes {backbone.sizes.image_size}"
+            f"{folder} asks for images of {images.size} pixels, its base takes "
+            f"{backbone.sizes.image_size}"
         )
-    method = methods.rebuild(
-        adapted.family, adapted.settings, backbone, adapted.class_names, adapted.template
-    )
-    _require_fitting(folder, method, backbone, adapted.learned)
+    if images != backbone.preprocessing:
+        raise ValueError(
+            f"{folder} was adapted to images treated by {images}, but its base now says "
+            f"{backbone.preprocessing}: give the base its preprocessor_config.json back"
+        )
+    method = _rebuilt(folder, adapted, backbone)
     if not method.covers(names):
         raise ValueError(
             f"{folder} was learned class by class and tells apart exactly {adapted.class_names}, "
@@ -127,7 +131,7 @@ class Predictor:
     ):
         self.class_names = tuple(class_names)
         self.has_opinions = method.head.has_opinions
-        self._size, self._method = backbone.sizes.image_size, method
+        self._preprocessing, self._method = backbone.preprocessing, method
         self._mesh = devices.make_mesh()
         self._backbone, self._learned = devices.replicate((backbone, learned), self._mesh)
 
@@ -143,7 +147,7 @@ class Predictor:
         """Predicts images batch by batch, decoding each when its turn comes.
 
         Args:
-          images: see `photos.gather`; they are scaled and cropped as for CLIP.
+          images: see `photos.gather`; they are scaled and cropped as the base asks for.
           top_k: how many of the most probable classes a row holds.
           batch_size: images at a time.
           on_error: at an image that can't be read, "stop" raises its error, "skip" makes the error
@@ -186,7 +190,8 @@ class Predictor:
     ) -> Iterator[ImagePrediction | UnreadableImage]:
         with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow releases the GIL
             read = list(pool.map(partial(self._read, skip=skip), photos))
-        blank = np.zeros((self._size, self._size, 3), np.uint8)
+        size = self._preprocessing.size
+        blank = np.zeros((size, size, 3), np.uint8)
         images = np.stack([blank if isinstance(x, UnreadableImage) else x for x in read])
         prediction = predict(images)
         for i, (photo, image) in enumerate(zip(photos, read, strict=True)):
@@ -197,34 +202,44 @@ class Predictor:
 
     def _read(self, photo: Photo, skip: bool) -> np.ndarray | UnreadableImage:
         if isinstance(photo.image, np.ndarray):
-            return clean_image(Image.fromarray(photo.image), self._size)
+            return clean_image(Image.fromarray(photo.image), self._preprocessing)
         try:
-            return clean_image(decode(photo.image, photo.name), self._size)
+            return clean_image(decode(photo.image, photo.name), self._preprocessing)
         except UnreadableImage as error:
             if not skip:
                 raise
             return error
 
 
-def _require_fitting(folder: Path, method: Method, backbone: Backbone, learned: Learned) -> None:
-    """Raises ValueError unless a method can compute with the arrays that were stored for it."""
+def _rebuilt(folder: Path, adapted: export.Adapted, backbone: Backbone) -> Method:
+    """The method of an adapted model; raises ValueError unless it can compute with its arrays."""
+    learned = adapted.learned
 
     def answer(backbone, learned, views):
-        adapted = method.adapt(backbone, learned)
-        classes = method.classes(adapted, method.class_names)
-        image = method.image_features(adapted, learned, views)
-        return method.predict(learned, method.forward(adapted, learned, classes, image).logits)
+        bound = method.adapt(backbone, learned)
+        classes = method.classes(bound, method.class_names)
+        image = method.image_features(bound, learned, views)
+        return method.predict(learned, method.forward(bound, learned, classes, image).logits)
 
     size = backbone.sizes.image_size
     views = jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.float32)
     try:
+        method = methods.rebuild(
+            adapted.family, adapted.settings, backbone, adapted.class_names, adapted.template
+        )
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"{folder} holds settings of no method: adapt again ({told})") from error
+    try:
         jax.eval_shape(answer, backbone, learned, views)
-    except (KeyError, TypeError, ValueError) as error:
-        shapes = jax.tree.map(np.shape, (learned.trained, learned.fixed))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        shapes = schema.shown(jax.tree.map(np.shape, (learned.trained, learned.fixed)))
+        told = " ".join(str(error).split())
         raise ValueError(
             f"{folder} holds arrays of shapes {shapes}, which do not fit its settings: adapt again "
-            f"({error})"
+            f"({told:.300})"
         ) from error
+    return method
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:

@@ -5,12 +5,14 @@ a split's or a method's name.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 from etils import epath
+
+from cdc_jax import schema
+from cdc_jax.schema import integer, text
 
 FORMAT = 2
 """Of results.json. Format 1 is read, see `older_formats`."""
@@ -22,10 +24,7 @@ those of another task."""
 INTERVENTION = "int"
 """The condition under which what is irrelevant to the task was set at random, do(G_i)."""
 
-_NAMES = {
-    str: "a text", int: "a whole number", bool: "true or false", Mapping: "an object",
-    Sequence: "a list",
-}  # fmt: skip
+_REMEDY = "delete its folder and run it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,70 +139,68 @@ class Results:
         """
         if content.get("format") != FORMAT:
             raise ValueError(
-                f"is of format {content.get('format')!r}, this release reads 1 and {FORMAT}"
+                f"is of format {schema.shown(content.get('format'))}, this release reads 1 and "
+                f"{FORMAT}"
             )
-        fields = [field.name for field in dataclasses.fields(cls) if field.name != "figures"]
-        if missing := [name for name in fields if name not in content]:
-            raise ValueError(f"lacks {', '.join(missing)}")
-        entries = _object(content, "splits")
-        splits = {name: _record(SplitRecord, entries, name) for name in entries}
-        known = vars(SplitRecord())
-        figures = {
-            name: {key: value for key, value in entry.items() if key not in known}
-            for name, entry in entries.items()
-        }
-        others = {name: content[name] for name in fields if name not in ("row", "task", "splits")}
-        _check_types(cls, others, "")
+        found = _RESULTS.read(content, "")
+        names = {kind: _names(kind) for kind in (SplitRecord, RowRecord, TaskRecord)}
+        splits, figures = {}, {}
+        for name, entry in found["splits"].items():
+            splits[name] = SplitRecord(**{key: entry[key] for key in names[SplitRecord]})
+            figures[name] = {k: v for k, v in entry.items() if k not in names[SplitRecord]}
+        others = set(_names(cls)) - {"row", "task", "splits", "figures"}
         return cls(
-            row=_record(RowRecord, content, "row"),
-            task=_record(TaskRecord, content, "task"),
+            row=RowRecord(**{key: found["row"][key] for key in names[RowRecord]}),
+            task=TaskRecord(**{key: found["task"][key] for key in names[TaskRecord]}),
             splits=splits,
             figures=figures,
-            **others,
+            **{key: found[key] for key in others},
         )
 
 
 def read_json(path: epath.Path | Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file of a run.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: it is half-written or holds something else; the message names it.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: half-written or not JSON ({error}); delete its folder and run it again"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path}: expected a JSON object, got {type(content).__name__}; delete its folder and "
-            "run it again"
-        )
-    return content
+    return schema.read_json(path, remedy=_REMEDY)
 
 
-def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    if not isinstance(content[key], Mapping):
-        raise ValueError(f"{key} must be an object, got {content[key]!r:.80}")
-    return content[key]
+def _names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
-def _record(kind: type, content: Mapping[str, Any], key: str) -> Any:
-    entry = _object(content, key)
-    names = [field.name for field in dataclasses.fields(kind)]
-    if missing := [name for name in names if name not in entry]:
-        raise ValueError(f"{key} lacks {', '.join(missing)}")
-    values = {name: entry[name] for name in names}
-    _check_types(kind, values, f"{key}.")
-    return kind(**values)
+SKIPPED = schema.list_of(schema.record(file=text(unicode=False), reason=text(unicode=False)))
+"""What results.json says of images that were left out."""
 
-
-def _check_types(kind: type, values: Mapping[str, Any], prefix: str) -> None:
-    for field in dataclasses.fields(kind):
-        expected: Any = get_origin(field.type) or field.type
-        if field.name in values and not isinstance(values[field.name], expected):
-            raise ValueError(
-                f"{prefix}{field.name} must be {_NAMES[expected]}, got {values[field.name]!r:.80}"
-            )
+_OBJECT = schema.table(schema.anything())
+_RESULTS = schema.record(
+    row=schema.record(
+        name=text(),
+        row=text(),
+        title=text(),
+        role=text(),
+        changes=_OBJECT,
+        changes_images=schema.boolean(),
+    ),
+    task=schema.record(
+        dataset=text(),
+        protocol=text(),
+        heading=text(),
+        shots=integer(0),
+        seed=integer(),
+        settings=_OBJECT,
+        note=text(),
+    ),
+    summary=_OBJECT,
+    facts=_OBJECT,
+    steps=integer(0),
+    trainable_parameters=integer(0),
+    skipped=SKIPPED,
+    device=text(),
+    splits=schema.table(
+        schema.record(group=schema.one_of(*GROUPS), condition=text(), headline=schema.boolean())
+    ),
+)

@@ -97,7 +97,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         if not missing:
             return {name: complete[name].to_json() for name in names}
         task = load(
-            config, model_settings.image_size
+            config, model_settings.preprocessing
         )  # before weights are downloaded for missing data
         with devices.first_goes_first():
             backbone = backbone_lib.load(config.model, dtype=jnp.dtype(config.dtype))

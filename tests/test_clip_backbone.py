@@ -13,6 +13,7 @@ from cdc_jax import backbone as backbone_lib
 from cdc_jax import clip as clip_lib
 from cdc_jax.clip import backbone as clip_backbone
 from cdc_jax.clip.backbone import ClipBackbone
+from cdc_jax.preprocessing import Preprocessing
 
 NAMES = ("striped star", "dot", "sea_or_lake")
 
@@ -434,7 +435,7 @@ def test_the_embedded_clip_says_what_it_is(world):
 
 def test_settings_are_read_without_the_weights(monkeypatch):
     monkeypatch.setattr(clip_lib.weights, "read", None)
-    assert backbone_lib.read_settings("world") == (32, "small")
+    assert backbone_lib.read_settings("world") == (Preprocessing(32), "small")
 
 
 def test_words_and_names_are_the_tokenizers(world):

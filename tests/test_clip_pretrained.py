@@ -66,7 +66,9 @@ def test_broken_shards_are_named(folder, tensors):
     index.write_text(json.dumps({"weight_map": {FC1: "../outside.safetensors"}}))
     assert "must name files beside it, got ['../outside.safetensors']" in refusal(folder)
     index.write_text("{}")
-    assert "must name files beside it, got []" in refusal(folder)
+    assert "model.safetensors.index.json lacks weight_map" in refusal(folder)
+    index.write_text('{"weight_map": {}}')
+    assert "weight_map must be an object of at least 1 entries, got {}" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +86,9 @@ def test_missing_files_are_named(folder, tensors, name, remedy):
 
 def test_broken_json_is_named(folder):
     (folder / "config.json").write_text("{")
-    assert "config.json is not JSON" in refusal(folder)
+    assert "config.json: half-written or not JSON" in refusal(folder)
     (folder / "config.json").write_text("[]")
-    assert "config.json must hold a JSON object, not list" in refusal(folder)
+    assert "config.json: expected a JSON object, got list" in refusal(folder)
 
 
 @pytest.mark.parametrize(

@@ -165,13 +165,13 @@ OTHER_FORMAT = (
     [
         (lambda f: (f / "adapted.json").unlink(), FileNotFoundError, "adapted.json is missing"),
         (lambda f: (f / "learned.safetensors").unlink(), FileNotFoundError, "learned.* is missing"),
-        (lambda f: cut(f / "adapted.json"), ValueError, "adapted.json is not JSON"),
+        (lambda f: cut(f / "adapted.json"), ValueError, "adapted.json: half-written or not JSON"),
         (lambda f: cut(f / "learned.safetensors"), ValueError, "learned.safetensors is damaged"),
         (lambda f: flip(f / "learned.safetensors"), ValueError, "does not hold the arrays of"),
         (lambda f: spoil(f, format=3), ValueError, OTHER_FORMAT),
         (lambda f: spoil(f, format=None), ValueError, "is of format None"),
-        (lambda f: spoil(f, template=None), ValueError, "lacks template: adapt again"),
-        (lambda f: spoil(f, arrays=None, family=None), ValueError, "lacks arrays, family: adapt"),
+        (lambda f: spoil(f, template=None), ValueError, "lacks template; adapt again"),
+        (lambda f: spoil(f, arrays=None, family=None), ValueError, "lacks arrays, family; adapt"),
     ],
 )  # fmt: skip
 def test_damage_is_refused(folder, damage, error, message):
@@ -330,8 +330,8 @@ def test_settings_that_an_older_release_did_not_have_are_todays_defaults(write_1
         (lambda f: (f / "prompts.safetensors").unlink(), FileNotFoundError, "prompts.* is missing"),
         (lambda f: cut(f / "prompts.safetensors"), ValueError, "prompts.safetensors is damaged"),
         (lambda f: flip(f / "prompts.safetensors"), ValueError, "does not hold the arrays of"),
-        (lambda f: spoil(f, mean_logit=None), ValueError, "lacks mean_logit: adapt again"),
-        (lambda f: spoil(f, vectors=None), ValueError, "lacks vectors: adapt again"),
+        (lambda f: spoil(f, mean_logit=None), ValueError, "lacks mean_logit; adapt again"),
+        (lambda f: spoil(f, vectors=None), ValueError, "lacks vectors; adapt again"),
     ],
 )
 def test_damage_to_format_1_is_refused(write_1, damage, error, message):

@@ -24,6 +24,7 @@ from cdc_jax.clip import pretrained
 from cdc_jax.clip.config import Transformer
 from cdc_jax.clip.model import Clip, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
+from cdc_jax.preprocessing import Preprocessing
 
 TEXT_MEMORY = 3 * 2**30
 """Bytes that the activations of class names may take, unless told otherwise."""
@@ -53,6 +54,11 @@ class ClipBackbone:
             vision_depth=config.vision.depth,
             image_size=config.image_size,
         )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """See `Backbone`."""
+        return self.clip.config.preprocessing
 
     @property
     def mean(self) -> tuple[float, float, float]:

@@ -1,26 +1,135 @@
 """Sizes and settings of a CLIP, read from Hugging Face's JSON files."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
-_ACTIVATIONS = ("quick_gelu", "gelu")
+from PIL import Image
 
-# transformers' own defaults: what a key that config.json leaves out means.
-_TEXT_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
-    "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5, "eos_token_id": 49407,
-}  # fmt: skip
-_VISION_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-}  # fmt: skip
-_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of pixels in [0, 1]
-_STD = (0.26862954, 0.26130258, 0.27577711)
-_BICUBIC = 3  # Pillow's number
+from cdc_jax import schema
+from cdc_jax.preprocessing import MEAN, STD, Preprocessing
+from cdc_jax.schema import integer, list_of, number, one_of, optional, record, table, text
+
+_ACTIVATIONS = ("quick_gelu", "gelu")
 _OWN = "cdc_jax"  # section of config.json; transformers keeps what it does not know
+_REMEDY = "correct the file, or copy it again from where the model came"
+_RESCALE = 1 / 255
+
+
+def _pair_of_equals(most: int) -> schema.Kind:
+    """A side: a number, or the same number twice."""
+    what = f"a whole number from 1 to {most}, or the same one twice"
+    pair = schema.either(integer(1, most), list_of(integer(1, most), 2, 2))
+
+    def read(value: Any, key: str) -> int:
+        sides = pair.read(value, key)
+        if isinstance(sides, int):
+            return sides
+        if sides[0] != sides[1]:
+            raise schema.misfit(value, key, what)
+        return sides[0]
+
+    return schema.Kind(what, read)
+
+
+# What a key that is left out means are transformers' own defaults. The bounds are far beyond every
+# CLIP's sizes: they keep a damaged number from taking all memory.
+_TOWER = {
+    "num_hidden_layers": optional(integer(1, 1024), 12),
+    "hidden_act": optional(one_of(*_ACTIVATIONS), "quick_gelu"),
+    "layer_norm_eps": optional(number(0, 1), 1e-5),
+    "projection_dim": optional(integer(1, 2**16)),
+}
+_TEXT = record(
+    **_TOWER,
+    hidden_size=optional(integer(1, 2**16), 512),
+    intermediate_size=optional(integer(1, 2**18), 2048),
+    num_attention_heads=optional(integer(1, 2**12), 8),
+    vocab_size=optional(integer(1, 2**24), 49408),
+    max_position_embeddings=optional(integer(3, 2**16), 77),
+    eos_token_id=optional(
+        schema.either(integer(0, 2**24), list_of(integer(0, 2**24), 1, 1)), 49407
+    ),
+)
+_VISION = record(
+    **_TOWER,
+    hidden_size=optional(integer(1, 2**16), 768),
+    intermediate_size=optional(integer(1, 2**18), 3072),
+    num_attention_heads=optional(integer(1, 2**12), 12),
+    image_size=optional(_pair_of_equals(2**13), 224),
+    patch_size=optional(_pair_of_equals(2**13), 32),
+    num_channels=optional(one_of(3), 3),
+)
+_SECTION = optional(table(schema.anything()))
+_CONFIG = record(
+    projection_dim=optional(integer(1, 2**16)),
+    text_config=_SECTION,
+    text_config_dict=_SECTION,
+    vision_config=_SECTION,
+    vision_config_dict=_SECTION,
+    **{_OWN: optional(record(profile=optional(text(), "")), {"profile": ""})},
+)
+
+# In an image processor, null switches a step off and is no default.
+_NULLS = {
+    "do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False,
+}  # fmt: skip
+
+
+def _size(short_side: bool) -> schema.Kind:
+    """A side of the image processor: (height, width), or where it may be so the short side."""
+    side = integer(1, 2**13)
+    pair = list_of(side, 2, 2)
+    what = "height and width, each from 1 to 8192"
+    what += ", or a shortest_edge" if short_side else ""
+
+    def read(value: Any, key: str) -> int | tuple[int, int]:
+        if isinstance(value, Mapping):
+            value = {name: length for name, length in value.items() if length is not None}
+            if set(value) == {"height", "width"}:
+                return side.read(value["height"], key), side.read(value["width"], key)
+            if set(value) == {"shortest_edge"} and short_side:
+                return side.read(value["shortest_edge"], key)
+        elif isinstance(value, list):  # as old releases wrote it, as a number
+            height, width = pair.read(value, key)
+            return height, width
+        elif type(value) is int:
+            edge = side.read(value, key)
+            return edge if short_side else (edge, edge)
+        raise schema.misfit(value, key, what)
+
+    return schema.Kind(what, read)
+
+
+def _channels(kind: schema.Kind, default: tuple[float, float, float]) -> schema.Kind:
+    """A number a channel, or one for all."""
+    numbers = schema.either(kind, list_of(kind, 3, 3))
+
+    def read(value: Any, key: str) -> tuple[float, ...]:
+        found = numbers.read(value, key)
+        return tuple(found) if isinstance(found, list) else (found,) * 3
+
+    return optional(schema.Kind(numbers.what, read), default)
+
+
+_NAMES = [f"CLIP{name}" for name in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil")]
+# The defaults are those of transformers' CLIPImageProcessor.
+_PREPROCESSOR = record(
+    image_processor_type=optional(one_of(*_NAMES, "CLIPFeatureExtractor")),
+    do_resize=optional(one_of(True), True),
+    size=optional(_size(short_side=True), 224),
+    resample=optional(integer(0, len(Image.Resampling) - 1), int(Image.Resampling.BICUBIC)),
+    do_center_crop=optional(schema.boolean(), True),
+    crop_size=optional(_size(short_side=False), (224, 224)),
+    do_rescale=optional(schema.boolean(), True),
+    rescale_factor=optional(number(1e-9, 1e9), _RESCALE),
+    do_normalize=optional(schema.boolean(), True),
+    image_mean=_channels(number(-1e6, 1e6), MEAN),
+    image_std=_channels(number(1e-9, 1e9), STD),
+    do_pad=optional(one_of(False), False),
+    use_square_size=optional(one_of(False), False),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +164,11 @@ class ClipConfig:
     vocab_size: int
     context_length: int
     eot_id: int  # 2 is the legacy value that means: the largest id of the sequence
-    mean: tuple[float, float, float] = _MEAN  # images are normalised by these
-    std: tuple[float, float, float] = _STD
+    mean: tuple[float, float, float] = MEAN  # images are normalised by these
+    std: tuple[float, float, float] = STD
     profile: str = ""  # training settings that suit its size, see `methods.rows.Row`
+    resize: int | tuple[int, int] | None = None  # this and the next: see `Preprocessing`
+    resample: int = int(Image.Resampling.BICUBIC)
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -70,41 +181,64 @@ class ClipConfig:
         """Number of patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the input of the image tower."""
+        return Preprocessing(self.image_size, self.resize, self.resample, self.mean, self.std)
+
     @classmethod
     def from_hf(
-        cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None
+        cls,
+        config: Mapping[str, Any],
+        preprocessor: Mapping[str, Any] | None = None,
+        where: str = "config.json",
+        preprocessor_where: str = "preprocessor_config.json",
     ) -> "ClipConfig":
         """Reads the settings of a CLIP repository.
+
+        A key that is missing or null has transformers' default. Without a `projection_dim` of its
+        own, the whole model has that of its sections.
 
         Args:
           config: contents of `config.json`.
           preprocessor: contents of `preprocessor_config.json`; None means CLIP's own settings.
+          where: what messages call the former.
+          preprocessor_where: what they call the latter.
 
         Raises:
-          ValueError: not a CLIP configuration, or one whose settings CLIP does not have.
+          ValueError: not a CLIP configuration, or one whose settings CLIP does not have; the
+            message names the file, the key and the value.
         """
         if config.get("model_type") != "clip":
             raise ValueError(
-                f"config.json is of model_type {config.get('model_type')!r}, not 'clip'"
+                f"{where} is of model_type {schema.shown(config.get('model_type'))}, not 'clip': "
+                "choose a CLIP in transformers' format"
             )
-        text = _TEXT_DEFAULTS | _section(config, "text_config")
-        vision = _VISION_DEFAULTS | _section(config, "vision_config")
-        mean, std = _MEAN, _STD
+        settings = schema.check(config, _CONFIG, where, _REMEDY)
+        text = _section(settings, "text_config", _TEXT, where)
+        vision = _section(settings, "vision_config", _VISION, where)
+        images = Preprocessing(vision["image_size"])
         if preprocessor is not None:
-            mean, std = _normalisation(preprocessor, vision["image_size"])
-        return cls(
-            vision=_transformer(vision),
-            text=_transformer(text),
-            embed_width=config.get("projection_dim", 512),
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            vocab_size=text["vocab_size"],
-            context_length=text["max_position_embeddings"],
-            eot_id=text["eos_token_id"],
-            mean=mean,
-            std=std,
-            profile=_profile(config.get(_OWN, {})),
-        )
+            images = _preprocessing(preprocessor, vision["image_size"], preprocessor_where)
+        eot = text["eos_token_id"]
+        try:
+            return cls(
+                vision=_transformer(vision),
+                text=_transformer(text),
+                embed_width=_embed_width(settings, text, vision, where),
+                image_size=vision["image_size"],
+                patch_size=vision["patch_size"],
+                vocab_size=text["vocab_size"],
+                context_length=text["max_position_embeddings"],
+                eot_id=eot[0] if isinstance(eot, list) else eot,
+                mean=images.mean,
+                std=images.std,
+                profile=settings[_OWN]["profile"],
+                resize=images.resize,
+                resample=images.resample,
+            )
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; {_REMEDY}") from None
 
     def to_hf(self) -> dict[str, Any]:
         """The contents of a `config.json` that transformers' CLIPModel reads."""
@@ -134,71 +268,73 @@ class ClipConfig:
 
     def preprocessor_to_hf(self) -> dict[str, Any]:
         """The contents of a `preprocessor_config.json` for transformers' CLIPImageProcessor."""
-        size = self.image_size
+        size, resize = self.image_size, self.resize or self.image_size
+        if isinstance(resize, tuple):
+            scaled = {"height": resize[0], "width": resize[1]}
+        else:
+            scaled = {"shortest_edge": resize}
         return {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": {"shortest_edge": size},
-            "resample": _BICUBIC,
+            "size": scaled,
+            "resample": self.resample,
             "do_center_crop": True,
             "crop_size": {"height": size, "width": size},
             "do_rescale": True,
-            "rescale_factor": 1 / 255,
+            "rescale_factor": _RESCALE,
             "do_normalize": True,
             "image_mean": list(self.mean),
             "image_std": list(self.std),
         }
 
 
-def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    # Old releases wrote `<name>_dict` as well; where it stands, transformers lets it win.
-    section = config.get(f"{name}_dict")
-    if section is None:
-        section = config.get(name) or {}
-    return {key: value for key, value in section.items() if value is not None}
+def _section(config: Mapping[str, Any], name: str, kind: schema.Kind, where: str) -> dict[str, Any]:
+    # Old releases wrote `<name>_dict` as well. Where it stands, even empty, transformers takes
+    # every value from it.
+    key = name if config[f"{name}_dict"] is None else f"{name}_dict"
+    return schema.check({key: config[key] or {}}, record(**{key: kind}), where, _REMEDY)[key]
 
 
-def _profile(own: Any) -> str:
-    profile = own.get("profile", "") if isinstance(own, Mapping) else None
-    if not isinstance(profile, str):
+def _embed_width(
+    config: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], where: str
+) -> int:
+    if config["projection_dim"] is not None:
+        return config["projection_dim"]
+    widths = {section["projection_dim"] for section in (text, vision)} - {None}
+    if len(widths) > 1:
         raise ValueError(
-            f"{_OWN} in config.json must be an object with the name of a profile, got {own!r}"
+            f"projection_dim is {text['projection_dim']} in text_config and "
+            f"{vision['projection_dim']} in vision_config: features of both must have one width"
         )
-    return profile
+    return widths.pop() if widths else 512
 
 
-def _normalisation(settings: Mapping[str, Any], image_size: int) -> tuple[Any, Any]:
-    """Mean and standard deviation, after a check that all else is CLIP's usual treatment."""
-    size, crop = settings.get("size", 224), settings.get("crop_size", 224)
-    found = {
-        # Old releases wrote a number.
-        "size": {"shortest_edge": size} if isinstance(size, int) else dict(size),
-        "crop_size": {"height": crop, "width": crop} if isinstance(crop, int) else dict(crop),
-        "resample": settings.get("resample", _BICUBIC),
-        "rescale_factor": settings.get("rescale_factor", 1 / 255),
-    }
-    expected = {
-        "size": {"shortest_edge": image_size},
-        "crop_size": {"height": image_size, "width": image_size},
-        "resample": _BICUBIC,
-        "rescale_factor": 1 / 255,
-    }
-    for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-        found[step], expected[step] = settings.get(step, True), True
-    if wrong := [key for key in expected if found[key] != expected[key]]:
+def _preprocessing(settings: Mapping[str, Any], image_size: int, where: str) -> Preprocessing:
+    """What an image processor does, in the terms of `Preprocessing`."""
+    nulls = {key: value for key, value in _NULLS.items() if settings.get(key, "") is None}
+    found = schema.check({**settings, **nulls}, _PREPROCESSOR, where, _REMEDY)
+    size, square = found["size"], (image_size, image_size)
+    key = "crop_size" if found["do_center_crop"] else "size"
+    if found[key] != square:
+        without = "" if found["do_center_crop"] else " where do_center_crop is false"
         raise ValueError(
-            "images are resized bicubically, cropped to the model's image_size and normalised, "
-            "but the preprocessor's settings differ: "
-            + ", ".join(f"{key} is {found[key]}, not {expected[key]}" for key in wrong)
+            f"{where}: {key} must be height and width {image_size}, the model's image_size,"
+            f"{without} got {schema.shown(settings.get(key, found[key]))}; {_REMEDY}"
         )
-    mean, std = (
-        tuple(float(x) for x in settings.get(key, default))
-        for key, default in (("image_mean", _MEAN), ("image_std", _STD))
+    mean = found["image_mean"] if found["do_normalize"] else (0.0,) * 3
+    std = found["image_std"] if found["do_normalize"] else (1.0,) * 3
+    # Pixels are divided by 255 here: (factor x - mean) / std is (x / 255 - mean / c) / (std / c).
+    # Files that state the factor in ten digits mean 1/255 as well.
+    factor = found["rescale_factor"] if found["do_rescale"] else 1.0
+    c = 1.0 if math.isclose(factor, _RESCALE, rel_tol=1e-6) else 255 * factor
+    return Preprocessing(
+        image_size,
+        None if size == image_size else size,
+        found["resample"],
+        (mean[0] / c, mean[1] / c, mean[2] / c),
+        (std[0] / c, std[1] / c, std[2] / c),
     )
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"image_mean {mean} and image_std {std} must be 3 numbers each, std > 0")
-    return mean, std
 
 
 def _transformer(section: Mapping[str, Any]) -> Transformer:

@@ -1,13 +1,14 @@
 """Where a CLIP's files come from: the package, a folder, or the Hugging Face hub."""
 
 import contextlib
-import json
+import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants, errors
+
+from cdc_jax import schema
 
 _WORLD = Path(__file__).parent / "world"
 _SETTINGS = (
@@ -20,14 +21,37 @@ _SETTINGS = (
     "vocab.json",
     "merges.txt",
 )
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "flax_model.msgpack")  # best first
+# Best first; transformers calls files of another dtype model.fp16.safetensors, for instance.
+_WEIGHTS = (
+    r"model\.safetensors",
+    r"model\.safetensors\.index\.json",
+    r"model\.\w+\.safetensors",
+    r"model\.safetensors\.index\.\w+\.json",
+    r"flax_model\.msgpack",
+)
+_INDEX = schema.record(weight_map=schema.table(schema.text(empty=False, longest=255), least=1))
+DAMAGED = "copy the file again from where the model came"
+"""The remedy for a model's file that can't be used."""
+
+_PUBLISHED = {
+    "ViT-B/32": "openai/clip-vit-base-patch32",
+    "ViT-B/16": "openai/clip-vit-base-patch16",
+    "ViT-L/14": "openai/clip-vit-large-patch14",
+    "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
+    "ViT-L/14-336": "openai/clip-vit-large-patch14-336",
+    "ViT-H/14": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "ViT-g/14": "laion/CLIP-ViT-g-14-laion2B-s12B-b42K",
+    "ViT-bigG/14": "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+}
+"""Names that OpenAI's and open_clip's packages give to models -> ids of the hub."""
 
 
 def find(name_or_path: str | Path, weights: bool = True) -> Path:
     """A folder with a CLIP's files, downloaded if need be and then kept in the hub's cache.
 
     Args:
-      name_or_path: "world", a folder ("./world" if it has that name), or a model id of the hub.
+      name_or_path: "world", a folder ("./world" if it has that name), or a model id of the hub,
+        which may end in `@` and a revision: a branch, a tag or a commit.
       weights: download them, too, and not only the small files beside them.
 
     Raises:
@@ -43,9 +67,15 @@ def find(name_or_path: str | Path, weights: bool = True) -> Path:
             )
         return _WORLD
     folder = Path(name_or_path).expanduser()
-    if not folder.is_dir():
-        folder = _download(str(name_or_path), weights)
-    return folder
+    if folder.is_dir():
+        return folder
+    name = str(name_or_path)
+    if folder.exists():
+        raise FileNotFoundError(f"{name} is a file: give the folder that holds the model's files")
+    if hint := _hint(name):
+        raise FileNotFoundError(f"{schema.shown(name)} is neither a folder nor a hub's id: {hint}")
+    repo, _, revision = name.partition("@")
+    return _download(repo, revision or None, weights)
 
 
 def weights_files(folder: Path) -> list[Path]:
@@ -53,64 +83,97 @@ def weights_files(folder: Path) -> list[Path]:
 
     Raises:
       FileNotFoundError: no weights in a format that is safe to read, or a shard is missing.
-      ValueError: the index of the shards is broken.
+      ValueError: the index of the shards is broken; a file is not a regular one; or nothing says
+        which of several variants to take.
     """
     best = folder / _best_weights([file.name for file in folder.iterdir()], folder)
-    if not best.name.endswith(".index.json"):
+    if best.suffix != ".json":
+        schema.require_regular(best)
         return [best]
-    shards = sorted(set(read_json(best).get("weight_map", {}).values()))
-    if not shards or any(Path(shard).name != shard for shard in shards):
-        raise ValueError(f"the weight_map of {best} must name files beside it, got {shards}")
-    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-        raise FileNotFoundError(f"{best} names shards that are missing: {', '.join(missing)}")
+    index = schema.read_json(best, _INDEX, remedy=DAMAGED)
+    shards = sorted(set(index["weight_map"].values()))
+    if wrong := [name for name in shards if Path(name).name != name or not name.isprintable()]:
+        raise ValueError(
+            f"{best}: weight_map must name files beside it, got {schema.shown(wrong)}; {DAMAGED}"
+        )
+    if missing := [shard for shard in shards if not (folder / shard).exists()]:
+        raise FileNotFoundError(
+            f"{best} names {len(missing)} shards that are missing: {', '.join(missing[:3])}"
+            f"{', …' if missing[3:] else ''}; copy them there"
+        )
+    for shard in shards:
+        schema.require_regular(folder / shard)
     return [folder / shard for shard in shards]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def _hint(name: str) -> str:
+    """What to give in place of a name that other packages use; "" for any other name."""
+    if name.startswith("hf-hub:"):
+        return (
+            f"give {name.removeprefix('hf-hub:')!r}, where that holds a config.json in "
+            "transformers' format"
+        )
+    if name.startswith(("http://", "https://")):
+        parts = name.rstrip("/").split("/")
+        return f"give {'/'.join(parts[3:5])!r}" if len(parts) > 4 else "give OWNER/MODEL"
+    if re.fullmatch(r"(?:clip[-_])?rn\d+(?:x\d+)?(?:-quickgelu)?", name.lower()):
+        return (
+            "a CLIP with a ResNet is not supported, because prompts need a transformer's tokens: "
+            f"give a ViT's id, such as {_PUBLISHED['ViT-B/16']!r}"
+        )
 
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: not a JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing from {path.parent}")
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(contents, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(contents).__name__}")
-    return contents
+    def plain(name: str) -> str:
+        name = name.lower().removesuffix("px").removesuffix("-quickgelu")
+        return re.sub(r"[/@_]", "-", name)
+
+    ids = {plain(known): repo for known, repo in _PUBLISHED.items()}
+    return f"give {ids[plain(name)]!r}" if plain(name) in ids else ""
 
 
 def _best_weights(names: Collection[str], where: str | Path) -> str:
-    for name in _WEIGHTS:
-        if name in names:
-            return name
+    for pattern in _WEIGHTS:
+        found = sorted(name for name in names if re.fullmatch(pattern, name))
+        if len(found) > 1:
+            raise ValueError(
+                f"{where} has {' and '.join(found)}, and nothing says which to take: copy the "
+                "folder with one of them"
+            )
+        if found:
+            return found[0]
     raise FileNotFoundError(
-        f"{where} has no {_WEIGHTS[0]} (whole or sharded) and no {_WEIGHTS[-1]}. Pickled weights "
-        "(pytorch_model.bin) are never loaded, because opening them can run any code. If you trust "
-        "them, convert them once where PyTorch is installed: "
+        f"{where} has no model.safetensors (whole or sharded) and no flax_model.msgpack. Pickled "
+        "weights (pytorch_model.bin) are never loaded, because opening them can run any code. If "
+        "you trust them, convert them once where PyTorch is installed: "
         "transformers.CLIPModel.from_pretrained(SOURCE).save_pretrained(FOLDER), and copy the "
         "model's other files to FOLDER"
     )
 
 
-def _download(repo: str, weights: bool) -> Path:
+def _download(repo: str, revision: str | None, weights: bool) -> Path:
     """Fetches the files that are needed, of the weights only the best, into the hub's cache."""
     try:
         try:
-            info = huggingface_hub.HfApi().model_info(repo, timeout=10)
-        except (errors.RepositoryNotFoundError, errors.HFValidationError):
+            info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=10)
+        except (
+            errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError
+        ):  # fmt: skip
             raise
         except Exception as error:  # offline; the HTTP library's errors differ by release
-            return _cached(repo, error)
+            return _cached(repo, revision, error)
         names = [file.rfilename for file in info.siblings or ()]
         best = _best_weights(names, repo)
-        shards = ["model-*-of-*.safetensors"] if best.endswith(".index.json") else []
+        # model.fp16-00001-of-00002.safetensors are shards of model.safetensors.index.fp16.json.
+        variant = best.removeprefix("model.safetensors.index").removesuffix("json").rstrip(".")
+        shards = [f"model{variant}-*-of-*.safetensors"] if best.endswith(".json") else []
         wanted = [*_SETTINGS, *([best, *shards] if weights else [])]
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=wanted))
+        return Path(
+            huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted)
+        )
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"{repo} has no revision {revision!r} on the Hugging Face hub: give a branch, a tag or "
+            "a commit of it behind the @"
+        ) from error
     except errors.GatedRepoError as error:
         raise PermissionError(
             f"{repo} is gated: accept its terms on https://huggingface.co/{repo}, then log in by "
@@ -123,19 +186,22 @@ def _download(repo: str, weights: bool) -> Path:
         ) from error
 
 
-def _cached(repo: str, reason: Exception) -> Path:
+def _cached(repo: str, revision: str | None, reason: Exception) -> Path:
     """The folder of an earlier download."""
     with contextlib.suppress(errors.LocalEntryNotFoundError):
         wanted = ["config.json"]
         folder = huggingface_hub.snapshot_download(
-            repo, allow_patterns=wanted, local_files_only=True
+            repo, revision=revision, allow_patterns=wanted, local_files_only=True
         )
-        if any((Path(folder) / name).is_file() for name in _WEIGHTS):
+        names = [file.name for file in Path(folder).iterdir()]
+        if any(re.fullmatch(pattern, name) for pattern in _WEIGHTS for name in names):
             return Path(folder)
+    pinned = f" --revision {revision}" if revision else ""
     raise ConnectionError(
-        f"{repo} is not in the cache {constants.HF_HUB_CACHE}, and the Hugging Face hub can't be "
-        f"reached ({reason}). To work offline, run `hf download {repo} --local-dir FOLDER` (older "
-        "releases: huggingface-cli download) on a machine with a network and give FOLDER in place "
-        "of the model id, or copy that machine's cache here and set HF_HUB_OFFLINE=1. The model "
-        "'world' needs no network"
+        f"{repo}{'@' * bool(revision)}{revision or ''} is not in the cache "
+        f"{constants.HF_HUB_CACHE}, and the Hugging Face hub can't be reached ({reason}). To work "
+        f"offline, run `hf download {repo}{pinned} --local-dir FOLDER` (older releases: "
+        "huggingface-cli download) on a machine with a network and give FOLDER in place of the "
+        "model id, or copy that machine's cache here and set HF_HUB_OFFLINE=1. The model 'world' "
+        "needs no network"
     ) from reason

@@ -11,12 +11,16 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
+from cdc_jax import schema
 from cdc_jax.clip import hub, weights
 from cdc_jax.clip.config import ClipConfig
 from cdc_jax.clip.model import Clip
 from cdc_jax.clip.tokenizer import Tokenizer
 
 _FILE = "model.safetensors"
+_PROCESSOR = schema.record(
+    image_processor=schema.optional(schema.table(schema.anything())),
+)
 
 
 def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Tokenizer]:
@@ -24,7 +28,8 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Toke
 
     Args:
       name_or_path: "world" (the small model of this package), a local folder in Hugging Face's
-        format, or a model id on the hub, such as "openai/clip-vit-base-patch16".
+        format, or a model id on the hub, such as "openai/clip-vit-base-patch16", with a revision
+        behind an `@` if it is not to be the newest.
       dtype: of the weights: float32, bfloat16 or float16.
 
     Raises:
@@ -34,11 +39,12 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Toke
     folder = hub.find(name_or_path)
     config = _config(folder)
     tokenizer = Tokenizer.from_pretrained(folder, config.context_length)
-    _check_vocabulary(config, tokenizer)
+    _check_vocabulary(config, tokenizer, f"{folder}: ")
     graph, state = nnx.split(nnx.eval_shape(lambda: Clip(config, nnx.Rngs(0))))
     shapes = {path: leaf.shape for path, leaf in _flat(state).items()}
-    tensors = weights.read(hub.weights_files(folder))
-    read = weights.from_hf(tensors, shapes, dtype)
+    files = hub.weights_files(folder)
+    where = f"the weights of {files[0] if len(files) == 1 else folder}"
+    read = weights.from_hf(weights.read(files), shapes, dtype, where)
     arrays = {path: jnp.asarray(value) for path, value in read.items()}
     nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
     return nnx.merge(graph, state), tokenizer
@@ -98,39 +104,45 @@ def _flat(state: Any) -> dict[str, Any]:
 
 
 def _config(folder: Path) -> ClipConfig:
-    return ClipConfig.from_hf(hub.read_json(folder / "config.json"), _preprocessor(folder))
+    path = folder / "config.json"
+    preprocessor, where = _preprocessor(folder)
+    return ClipConfig.from_hf(
+        schema.read_json(path, remedy=hub.DAMAGED), preprocessor, str(path), where
+    )
 
 
-def _preprocessor(folder: Path) -> dict[str, Any]:
-    """The image processor's settings; transformers 5 writes them into processor_config.json."""
-    if (folder / "preprocessor_config.json").is_file():
-        return hub.read_json(folder / "preprocessor_config.json")
-    if (folder / "processor_config.json").is_file():
-        settings = hub.read_json(folder / "processor_config.json")
-        if "image_processor" in settings:
-            return settings["image_processor"]
+def _preprocessor(folder: Path) -> tuple[dict[str, Any], str]:
+    """The image processor's settings, and where they stand: transformers 5 has one file for all."""
+    path, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if path.exists():
+        return schema.read_json(path, remedy=hub.DAMAGED), str(path)
+    if whole.exists():
+        settings = schema.read_json(whole, _PROCESSOR, remedy=hub.DAMAGED)["image_processor"]
+        if settings is not None:
+            return settings, f"{whole}: image_processor"
     raise FileNotFoundError(
         f"preprocessor_config.json is missing from {folder}: it says how images are normalised; "
         "copy it from where the model came"
     )
 
 
-def _check_vocabulary(config: ClipConfig, tokenizer: Tokenizer) -> None:
+def _check_vocabulary(config: ClipConfig, tokenizer: Tokenizer, where: str = "") -> None:
     """Raises ValueError unless the text tower pools at the tokenizer's end-of-text."""
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}"
+            f"{where}the tokenizer has {tokenizer.vocab_size} tokens, the model "
+            f"{config.vocab_size} (vocab_size in config.json): take both from the same model"
         )
     end = tokenizer.vocab_size - 1 if config.eot_id == 2 else config.eot_id
     if tokenizer.eot_id != end:
         raise ValueError(
-            f"the model ends texts at token {end} (eos_token_id {config.eot_id} in config.json), "
-            f"the tokenizer at {tokenizer.eot_id}"
+            f"{where}the model ends texts at token {end} (eos_token_id {config.eot_id} in "
+            f"config.json), the tokenizer at {tokenizer.eot_id}: take both from the same model"
         )
     if tokenizer.context_length != config.context_length:
         raise ValueError(
-            f"the tokenizer's context length is {tokenizer.context_length}, the model's "
-            f"{config.context_length}"
+            f"{where}the tokenizer's context length is {tokenizer.context_length}, the model's "
+            f"{config.context_length}: take both from the same model"
         )
 
 
@@ -140,7 +152,10 @@ def _make_room(folder: Path) -> None:
     if not any(folder.iterdir()):
         return
     config = folder / "config.json"
-    if not config.is_file() or hub.read_json(config).get("model_type") != "clip":
+    if (
+        not config.is_file()
+        or schema.read_json(config, remedy="choose another folder").get("model_type") != "clip"
+    ):
         raise FileExistsError(f"{folder} is not empty and holds no CLIP: choose another folder")
     suffixes = (".safetensors", ".index.json", ".msgpack", ".bin", ".h5")
     others = [f.name for f in folder.iterdir() if f.name.endswith(suffixes)]

@@ -7,6 +7,8 @@ import numpy as np
 import transformers
 from jaxtyping import Int
 
+from cdc_jax.clip import tokenizer_files
+
 
 class Tokenizer:
     """A Hugging Face tokenizer with CLIP's layout: start-of-text, words, end-of-text.
@@ -38,7 +40,13 @@ class Tokenizer:
         # transformers writes a number like 1e30 where no length is known.
         if context_length is None and hf.model_max_length > 1e9:
             raise ValueError("tokenizer_config.json has no model_max_length: give context_length")
+        if hf.bos_token_id == hf.eos_token_id:
+            raise ValueError(
+                f"the tokenizer starts and ends texts with the same token, {hf.eos_token!r}: "
+                "CLIP's has one for each"
+            )
         self._hf = hf
+        self._size = 1 + max(hf.get_vocab().values())
         self.context_length = context_length or int(hf.model_max_length)
         self.start_id: int = hf.bos_token_id
         self.eot_id: int = hf.eos_token_id
@@ -49,15 +57,22 @@ class Tokenizer:
 
         Raises:
           FileNotFoundError: the folder has no tokenizer.
+          ValueError: a file is damaged, or they do not fit each other; the message names it.
         """
         folder = Path(folder)
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-            raise FileNotFoundError(
-                f"no tokenizer.json (or vocab.json and merges.txt) in {folder}: copy the tokenizer "
-                "files of the model there"
+        tokenizer_files.check(folder)
+        try:
+            hf = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
             )
-        hf = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(hf, context_length)
+            return cls(hf, context_length)
+        # Settings that make no tokenizer end in many ways, by no common class of errors.
+        except Exception as error:
+            told = " ".join((str(error) or type(error).__name__).split())
+            raise ValueError(
+                f"the tokenizer files in {folder} make no tokenizer ({told:.300}): copy them again "
+                "from where the model came"
+            ) from error
 
     def save(self, folder: str | Path) -> None:
         """Writes the tokenizer files, as transformers does."""
@@ -66,8 +81,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens."""
-        return len(self._hf)
+        """Number of tokens, which is one more than the largest id."""
+        return self._size
 
     def __call__(
         self, texts: Sequence[str], length: int | None = None, truncate: bool = False
@@ -124,8 +139,9 @@ class Tokenizer:
         return self._words([text])[0]
 
     def vocabulary(self) -> list[str]:
-        """All tokens, by id."""
-        return list(self._hf.convert_ids_to_tokens(list(range(self.vocab_size))))
+        """All tokens, by id; "" for an id that none has."""
+        tokens = {token_id: token for token, token_id in self._hf.get_vocab().items()}
+        return [tokens.get(token_id, "") for token_id in range(self.vocab_size)]
 
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
         _check_list(texts)

@@ -7,6 +7,7 @@ the check of names and shapes all follow it.
 import dataclasses
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import flax.serialization
 import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from cdc_jax import schema
+
 _DTYPES = ("float32", "bfloat16", "float16")
+_ANCHOR = "text_model.embeddings.token_embedding.weight"  # in every CLIP, once
+_MODULES = ("text_model.", "vision_model.", "text_projection.", "visual_projection.", "logit_scale")
 _SCALE = "log_logit_scale"  # stays float32 whatever the rest is: 1/τ multiplies every logit
 
 
@@ -97,18 +101,26 @@ def read(files: list[Path]) -> dict[str, np.ndarray]:
     """The tensors of weights files, by CLIPModel's names and in its layout.
 
     Raises:
-      ValueError: a file is neither safetensors nor msgpack, or incomplete.
+      FileNotFoundError: a file is missing.
+      ValueError: a file is neither safetensors nor msgpack, incomplete, or no regular file.
     """
     tensors: dict[str, np.ndarray] = {}
     for file in files:
+        schema.require_regular(file)
         try:
             if file.suffix == ".safetensors":
                 tensors |= safetensors.numpy.load_file(file)
             else:
-                tensors |= _from_flax(flax.serialization.msgpack_restore(file.read_bytes()))
-        except (safetensors.SafetensorError, ValueError) as error:
+                tree = flax.serialization.msgpack_restore(file.read_bytes())
+                tensors |= _from_flax(tree)
+        # A damaged msgpack file makes flax stumble in many ways, by no common class of errors.
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            told = " ".join((str(error) or type(error).__name__).split())
             raise ValueError(
-                f"{file} can't be read ({error}): is it incomplete, or a Git LFS pointer?"
+                f"{file} can't be read ({told:.200}): is it incomplete, or a Git LFS pointer? Copy "
+                "the file again from where the model came"
             ) from error
     return tensors
 
@@ -117,6 +129,8 @@ def _from_flax(tree: dict[str, Any]) -> dict[str, np.ndarray]:
     """Parameters of transformers 4's FlaxCLIPModel in the names and layout of CLIPModel."""
     tensors = {}
     for name, value in flax.traverse_util.flatten_dict(tree, sep=".").items():
+        if not isinstance(value, np.ndarray):
+            raise ValueError(f"{name} is no array")
         parent, _, leaf = name.rpartition(".")
         if leaf == "kernel":
             value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
@@ -139,32 +153,65 @@ def to_hf(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def from_hf(
-    tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], dtype: Any
+    tensors: dict[str, np.ndarray],
+    shapes: dict[str, tuple[int, ...]],
+    dtype: Any,
+    where: str = "the weights",
 ) -> dict[str, np.ndarray]:
     """CLIPModel's tensors by name to our parameters by path.
+
+    A prefix that all of them share, as wrappers write it, is taken off. What a model has beside a
+    CLIP, such as a classifier, is left out, with a warning that names it.
 
     Args:
       tensors: emptied on the way, so that big models are not held twice.
       shapes: of our parameters.
       dtype: of the result, except for the logit scale's float32.
+      where: what messages call the tensors.
 
     Raises:
-      ValueError: lists every tensor that is missing, unexpected or of another shape.
+      ValueError: tensors that are missing, unexpected or of another shape, or hold something else
+        than finite numbers; the message names them.
     """
-    _check(tensors, shapes)
+    tensors = _unwrapped(tensors, where)
+    _check(tensors, shapes, where)
     parameters = {}
     for entry in _TABLE:
         stacked = "{}" in entry.names[0]
         layers = []
         for i in range(shapes[entry.path][0] if stacked else 1):
-            parts = [entry.read(tensors.pop(name.format(i))) for name in entry.names]
+            names = [name.format(i) for name in entry.names]
+            parts = [entry.read(_finite(name, tensors.pop(name), where)) for name in names]
             layers.append(np.concatenate(parts, -1) if len(parts) > 1 else parts[0])
         value = np.stack(layers) if stacked else layers[0]
         parameters[entry.path] = cast(entry.path, value, dtype)
     return parameters
 
 
-def _check(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+def _unwrapped(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """The tensors of the CLIP within a model, by their own names; empties its argument."""
+    prefixes = {name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)}
+    if "" not in prefixes and len(prefixes) > 1:
+        raise ValueError(
+            f"{where} hold several CLIPs, with prefixes {schema.shown(sorted(prefixes))}: save the "
+            "one that is meant"
+        )
+    prefix = "" if "" in prefixes else "".join(prefixes)
+    found, others = {}, []
+    for name in list(tensors):
+        inner = name.removeprefix(prefix)
+        if name.startswith(prefix) and inner.startswith(_MODULES) or not prefixes:
+            found[inner] = tensors.pop(name)
+        else:
+            others.append(name)
+    told = [f"the prefix {schema.shown(prefix)}"] if prefix else []
+    told += [f"{len(others)} tensors that are no part of a CLIP: {_some(others)}"] * bool(others)
+    if told:
+        warnings.warn(f"{where}: left out {' and '.join(told)}", stacklevel=2)
+    return found
+
+
+def _check(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], where: str) -> None:
     # Zeros that take no memory, through the table: what CLIPModel's tensors must look like.
     zeros = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     expected = {name: tensor.shape for name, tensor in to_hf(zeros).items()}
@@ -173,21 +220,46 @@ def _check(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -
         name, count = f"{tower}.embeddings.position_ids", shapes[f"{path}.position_embedding"][0]
         if name in tensors and np.array_equal(np.ravel(tensors[name]), np.arange(count)):
             del tensors[name]
-    problems = [f"missing: {name}" for name in expected.keys() - tensors.keys()]
-    for name, tensor in tensors.items():
+    if "logit_scale" in tensors and tensors["logit_scale"].shape == (1,):  # of some trainers
+        tensors["logit_scale"] = tensors["logit_scale"].reshape(())
+    problems: dict[str, list[str]] = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": [],
+        "misshapen": [],
+        "not floating point": [],
+    }
+    for name, tensor in sorted(tensors.items()):
         if name not in expected:
-            problems.append(f"unexpected: {name} {tensor.dtype}{list(tensor.shape)}")
+            problems["unexpected"].append(f"{name} {tensor.dtype}{list(tensor.shape)}")
         elif tensor.shape != expected[name]:
-            problems.append(
-                f"misshapen: {name} {list(tensor.shape)}, expected {list(expected[name])}"
+            problems["misshapen"].append(
+                f"{name} {list(tensor.shape)}, expected {list(expected[name])}"
             )
         elif not jnp.issubdtype(tensor.dtype, jnp.floating):
-            problems.append(f"not floating point: {name} {tensor.dtype}")
-    if problems:
+            problems["not floating point"].append(f"{name} {tensor.dtype}")
+    if any(problems.values()):
+        told = [f"{len(x)} {problem} ({_some(x)})" for problem, x in problems.items() if x]
         raise ValueError(
-            "the weights do not fit the CLIP that config.json describes:\n  "
-            + "\n  ".join(sorted(problems))
+            f"{where} do not fit the CLIP that config.json describes: {', '.join(told)}; take both "
+            "from the same model"
         )
+
+
+def _finite(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
+    """The tensor, once all of its numbers are finite."""
+    wrong = tensor.size - np.count_nonzero(np.isfinite(tensor))
+    if wrong:
+        raise ValueError(
+            f"{where}: {name} holds {wrong} numbers that are not finite, of {tensor.size}; copy "
+            "the file again from where the model came, or train the model again"
+        )
+    return tensor
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list, in one line."""
+    told = "; ".join(name if name.isprintable() else repr(name) for name in names[:3])
+    return f"{told}; …" if names[3:] else told
 
 
 def cast(path: str, value: np.ndarray, dtype: Any) -> np.ndarray:

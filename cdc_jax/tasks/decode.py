@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cdc_jax.preprocessing import Preprocessing
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 """What files may hold; Pillow alone would also start Ghostscript for a PostScript file."""
 _LONGEST = 1000  # times the short side: scaling the short side up must not exhaust the memory
@@ -91,17 +93,22 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def clean_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Scales the short side to `size` by antialiased bicubic interpolation, crops the centre.
+def clean_image(image: Image.Image, size: int | Preprocessing) -> UInt8[np.ndarray, "side side 3"]:
+    """Scales an image by antialiased interpolation and crops the centre.
 
-    What transformers' CLIPImageProcessor does on Pillow. torchvision's Resize and CenterCrop
-    differ by one pixel of offset where 4k + 3 pixels of the long side are cropped.
+    What transformers' CLIPImageProcessor does on Pillow, except for the normalisation; what a crop
+    lacks is black. torchvision's Resize and CenterCrop differ by one pixel of offset where 4k + 3
+    pixels of the long side are cropped.
+
+    Args:
+      image: in RGB.
+      size: side of the result for CLIP's preprocessing (short side, bicubic), or another.
     """
-    short = min(image.size)
-    width, height = (int(size * side / short) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    preprocessing = Preprocessing.of(size)
+    side, (width, height) = preprocessing.size, preprocessing.scaled(*image.size)
+    image = image.resize((width, height), Image.Resampling(preprocessing.resample))
+    left, top = (width - side) // 2, (height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
 def squeezed_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:

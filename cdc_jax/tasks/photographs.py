@@ -4,12 +4,14 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
+from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.tasks import decode
 from cdc_jax.tasks.splits import Split
 
@@ -42,14 +44,14 @@ class Dataset:
 class Photographs:
     """Images of one split, for the test and for the view stage.
 
-    `photographs[index]` with an integer array or a slice is the test's form: short side scaled,
-    centre cropped, uint8 (images, size, size, 3). Threads decode what is asked for; decoding an
-    image twice is avoided while all of the split fits into `KEPT_BYTES`.
+    `photographs[index]` with an integer array or a slice is the test's form: scaled and centre
+    cropped as the model's preprocessing says, uint8 (images, size, size, 3). Threads decode what
+    is asked for; decoding an image twice is avoided while all of the split fits into `KEPT_BYTES`.
 
     Args:
       paths: of the images, in their collection.
       contents: of the collection.
-      size: side of the test's images.
+      size: side of the test's images, with CLIP's preprocessing; or another preprocessing.
       side: side of the view stage's, see `squeezed`.
       workers: threads; 0 is one a core.
 
@@ -61,14 +63,14 @@ class Photographs:
         self,
         paths: Sequence[str],
         contents: Callable[[str], Path | bytes],
-        size: int,
+        size: int | Preprocessing,
         side: int,
         workers: int = 0,
     ):
         if side < 1:
             raise ValueError(f"data.side must be at least 0 (1.5 x the model's), got {side}")
         self._paths, self._contents = paths, contents
-        self._size, self._side = size, side
+        self._preprocessing, self._side = Preprocessing.of(size), side
         self._pool = ThreadPoolExecutor(threads(workers))
         self._aspects = np.zeros(len(paths), np.float32)
         self._clean: dict[int, np.ndarray] = {}
@@ -81,13 +83,15 @@ class Photographs:
         self, index: slice | Int[np.ndarray, "images"]
     ) -> UInt8[np.ndarray, "images size size 3"]:
         numbers = np.arange(len(self))[index]
-        return self._read(numbers, decode.clean_image, self._size, self._clean)
+        form = partial(decode.clean_image, size=self._preprocessing)
+        return self._read(numbers, form, self._preprocessing.size, self._clean)
 
     def squeezed(
         self, numbers: Int[np.ndarray, "images"]
     ) -> tuple[UInt8[np.ndarray, "images side side 3"], Float32[np.ndarray, "images"]]:
         """Whole photographs as squares, and the width/height that each had before."""
-        images = self._read(numbers, decode.squeezed_image, self._side, self._squeezed)
+        form = partial(decode.squeezed_image, size=self._side)
+        images = self._read(numbers, form, self._side, self._squeezed)
         return images, self._aspects[numbers]
 
     def unusable(self, decoding: bool) -> dict[int, decode.UnreadableImage]:
@@ -138,7 +142,7 @@ class Photographs:
                     continue
                 image = self._decoded(number)
                 self._aspects[number] = image.width / image.height
-                images[row] = form(image, side)
+                images[row] = form(image)
                 if keep:
                     kept[number] = images[row]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.records import SplitRecord
 from cdc_jax.tasks import catalog, class_folders, coop_splits, splits, tfds_records
 from cdc_jax.tasks.describe import describe
@@ -41,14 +42,15 @@ def targets(config: ConfigDict) -> list[str]:
     return found
 
 
-def load(config: ConfigDict, image_size: int = 32) -> Task:
+def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
     """Loads the task that `config.dataset` names.
 
     Args:
       config: `dataset` ("world", "folder" or a key of `catalog.PUBLISHED`), `shots`, `seed`,
         `classes` ("all" or "base_new"; the world always has both halves), and the part that the
         dataset's kind reads: `world`, or `data`; see `settings.experiment`.
-      image_size: side of the CLIP's images, in pixels; the world is always drawn at 32.
+      image_size: side of the CLIP's images, in pixels, or its preprocessing; the world is always
+        drawn at 32.
 
     Returns:
       The task; its test splits are `test`, or `base_test` and `new_test`; and one for each of
@@ -135,7 +137,7 @@ def _examples(
     class_names: tuple[str, ...],
     dataset: Dataset,
     config: ConfigDict,
-    image_size: int,
+    image_size: int | Preprocessing,
 ) -> tuple[Examples, list[Skipped]]:
     """The usable images of a part, and the others."""
     data = config.data
@@ -143,7 +145,7 @@ def _examples(
 
     def photographs(chosen: Sequence[Item]) -> Photographs:
         paths = [item.path for item in chosen]
-        side = data.side or round(1.5 * image_size)
+        side = data.side or round(1.5 * Preprocessing.of(image_size).size)
         return Photographs(paths, dataset.contents, image_size, side, data.workers)
 
     images = photographs(items)
