@@ -16,6 +16,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from cdc_jax import streams
+from cdc_jax.escaping import visible
 from cdc_jax.interruption import Interrupted
 
 
@@ -38,8 +40,10 @@ def run(main: Callable[[Any], None], script: str) -> None:
     """`absl.app.run`, with configuration files looked up in the script's `configs/` as well.
 
     What a user can mend ends the program with its one-line message and exit code 1; a run that was
-    stopped from outside and saved, with `interruption.EXIT_CODE`. The rest is a traceback.
+    stopped from outside and saved, with `interruption.EXIT_CODE`. The rest is a traceback. A reader
+    of the output that leaves, as `| head` does, ends nothing.
     """
+    streams.endure()
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
@@ -56,10 +60,11 @@ def run(main: Callable[[Any], None], script: str) -> None:
             print(f"stopped{then}", file=sys.stderr, flush=True)
             raise SystemExit(130) from None
         except Interrupted as stopped:
-            print(stopped, file=sys.stderr, flush=True)
+            print(visible(str(stopped), keep="\n"), file=sys.stderr, flush=True)
             raise
         except (ValueError, AttributeError, OSError, FloatingPointError) as error:
-            raise SystemExit(f"{type(error).__name__}: {error}") from None
+            message = visible(str(error), keep="\n")
+            raise SystemExit(f"{type(error).__name__}: {message}") from None
 
     argv = [_resolved(argument, Path(script).resolve().parent / "configs") for argument in sys.argv]
     app.run(guarded, argv=argv, flags_parser=_parse_flags)
@@ -76,11 +81,11 @@ def _one_line(script: str) -> Iterator[None]:
         yield
     except KeyError as error:  # a key of a part: its name and a hint, on two lines
         message = " ".join(str(error.args[0]).split())
-        raise SystemExit(f"{script}: unknown key {message}") from None
+        raise SystemExit(visible(f"{script}: unknown key {message}")) from None
     except (flags.Error, AttributeError) as error:
         # ml_collections hands on the text of a whole traceback; its last line is the message.
         message = str(error).replace("\\n", "\n").strip().splitlines()[-1]
-        raise SystemExit(f"{script}: {message}") from None
+        raise SystemExit(visible(f"{script}: {message}")) from None
 
 
 def _resolved(argument: str, folder: Path) -> str:
@@ -108,14 +113,39 @@ def apply(config: ConfigDict, argument: str) -> ConfigDict:
       ValueError: unknown key (the message names the nearest one), or a value of another type.
     """
     assignments: list[str] = []
-    for part in argument.split(",") if argument else []:
-        if "=" in part and "@" not in part.partition("=")[0]:  # `cdc@views=flip` is a method
+    for part in split_list(argument, ",") if argument else []:
+        if has_value(part) and "@" not in part.partition("=")[0]:  # `cdc@views=flip` is a method
             assignments.append(part)
         elif assignments:
             assignments[-1] += f",{part}"
         else:
             raise ValueError(f"expected key=value, got {part!r}")
     return assign(config, assignments).lock()
+
+
+def split_list(text: str, separator: str) -> list[str]:
+    """The parts of a list; a separator within parentheses belongs to a part.
+
+    Where parentheses don't match, they are letters like others.
+
+    >>> split_list("cdc@views=crop(scale=(0.4,1))|flip,coop", ",")
+    ['cdc@views=crop(scale=(0.4,1))|flip', 'coop']
+    """
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        if depth < 0:
+            break
+        if char == separator and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return text.split(separator) if depth else parts
+
+
+def has_value(part: str) -> bool:
+    """Whether a part of a list is `key=value`, and not only has `=` within parentheses."""
+    return "=" in part and "(" not in part.partition("=")[0]
 
 
 def assign(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:

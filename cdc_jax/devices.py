@@ -140,7 +140,7 @@ def first_decides(check: Callable[[], None]) -> None:
         try:
             check()
         except (ValueError, OSError) as raised:
-            error, message = raised, str(raised).encode()[:_MESSAGE]
+            error, message = raised, str(raised).encode(errors="backslashreplace")[:_MESSAGE]
     buffer = np.frombuffer(message.ljust(_MESSAGE, b"\0"), np.uint8)
     told = bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0")
     if error is not None:

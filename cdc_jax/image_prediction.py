@@ -13,7 +13,8 @@ import rich.box
 import rich.table
 import rich.text
 
-from cdc_jax import metrics
+from cdc_jax import metrics, writing
+from cdc_jax.escaping import spreadsheet_cell, visible
 from cdc_jax.methods.heads import Prediction
 from cdc_jax.tasks.decode import UnreadableImage
 
@@ -122,29 +123,31 @@ def abstention(rule: str, has_opinions: bool = True) -> Callable[[ImagePredictio
 
 def table(rows: Sequence[Row]) -> rich.table.Table:
     """A table for the terminal: of each image its classes, its uncertainty, each template's own."""
-    names = [row.name if isinstance(row, UnreadableImage) else row.image for row in rows]
+    names = [visible(row.name if isinstance(row, UnreadableImage) else row.image) for row in rows]
     folder = _common_folder(names)
     predicted = [row for row in rows if isinstance(row, ImagePrediction)]
     opinions = any(row.vacuity is not None for row in predicted)
     several = any(len(row.templates) > 1 for row in predicted)
-    made = rich.table.Table(
-        "image", "class", "vacuity" if opinions else "uncertainty",
-        title=f"images in {folder}" if folder else None, box=rich.box.SIMPLE_HEAD, padding=(0, 1),
-    )  # fmt: skip
+    title = rich.text.Text(f"images in {folder}") if folder else None
+    made = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("image", "class", "vacuity" if opinions else "uncertainty"):
+        made.add_column(column)
     if several:
         made.add_column("conflict")
         made.add_column("templates alone")
     for name, row in zip(names, rows, strict=True):
         cells = [os.path.relpath(name, folder) if folder else name]
         if isinstance(row, UnreadableImage):
-            cells.append(f"unreadable: {row.reason}")
+            cells.append(f"unreadable: {visible(row.reason)}")
         else:
-            classes = [f"{probability:5.3f} {label}" for label, probability in row.probability]
+            classes = [
+                f"{probability:5.3f} {visible(label)}" for label, probability in row.probability
+            ]
             cells.append("\n".join(["(abstains)"] * row.abstained + classes))
             cells.append(f"{row.vacuity if opinions else row.uncertainty:.2g}")
         if isinstance(row, ImagePrediction) and several:
-            templates = (f"{probability:5.3f} {label}" for label, probability, _ in row.templates)
-            cells += [f"{row.conflict:.2g}", "\n".join(templates)]
+            alone = (f"{share:5.3f} {visible(label)}" for label, share, _ in row.templates)
+            cells += [f"{row.conflict:.2g}", "\n".join(alone)]
         # As text: names may hold what rich takes for markup.
         made.add_row(*(rich.text.Text(cell, overflow="fold") for cell in cells), end_section=True)
     return made
@@ -157,31 +160,25 @@ def _common_folder(names: Sequence[str]) -> str:
         return ""
 
 
-def checked_path(path: str | Path) -> Path:
-    """The path, if a file can be written there.
+def write_json(rows: Iterable[Row], path: str | Path) -> None:
+    """Writes a list of objects with the record's fields; {image, error} for what can't be read.
+
+    Args:
+      rows: to write.
+      path: a file, which is replaced when all is written; or a link, a pipe or a device.
 
     Raises:
-      OSError: its folder is not there or may not be written to, or it is a folder itself.
+      OSError: it can't be written, see `writing`.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file in it")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path.parent} may not be written to: name another folder")
-    return path
-
-
-def write_json(rows: Iterable[Row], path: str | Path) -> None:
-    """Writes a list of objects with the record's fields; {image, error} for what can't be read."""
     objects = [
         {"image": row.name, "error": row.reason}
         if isinstance(row, UnreadableImage)
         else row._asdict()
         for row in rows
     ]
-    _write(path, json.dumps(objects, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    writing.write_text(
+        path, json.dumps(objects, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def write_csv(rows: Iterable[Row], path: str | Path) -> None:
@@ -189,15 +186,23 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> None:
 
     `class_1`, `probability_1` and so on are the most probable classes, `template_1_class`,
     `template_1_probability`, `template_1_uncertainty` and so on what each template says alone; the
-    other columns are fields of the record, and `error`.
+    other columns are fields of the record, and `error`. Texts are such that no spreadsheet runs
+    them, see `spreadsheet_cell`; the JSON file has them as they are.
+
+    Args:
+      rows: see `write_json`, as the rest.
+      path: see there.
     """
     lines = [_flat(row) for row in rows]
     columns = dict.fromkeys(["image", "error", *(key for line in lines for key in line)])
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
-    _write(path, text.getvalue())
+    for line in lines:
+        writer.writerow(
+            {k: spreadsheet_cell(v) if isinstance(v, str) else v for k, v in line.items()}
+        )
+    writing.write_text(path, text.getvalue())
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -210,10 +215,3 @@ def _flat(row: Row) -> dict[str, Any]:
         alone = {"class": name, "probability": probability, "uncertainty": uncertainty}
         flat |= {f"template_{m}_{key}": value for key, value in alone.items()}
     return flat
-
-
-def _write(path: str | Path, text: str) -> None:
-    path = checked_path(path)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

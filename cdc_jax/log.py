@@ -1,6 +1,5 @@
 """What a run logs: lines of JSON, and the same for TensorBoard where that is wanted."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 from cdc_jax import devices, run_folder
 
 _FILES = ("metrics", "curve")
-_EVENTS = "events.out.tfevents.*"
+_EVENTS = "events.out.tfevents."
 
 
 class Log:
@@ -42,8 +41,9 @@ class Log:
         for name in _FILES:
             run_folder.cut(self._path(name), step)
         if devices.is_first():
-            for old in self._folder.glob(_EVENTS):
-                old.unlink()
+            for old in self._folder.iterdir() if self._folder.exists() else ():
+                if old.name.startswith(_EVENTS):
+                    old.unlink()
         if not self._tensorboard:
             return
         if run_folder.remote(self._folder):
@@ -51,8 +51,8 @@ class Log:
         self._writer = _writer_class()(str(self._local or self._folder))
         for name in _FILES:
             if self._path(name).exists():
-                for line in self._path(name).read_text().splitlines():
-                    self._show(name, json.loads(line))
+                for line in run_folder.read_log(self._path(name))[0]:
+                    self._show(name, line)
 
     def write(self, name: str, line: Mapping[str, Any]) -> None:
         """Logs a line of figures.

@@ -1,6 +1,5 @@
 """Pretrains a small CLIP on the embedded world, from nothing, and measures what it knows."""
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from cdc_jax import clip as clip_lib
+from cdc_jax import run_folder, settings
 from cdc_jax.checkpoint import Checkpoints
 from cdc_jax.clip.blocks import Dense
 from cdc_jax.clip.config import ClipConfig, Transformer
@@ -54,6 +54,7 @@ def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     Returns:
       The last line of `metrics.jsonl`: zero-shot accuracies, seconds, images.
     """
+    settings.check_seed(config.seed)
     workdir = Path(workdir)
     tokenizer = _tokenizer(config)
     model = Pretraining(_clip_config(config, tokenizer), nnx.Rngs(config.seed))
@@ -84,9 +85,8 @@ def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
         return nnx.merge(graph, variables).clip
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        first = checkpoints.latest_step() or 0
-        if first:
-            state, _ = checkpoints.restore(first, state)
+        first, state, _ = checkpoints.restore_newest(lambda step: state) or (0, state, {})
+        run_folder.cut(workdir / "metrics.jsonl", first)
         start, before, losses = time.time(), float(state["seconds"]), []
         with Progress("pretraining", total=config.steps, done=first) as progress:
             for i in range(first, config.steps):
@@ -106,11 +106,11 @@ def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
                     line |= zero_shot(
                         trained(), tokenizer, seed=config.seed, scenes=config.evaluation_scenes
                     )
-                    _log(workdir, line)
+                    run_folder.append(workdir / "metrics.jsonl", line)
                 if done % config.checkpoint_every == 0 or done == config.steps:
                     checkpoints.save(done, state)
     clip_lib.save_pretrained(trained(), tokenizer, workdir / "clip", dtype=jnp.float16)
-    return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    return run_folder.read_log(workdir / "metrics.jsonl")[0][-1]
 
 
 def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -> dict[str, float]:
@@ -268,8 +268,3 @@ def _clip_config(config: ConfigDict, tokenizer: Tokenizer) -> ClipConfig:
         eot_id=tokenizer.eot_id,
         profile="small",
     )
-
-
-def _log(workdir: Path, line: Mapping[str, Any]) -> None:
-    with open(workdir / "metrics.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")

@@ -6,6 +6,8 @@ import jax
 import rich.console
 import rich.progress
 
+from cdc_jax.escaping import visible
+
 _LINE_EVERY = 30.0  # seconds, where the output is no terminal
 
 
@@ -20,12 +22,12 @@ class Progress:
     """
 
     def __init__(self, task: str, total: int, done: int = 0, show: bool = True):
-        self._task, self._total, self._done, self._before = task, total, done, done
+        self._task, self._total, self._done, self._before = visible(task), total, done, done
         self._started = self._told = time.monotonic()
         self._show = show and jax.process_index() == 0
         console = rich.console.Console()
         self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
             rich.progress.TextColumn("{task.fields[rate]}"),
@@ -36,7 +38,7 @@ class Progress:
             transient=True,
         )
         self._on_terminal = self._show and console.is_terminal
-        self._id = self._bar.add_task(task, total=total, completed=done, rate="")
+        self._id = self._bar.add_task(self._task, total=total, completed=done, rate="")
 
     def advance(self) -> None:
         """One step is done."""

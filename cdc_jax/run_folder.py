@@ -11,32 +11,46 @@ adapted/             all that predictions need, see `export`
 gallery.json         the most and least certain test images, with gallery/*.png
 
 Of several processes, process 0 writes. Folders may lie in an object store, `gs://bucket/run`.
+
+Files are on the disk before they have their names, and all others before results.json: where that
+is whole, so is the rest. A power loss can still damage the logs, and whatever a disk lost later;
+`settle` drops that, and the run goes on from its newest whole checkpoint.
 """
 
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
 import socket
+import stat
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from cdc_jax import image_prediction, older_formats, records
+from cdc_jax import image_prediction, older_formats, records, schema, writing
 from cdc_jax.devices import first_only
+from cdc_jax.escaping import visible
 from cdc_jax.evaluate import Scores
+from cdc_jax.folder_names import folder_name
 from cdc_jax.tasks import Examples
 
 Folder: TypeAlias = epath.Path | Path
 LOCK = ".lock"
+LOGS = ("metrics.jsonl", "curve.jsonl")
+_HOLDER, _LONGEST_HOLDER = "process ", 300  # what a lock begins with, and its characters
 _GALLERY = 6  # images at each end of a split
+_LARGEST = 2**30  # bytes of a log or JSON file
+_LINE = schema.record(step=schema.integer(0))
 _SHOWN = ("predicted", "probability", "uncertainty", "conflict", "templates")
 
 
@@ -49,16 +63,17 @@ def locked(folder: Folder) -> Iterator[None]:
     not share a folder is up to the user.
 
     Raises:
-      ValueError: another run is in it.
+      ValueError: another run is in it; or the lock's file is a link, a pipe or something else than
+        what runs write there.
       OSError: the folder can't be made or written to.
     """
-    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    holder = f"{_HOLDER}{os.getpid()} on {socket.gethostname()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if remote(folder):
             (folder / LOCK).write_text(holder)
         else:
-            file = open(folder / LOCK, "a")
+            file = _open_lock(folder / LOCK)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -71,14 +86,38 @@ def locked(folder: Folder) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = (folder / LOCK).read_text()
             raise ValueError(
-                f"{folder} is in use by {other}: wait for it, or choose another --workdir"
+                f"{folder} is in use by {visible(file.read(_LONGEST_HOLDER))}: wait for it, or "
+                "choose another --workdir"
             ) from None
-        file.truncate(0)
+        if not (file.read(len(_HOLDER)) or _HOLDER) == _HOLDER:
+            raise ValueError(
+                f"{folder / LOCK} is not a lock that a run wrote: move it elsewhere, or choose "
+                "another --workdir"
+            )
+        file.seek(0)
+        file.truncate()
         file.write(holder)
         file.flush()
         yield
+
+
+def _open_lock(path: Folder) -> TextIO:
+    """The lock's file; neither through a link nor from a pipe."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(
+                f"{path} is a symbolic link, and a lock follows none: remove it, or choose another "
+                "--workdir"
+            ) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a regular file: remove it, or choose another --workdir")
+    return os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
 
 
 def require_space(folder: Folder, needed: int) -> None:
@@ -92,6 +131,119 @@ def require_space(folder: Folder, needed: int) -> None:
             f"{folder} needs about {needed / 1e6:.0f} MB and has {free / 1e6:.0f} MB free: make "
             "room, or choose another --workdir",
         )
+
+
+def settle(folder: Folder) -> str:
+    """Drops what a power loss damaged in the folder of a run, so that the run can go on.
+
+    Lines of the logs that are no whole objects go; a damaged file goes, and results.json with it,
+    so that the run is not complete and writes the file again from its newest checkpoint.
+
+    Returns:
+      What was dropped, in one line for people; "" for nothing.
+
+    Raises:
+      ValueError: a pipe or a device stands in place of a file.
+    """
+    damaged = [name for name, whole in _WHOLE.items() if not whole(folder / name)]
+    if damaged and _complete_without_checkpoints(folder, damaged):
+        return (
+            f"{folder} is complete, but {', '.join(damaged)} can't be read, and no checkpoint is "
+            "left to make it from: delete that folder to run it again"
+        )
+    for name in damaged:
+        (folder / name).unlink()
+    if damaged:
+        (folder / "results.json").unlink(missing_ok=True)
+    dropped = [*damaged, *filter(None, (_settle_log(folder / name) for name in LOGS))]
+    if not dropped:
+        return ""
+    settings = ", and takes the settings of now for its own" if "config.json" in damaged else ""
+    return (
+        f"{folder} was damaged, as by a power loss: dropped {', '.join(dropped)}; the run goes on "
+        f"from what is whole{settings}"
+    )
+
+
+def _complete_without_checkpoints(folder: Folder, damaged: Sequence[str]) -> bool:
+    results = folder / "results.json"
+    if "results.json" in damaged or not results.exists():
+        return False
+    trained = json.loads(results.read_text()).get("steps") != 0
+    return trained and not _has_checkpoints(folder)
+
+
+def read_log(path: Folder) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a log.
+
+    Args:
+      path: of metrics.jsonl or curve.jsonl.
+
+    Returns:
+      Their objects, with rising steps; and how many other lines there are.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is a pipe or a device.
+    """
+    content = schema.read_bytes(path, _LARGEST)
+    *ended, rest = content.split(b"\n")
+    lines: list[dict[str, Any]] = []
+    for line in ended:
+        with contextlib.suppress(ValueError):
+            found = schema.parse(line, _LINE, where=str(path), remedy="")
+            if not lines or found["step"] > lines[-1]["step"]:
+                lines.append(found)
+    return lines, len(ended) + bool(rest) - len(lines)
+
+
+def _settle_log(path: Folder) -> str:
+    """Drops the damaged lines of a log, and says so."""
+    if not path.exists():
+        return ""
+    lines, damaged = read_log(path)
+    if damaged:
+        _write(path, _as_log(lines))
+    return f"{damaged} {'lines' if damaged > 1 else 'line'} of {path.name}" if damaged else ""
+
+
+def _as_log(lines: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _is_json(path: Folder) -> bool:
+    """Whether a file is whole, or not there."""
+    if not path.exists():
+        return True
+    content = schema.read_bytes(path, _LARGEST)
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_archive(path: Folder) -> bool:
+    """Whether a ZIP archive is whole, or not there."""
+    if not path.exists():
+        return True
+    schema.require_regular(path)
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+        return False
+
+
+_WHOLE = {  # what a run writes beside its checkpoints and logs -> whether it is whole
+    "config.json": _is_json,
+    "split.json": _is_json,
+    "interpretation.json": _is_json,
+    "gallery.json": _is_json,
+    "adapted/adapted.json": _is_json,
+    "scores.npz": _is_archive,
+    "results.json": _is_json,
+}
 
 
 def check(folder: Folder, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -152,8 +304,13 @@ def require_same_items(folder: Folder, items: Mapping[str, Sequence[tuple[str, i
 
 
 def _begun(folder: Folder) -> bool:
-    begun = [folder / "metrics.jsonl", folder / "results.json", *folder.glob("checkpoints/[0-9]*")]
-    return any(file.exists() for file in begun)
+    files = (folder / "metrics.jsonl", folder / "results.json")
+    return _has_checkpoints(folder) or any(file.exists() for file in files)
+
+
+def _has_checkpoints(folder: Folder) -> bool:
+    checkpoints = folder / "checkpoints"  # no pattern: brackets in a path would be one as well
+    return checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir())
 
 
 def claim(folder: Folder, settings: Mapping[str, Any]) -> None:
@@ -175,7 +332,7 @@ def append(path: Folder, line: Mapping[str, Any]) -> None:
     if remote(path):  # an object is written whole
         path.write_text((path.read_text() if path.exists() else "") + text)
         return
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write(text)
 
 
@@ -183,9 +340,17 @@ def append(path: Folder, line: Mapping[str, Any]) -> None:
 def cut(path: Folder, step: int) -> None:
     """Drops what an interrupted run logged after the checkpoint it goes on from."""
     if path.exists():
-        # Without its end, the last line is one that a kill cut short.
-        lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
-        _write(path, "".join(line for line in lines if json.loads(line)["step"] <= step))
+        _write(path, _as_log([line for line in read_log(path)[0] if line["step"] <= step]))
+
+
+@first_only
+def sync(*paths: Folder) -> None:
+    """Waits until files, and all files in folders, are on the disk."""
+    for path in paths:
+        if path.exists() and not remote(path):
+            local = Path(path)
+            for one in [*local.rglob("*"), local, local.parent]:
+                writing.sync(one)
 
 
 @first_only
@@ -195,7 +360,7 @@ def write_error(folder: Folder, text: str | None) -> None:
         (folder / "error.txt").unlink(missing_ok=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(text)
+        _write(folder / "error.txt", text)
 
 
 def read_results(folder: Folder) -> records.Results | None:
@@ -238,10 +403,9 @@ def write_scores(folder: Folder, scores: Mapping[str, Scores]) -> None:
         if prediction.log_vacuity is not None:
             named["log_vacuity"] = prediction.log_vacuity
         arrays |= {f"{split}/{name}": array for name, array in named.items()}
-    part = folder / "scores.part"
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    part.replace(folder / "scores.npz")
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+    _write(folder / "scores.npz", packed.getvalue())
 
 
 @first_only
@@ -260,7 +424,7 @@ def write_gallery(
         }
         for end, indices in chosen.items():
             for rank, i in enumerate(indices):
-                file = f"gallery/{split}-{end.split()[0]}-{rank}.png"
+                file = f"gallery/{folder_name(split)}-{end.split()[0]}-{rank}.png"
                 with (folder / file).open("wb") as png:
                     Image.fromarray(test[split].images[i : i + 1][0]).save(png, "PNG")
                 row = image_prediction.of_image(file, prediction, int(i), names, top_k=3)
@@ -271,10 +435,13 @@ def write_gallery(
     write_json(folder / "gallery.json", entries)
 
 
-def _write(path: Folder, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)
+def _write(path: Folder, content: str | bytes) -> None:
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    if remote(path):  # an object is there as a whole or not at all
+        path.write_bytes(data)
+        return
+    with writing.writing(Path(path)) as file:
+        file.write(data)
 
 
 def remote(path: Folder) -> bool:

@@ -1,8 +1,15 @@
 """The settings of an experiment with their defaults: what the configuration files start from."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from cdc_jax import methods
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What the frozen CLIP can be computed in."""
+SEEDS = 2**32
+"""Seeds are whole numbers below this: of a larger one, random keys have only the last 32 bits."""
 
 
 def experiment() -> ConfigDict:
@@ -51,3 +58,20 @@ def transfer(config: ConfigDict) -> None:
     """Sets what the papers use where ImageNet's prompts are tested on other datasets."""
     for name, row in methods.ROWS.items():
         config[name].update_from_flattened_dict(row.transfer)
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the settings that no type bounds.
+
+    Raises:
+      ValueError: a seed or dtype that there is not; the message names it and what there is.
+    """
+    check_seed(config.seed)
+    if config.dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raises ValueError unless a seed is a whole number from 0 to 2^32 - 1."""
+    if type(seed) is not int or not 0 <= seed < SEEDS:
+        raise ValueError(f"seed must be a whole number from 0 to {SEEDS - 1}, got {seed!r}")

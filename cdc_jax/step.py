@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cdc_jax import devices, methods
@@ -80,6 +81,7 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
       and update).
     """
     stage, method = phase.stage, phase.stage.method
+    any_seed = np.uint32(seed)  # as a plain number it would have to be below 2^31
 
     def step(
         state: State,
@@ -89,7 +91,7 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         batch: dict[str, jax.Array],
     ):
         images = phase.make_views(
-            seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
+            any_seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
         )
         images = devices.split(images, "model", "data")
         moving, resting = stage.split(state["trained"])

@@ -8,7 +8,9 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import config_file, devices, run_folder, tasks, train
+from cdc_jax import config_file, devices, run_folder, settings, tasks, train
+from cdc_jax.escaping import visible
+from cdc_jax.folder_names import folder_name
 from cdc_jax.interruption import Interrupted, Notice
 
 _AXES = {  # key of config.sweep -> the key that it varies
@@ -35,8 +37,8 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
       Name of the cell, such as `world-aligned-rho0.9-16shot-seed1`, -> its configuration.
 
     Raises:
-      ValueError: an entry of a list is not of its key's type, or is there twice; or targets that a
-        cell can't have, see `tasks.targets`.
+      ValueError: an entry of a list is not of its key's type, or is there twice; targets that a
+        cell can't have, see `tasks.targets`; or a value that there is not, see `settings.check`.
     """
     values = [config.sweep[axis].split(",") if config.sweep[axis] else [] for axis in _AXES]
     made: dict[str, ConfigDict] = {}
@@ -46,6 +48,7 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
             del cell["sweep"]
         pairs = zip(_AXES.values(), chosen, strict=True)
         config_file.assign(cell, [f"{key}={text}" for key, text in pairs if text is not None])
+        settings.check(cell)
         name = _name(cell)
         # Only the world has kinds and correlations: other datasets are the same cell for all.
         if cell.dataset == "world" and name in made:
@@ -92,7 +95,7 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
                 failed[name] = f"{type(error).__name__}: {error}"
                 run_folder.write_error(folder, traceback.format_exc())
                 if devices.is_first():
-                    print(f"{name} failed: {failed[name]}", flush=True)
+                    print(visible(f"{name} failed: {failed[name]}", keep="\n"), flush=True)
             else:
                 run_folder.write_error(folder, None)
     if failed:
@@ -110,4 +113,4 @@ def _name(cell: ConfigDict) -> str:
     halves = "-base_new" if cell.classes == "base_new" else ""
     targets = tasks.targets(cell)
     to = f"-to-{'-'.join(targets)}" if targets else ""
-    return f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{to}"
+    return folder_name(f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{to}")

@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import itertools
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,12 @@ from ml_collections import ConfigDict
 
 from cdc_jax import backbone as backbone_lib
 from cdc_jax import devices, export, guards, methods, optimizer, records, run_folder, views
+from cdc_jax import settings as settings_lib
 from cdc_jax.backbone import Backbone
 from cdc_jax.checkpoint import KEPT, Checkpoints
+from cdc_jax.escaping import visible
 from cdc_jax.evaluate import evaluate, summarize
+from cdc_jax.folder_names import folder_name
 from cdc_jax.inference import FrozenFeatures, Inference
 from cdc_jax.interpretation import interpret
 from cdc_jax.interruption import Interrupted, Notice
@@ -40,9 +44,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
 
     Args:
       config: see `settings.experiment`.
-      workdir: every method gets a folder in it, see `run_folder`, with `split.json` (the items
-        used) and `checkpoints/`. A method that is complete is not run again, one that was
-        interrupted goes on at its newest checkpoint.
+      workdir: every method gets a folder in it, called as `folder_name` says, see `run_folder`,
+        with `split.json` (the items used) and `checkpoints/`. A method that is complete is not run
+        again, one that was interrupted goes on at its newest whole checkpoint.
 
     Returns:
       Method -> contents of its `results.json`, see `records.Results`.
@@ -54,10 +58,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
       FloatingPointError: a method's losses or gradients that are not finite; the others have run.
       Interrupted: SIGTERM came, and all is saved.
     """
-    names = config.methods.split(",")
+    settings_lib.check(config)
+    names = methods.names(config.methods)
     rows = {name: methods.split(name)[0] for name in names}  # an unknown row needs no backbone
     root = epath.Path(workdir).expanduser()
-    folders = {name: root / name for name in names}
+    folders = {name: root / folder_name(name) for name in names}
     with contextlib.ExitStack() as held:
         notice = held.enter_context(Notice())
         if not (config.progress and devices.is_first()) and not hub.are_progress_bars_disabled():
@@ -77,6 +82,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
                 require_tensorboard()
             held.enter_context(run_folder.locked(root))
             for name in names:
+                if dropped := run_folder.settle(folders[name]):
+                    print(visible(dropped), file=sys.stderr, flush=True)
                 run_folder.check(folders[name], settings[name], choices[name].defaults())
 
         def claim() -> None:
@@ -174,6 +181,20 @@ class Run:
         return sum(phase.steps for phase in self.phases)
 
 
+class Resumed(NamedTuple):
+    """Where an interrupted run goes on.
+
+    Attributes:
+      step: number of steps done.
+      state: of training.
+      window: losses of the steps since the last log.
+    """
+
+    step: int
+    state: State
+    window: list[Any]
+
+
 def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) -> list[Phase]:
     """The stages of a method on a task. What its settings get wrong is refused here."""
     examples = task.training_set(method.config.train_on)
@@ -187,7 +208,7 @@ def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) 
     )
     phases, first = [], 0
     for number, stage in enumerate(method.stages()):
-        seed = config.seed + 100_003 * number  # each stage has an order of its own
+        seed = (config.seed + 100_003 * number) % 2**32  # each stage has an order of its own
         batches = TrainingBatches(examples, stage.optimizer.batch_size, seed)
         update = optimizer.make(stage.optimizer, batches.per_epoch)
         steps = stage.optimizer.epochs * batches.per_epoch
@@ -243,6 +264,8 @@ def _run(run: Run) -> records.Results:
         skipped=[skipped._asdict() for skipped in task.skipped],
         device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     )
+    others = ("adapted", "gallery", *run_folder.LOGS)
+    run_folder.sync(*(run.folder / name for name in others))
     run_folder.write_json(run.folder / "results.json", results.to_json())
     return results
 
@@ -256,18 +279,20 @@ def _train(run: Run, inference: Inference, log: Log) -> Learned:
     with Checkpoints(run.folder / "checkpoints") as checkpoints:
         # Where a run starts, in this order of precedence:
         # 1. complete: results.json is there, nothing is run;
-        # 2. interrupted: the newest complete checkpoint, whatever devices it was written on. It
+        # 2. interrupted: the newest whole checkpoint, whatever devices it was written on. It
         #    holds the trained parts, optimiser, step and the frozen weights' hash; batches and
         #    views are functions of seed and step;
         # 3. new: the initial parts.
-        done = checkpoints.latest_step() or 0
+        start = _resume(run, trained, checkpoints)
+        done = start.step if start else 0
         log.start(done)
         title = f"{run.choice.title}: training"
         with Progress(title, run.steps, done, run.config.progress) as progress:
             for phase in run.phases:
                 if phase.steps and done <= phase.end:
+                    here = start if start and start.step > phase.first else None
                     arguments = (checkpoints, inference, log, progress)
-                    trained = _train_phase(run, phase, trained, *arguments)
+                    trained = _train_phase(run, phase, trained, here, *arguments)
     mesh = devices.make_mesh()
     return devices.replicate(Learned(trained, run.initial.fixed), mesh)
 
@@ -276,6 +301,7 @@ def _train_phase(
     run: Run,
     phase: Phase,
     trained: dict[str, PyTree],
+    start: Resumed | None,
     checkpoints: Checkpoints,
     inference: Inference,
     log: Log,
@@ -288,11 +314,10 @@ def _train_phase(
         backbone, fixed = run.frozen.backbone, devices.replicate(run.initial.fixed, mesh)
         classes = stage.method.classes(backbone, run.task.class_names)
         window: list[Any] = []
-        first = checkpoints.latest_step() or 0
-        if first > phase.first:
-            state, window = _restore(run, phase, trained, checkpoints, first)
+        first = phase.first
+        if start:
+            first, state, window = start
         else:
-            first = phase.first
             if stage.begin:
                 trained = stage.begin(backbone, Learned(trained, fixed), classes)
             state = initial_state(stage, phase.update, trained, phase.first)
@@ -323,6 +348,7 @@ def _train_phase(
                 figures = summarize(evaluate(inference, learned, run.task.test))
                 log.write("curve", {"epoch": epoch, "step": done} | figures["summary"])
             if saves:  # after the logs, so that a checkpoint's are complete
+                run_folder.sync(*(run.folder / name for name in run_folder.LOGS))
                 notes = {"window": window, "weights_hash": run.weights_hash}
                 checkpoints.save(done, state, notes)
             if stopped:
@@ -333,19 +359,24 @@ def _train_phase(
     return state["average"] if stage.average else state["trained"]
 
 
-def _restore(
-    run: Run, phase: Phase, trained: dict[str, PyTree], checkpoints: Checkpoints, step: int
-) -> tuple[State, list[dict[str, float]]]:
-    """The state of a checkpoint within a stage, and the losses since the last log before it."""
-    like = initial_state(phase.stage, phase.update, trained)
-    state, notes = checkpoints.restore(step, like)
+def _resume(run: Run, trained: dict[str, PyTree], checkpoints: Checkpoints) -> Resumed | None:
+    """Where an interrupted run goes on; None where nothing is saved."""
+
+    def like(step: int) -> State:
+        phase = next((phase for phase in run.phases if step <= phase.end), run.phases[-1])
+        return initial_state(phase.stage, phase.update, trained)
+
+    newest = checkpoints.restore_newest(like)
+    if newest is None:
+        return None
+    step, state, notes = newest
     if notes["weights_hash"] != run.weights_hash:
         raise ValueError(
             f"{run.folder} was begun on a CLIP of weights {notes['weights_hash'][:12]}…, "
             f"{run.config.model!r} now has {run.weights_hash[:12]}…: give the former as model, "
             "or delete that folder"
         )
-    return state, notes["window"]
+    return Resumed(step, state, notes["window"])
 
 
 def _closed(config: ConfigDict) -> bool:

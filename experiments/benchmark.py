@@ -9,6 +9,8 @@ import importlib
 
 from absl import app, flags
 
+from cdc_jax import config_file
+
 PARTS = ("evidence", "text", "step", "pipeline")
 _ONLY = flags.DEFINE_list("only", list(PARTS), "Parts to run.")
 
@@ -23,4 +25,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    config_file.run(main, __file__)

@@ -22,7 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+
+from cdc_jax import config_file
 
 PHASES = ("compiling", "stepping", "saving", "evaluating")
 OUTCOME = ("metrics.jsonl", "curve.jsonl", "adapted/learned.safetensors", "scores.npz")
@@ -169,4 +171,4 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs go; a temporary folder if not.")
 
 if __name__ == "__main__":
-    app.run(main)
+    config_file.run(main, __file__)

@@ -7,7 +7,8 @@ import rich.console
 import rich.progress
 from absl import flags
 
-from cdc_jax import config_file, image_prediction, prediction
+from cdc_jax import config_file, image_prediction, prediction, writing
+from cdc_jax.escaping import visible
 from cdc_jax.tasks import photos
 from cdc_jax.tasks.decode import UnreadableImage
 
@@ -31,20 +32,27 @@ _JSON = flags.DEFINE_string("json", None, "File for everything, an object a phot
 
 
 def main(argv):
-    """Predicts, prints, writes."""
+    """Predicts, writes, prints."""
     if len(argv) < 3:
         raise ValueError("RUN and photographs are needed: predict.py runs/pets/cdc photos/")
     writers = {image_prediction.write_csv: _CSV.value, image_prediction.write_json: _JSON.value}
-    outputs = {write: image_prediction.checked_path(p) for write, p in writers.items() if p}
+    outputs = {write: writing.checked_path(path) for write, path in writers.items() if path}
     try:
         rows = _rows(argv[1], argv[2:])
     except UnreadableImage as error:
         raise ValueError(f"{error} (--on_error=skip goes on without it)") from error
-    console = rich.console.Console()
-    console.print(image_prediction.table(rows))
-    for write, path in outputs.items():
-        write(rows, path)
-        console.print(f"Written: {path}", highlight=False)
+    failed, told = [], []
+    for write, path in outputs.items():  # before anything is printed: that may fail, too
+        try:
+            write(rows, path)
+            told.append(f"Written: {path}")
+        except OSError as error:
+            failed.append(f"{path} could not be written ({error})")
+    rich.console.Console().print(image_prediction.table(rows))
+    for text in told:
+        print(visible(text))
+    if failed:
+        raise OSError("; ".join(failed))
 
 
 def _rows(run, named):

@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from cdc_jax import config_file, report
+from cdc_jax.escaping import visible
 
 _OUT = flags.DEFINE_string("out", None, "Where to write; <first folder>/report if not given.")
 _REFERENCE = flags.DEFINE_string(
@@ -28,10 +29,10 @@ def main(argv):
     report.print_main(made.main_table)
     for text in made.missing:
         print(text)
-    print(f"{len(made.files)} files: {out}/")
+    print(visible(f"{len(made.files)} files: {out}/"))
     for name in ("index.html", "tables.md"):
         if name in made.files:
-            print(f"  {out / name}")
+            print(visible(f"  {out / name}"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ is run. Exit codes: 0 all is complete, 1 something failed, 75 stopped by SIGTERM
 from absl import flags
 
 from cdc_jax import config_file, devices, report, sweep
+from cdc_jax.escaping import visible
 
 _CONFIG = config_file.define(__file__, default="fewshot.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that says what it is.")
@@ -24,13 +25,13 @@ def main(_):
     try:
         cells = sweep.run(_CONFIG.value, workdir)
     except sweep.SweepError as error:
-        raise SystemExit(str(error)) from None
+        raise SystemExit(visible(str(error), keep="\n")) from None
     if not devices.is_first():
         return
     for cell, results in cells.items():
         print(f"\n{cell}")
         report.print_table(results)
-    print(f"Everything about this run: {workdir}/")
+    print(visible(f"Everything about this run: {workdir}/"))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,31 @@ def test_apply_refuses(argument, message):
         config_file.apply(config(), argument)
 
 
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a,b", ["a", "b"]),
+        ("", [""]),
+        ("a(1,2),b", ["a(1,2)", "b"]),
+        ("a((1,2),(3,4)),b,", ["a((1,2),(3,4))", "b", ""]),
+        ("smile :), b", ["smile :)", " b"]),  # parentheses that don't match are letters
+        ("a (,b,c", ["a (", "b", "c"]),
+    ],
+)
+def test_a_list_splits_outside_of_parentheses(text, parts):
+    assert config_file.split_list(text, ",") == parts
+
+
+@pytest.mark.parametrize(
+    "views", ["crop(scale=(0.4,1))|flip", "crop(scale=(0.4,1),ratio=(1,2)) | flip", "flip; jitter"]
+)
+def test_options_within_parentheses_are_no_settings(get_config, views):
+    changed = get_config("fewshot", f"methods=coop,cdc@views={views},shots=4,cdc.views={views}")
+    assert (changed.shots, changed.cdc.views) == (4, views)
+    assert methods.names(changed.methods) == ["coop", f"cdc@views={views}"]
+    assert methods.configure(f"cdc@views={views}").config.views == views
+
+
 def test_fewshot_config(get_config):
     changed = get_config("fewshot", "shots=4,seed=2,methods=coop,cdc,cdc.prompts.templates=2")
     assert (changed.shots, changed.seed, changed.methods) == (4, 2, "coop,cdc")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from cdc_jax import image_prediction
+from cdc_jax import image_prediction, writing
 from cdc_jax.image_prediction import ImagePrediction, abstention
 from cdc_jax.methods.heads import Prediction
 from cdc_jax.tasks.decode import UnreadableImage
@@ -153,6 +153,54 @@ def test_csv_holds_a_line_an_image(tmp_path, rows):
 
 def test_a_place_that_can_not_be_written_is_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
-        image_prediction.checked_path(tmp_path)
+        writing.checked_path(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere to write out.csv in"):
         image_prediction.write_csv([ROW], tmp_path / "nowhere/out.csv")
+
+
+HOSTILE = (
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "\uff1d1",
+    "\uff0b1",
+    "\uff0d1",
+    "\uff20x",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_cell_of_a_csv_file_is_a_formula(tmp_path, name):
+    row = ROW._replace(image=name, predicted=name, probability=((name, 0.75), ("ok", 0.2)))
+    image_prediction.write_csv([row, UnreadableImage(name, name)], tmp_path / "out.csv")
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        first, second = csv.DictReader(file)
+    for line in (first, second):
+        for cell in line.values():
+            assert cell[:1] not in set("=+@\t\r\n\uff1d\uff0b\uff0d\uff20")
+            assert cell[:1] != "-" or float(cell) < 0  # figures are not texts
+    assert float(first["uncertainty"]) == -2 and first["class_2"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["caf\udce9", "\ud83d", "\x1b[31mred", "a\nb", "\u202egnp", "日本", "[/b]", "\0", "=x", "☃"],
+)
+def test_any_name_is_shown_and_written(tmp_path, name):
+    row = ROW._replace(image=f"{name}/x.jpg", predicted=name, probability=((name, 1.0),))
+    text = shown([row, UnreadableImage(name, name)])
+    assert not set(text) & set("\x1b\0\r\u202e") and text.encode()
+    image_prediction.write_json([row], tmp_path / "out.json")
+    (read,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert (read["image"], read["predicted"]) == (f"{name}/x.jpg", name)  # to the character
+    image_prediction.write_csv([row], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").count("\n") == 2
+
+
+def test_markup_and_letters_of_all_scripts_stay():
+    row = ROW._replace(predicted="[/b] 日本 café", probability=(("[/b] 日本 café", 1.0),))
+    assert "[/b] 日本 café" in shown([row])

@@ -248,3 +248,51 @@ def test_a_profile_that_this_release_does_not_know_is_refused():
     message = "unknown profile 'tiny' in the model's config.json: choose one of .*'small'"
     with pytest.raises(ValueError, match=message):
         methods.configure("cdc", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("cdc", []),
+        ("cdc@views=flip; jitter", ["views=flip; jitter"]),
+        (
+            "cdc@views=flip;jitter(hue=0.1);loss.margin=1.0",
+            ["views=flip;jitter(hue=0.1)", "loss.margin=1.0"],
+        ),
+        ("cdc@views=crop(scale=(0.4,1))|flip", ["views=crop(scale=(0.4,1))|flip"]),
+        ("coop@prompts.phrases=a @ b", ["prompts.phrases=a @ b"]),
+        ("coop@prompts.phrases=[/b] :)", ["prompts.phrases=[/b] :)"]),
+    ],
+)
+def test_a_value_is_as_it_was_given(name, changes):
+    assert methods.split(name)[1] == changes
+    values = [change.partition("=")[2] for change in changes]
+    if changes:
+        config = methods.configure(name).config
+        assert str(config[changes[0].partition("=")[0].partition(".")[0]]).find(values[0]) >= 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("cdc,", "methods='cdc,' has an empty name: separate methods by one comma"),
+        (",", "has an empty name"),
+        ("", "has an empty name"),
+        ("cdc,,coop", "has an empty name"),
+        ("cdc, ,coop", "has an empty name"),
+        ("cdc,coop,cdc", "has cdc twice: name each once"),
+        ("cdc,cop", "unknown method 'cop': did you mean 'coop'?"),
+        ("coop@prompts.phrases=a, b", r"unknown method 'b'.* A comma ends a method"),
+        ("cdc@flip", r"expected key=value, got 'flip' in 'cdc@flip'"),
+        ("cdc@views=flip;", r"expected key=value, got ''"),
+        ("cdc@;views=flip", r"expected key=value, got ''"),
+        ("../cdc", "unknown method '../cdc'"),
+    ],
+)
+def test_a_list_of_methods_that_can_not_be_read_is_refused(given, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        methods.names(given)
+
+
+def test_spaces_around_names_are_none():
+    assert methods.names(" cdc , coop@views=flip ") == ["cdc", "coop@views=flip"]

@@ -330,3 +330,48 @@ def test_results_of_format_1_that_lack_something_are_refused(tmp_path):
     message = "results.json lacks steps, device, so it is not a whole run's; delete its folder"
     with pytest.raises(ValueError, match=message):
         run_folder.read_results(tmp_path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_lock_follows_no_link(tmp_path, there):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    if there:
+        (tmp_path / "precious").write_text("mine")
+    os.symlink(tmp_path / "precious", folder / ".lock")
+    with pytest.raises(ValueError, match=r"\.lock is a symbolic link, and a lock follows none"):
+        with run_folder.locked(folder):
+            pass
+    assert (tmp_path / "precious").exists() == there
+    assert not there or (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_lock_leaves_the_contents_of_another_file_alone(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    os.link(tmp_path / "precious", tmp_path / ".lock")
+    with pytest.raises(ValueError, match="is not a lock that a run wrote: move it elsewhere"):
+        with run_folder.locked(tmp_path):
+            pass
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "process 1 on another.host", "process 99999 on " + "x" * 300]
+)
+def test_a_lock_of_an_earlier_run_is_taken(tmp_path, content):
+    (tmp_path / ".lock").write_text(content)
+    with run_folder.locked(tmp_path):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_a_lock_that_is_no_file_is_refused_at_once(tmp_path, kind):
+    os.mkfifo(tmp_path / ".lock") if kind == "pipe" else (tmp_path / ".lock").mkdir()
+    with pytest.raises((ValueError, OSError), match="is not a regular file|can't be written to"):
+        with run_folder.locked(tmp_path):
+            pass
+
+
+def test_an_error_of_any_letters_is_kept(tmp_path):
+    run_folder.write_error(tmp_path, "no image caf\udce9")
+    assert (tmp_path / "error.txt").read_bytes() == rb"no image caf\udce9"

@@ -75,6 +75,14 @@ def test_a_signal_at_the_end_of_a_cell_ends_the_sweep(quick, tmp_path, monkeypat
     [
         ("sweep.seeds=1,1", "has the cell world-aligned-rho0.9-16shot-seed1 twice"),
         ("sweep.shots=1,few", "shots must be of type int, got 'few'"),
+        (
+            "sweep.seeds=1,4294967296",
+            "seed must be a whole number from 0 to 4294967295, got 4294967296",
+        ),
+        ("sweep.seeds=0,-1", "seed must be a whole number from 0 to 4294967295, got -1"),
+        ("sweep.seeds=1,1.5", "seed must be of type int"),
+        ("seed=1099511627776", "seed must be a whole number .*, got 1099511627776"),
+        ("dtype=fp16", "dtype must be one of float32, bfloat16, float16, got 'fp16'"),
     ],
 )
 def test_refusals(get_config, argument, message):

@@ -71,7 +71,7 @@ class VisionTower(nnx.Module):
             )
         batch, grid, width = len(pixels), size // patch, self.class_embedding.shape[0]
         if prompts is None:
-            prompts = jnp.zeros((1, 0, width))
+            prompts = jnp.zeros((1, 0, width), jnp.float32)
         patches = pixels.reshape(batch, grid, patch, grid, patch, 3).swapaxes(2, 3)
         x = project(patches.reshape(batch, grid**2, -1), self.patch_embedding[...])
         first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (batch, 1, width))
@@ -124,7 +124,7 @@ class TextTower(nnx.Module):
           at: the block that each row of the prompts enters; None is 0, 1, 2, …
         """
         if prompts is None:
-            prompts = jnp.zeros((1, 0, self.token_embedding.shape[1]))
+            prompts = jnp.zeros((1, 0, self.token_embedding.shape[1]), jnp.float32)
         x = self.embed(token_ids).at[..., 1 : 1 + prompts.shape[1], :].set(prompts[0])
         mask = _causal(x.shape[-2])
         x, _ = scan(self.blocks, self._placed(x, 0), prompts, 1, mask=mask, at=at)
@@ -178,7 +178,7 @@ class TextTower(nnx.Module):
             token_ids = devices.split(token_ids, devices.AXES)
             before = prefix[0].shape[-2]
             x = self._placed(self.embed(token_ids), before)
-            no_prompt = jnp.zeros((1, 0, x.shape[-1]))
+            no_prompt = jnp.zeros((1, 0, x.shape[-1]), jnp.float32)
             mask = _causal(x.shape[-2])
             x, _ = scan(self.blocks, x, no_prompt, 0, mask=mask, prefix=prefix)
             return self._pool(x, token_ids)

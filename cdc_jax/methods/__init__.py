@@ -4,7 +4,7 @@
 """
 
 from cdc_jax.methods.build import build, rebuild
-from cdc_jax.methods.choice import Choice, configure, overrides, split, title
+from cdc_jax.methods.choice import Choice, configure, names, overrides, split, title
 from cdc_jax.methods.method import (
     Batch,
     Forward,
@@ -30,6 +30,7 @@ __all__ = [
     "Term",
     "build",
     "configure",
+    "names",
     "objective",
     "overrides",
     "rebuild",

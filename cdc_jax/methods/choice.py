@@ -116,22 +116,62 @@ def configure(
     return Choice(name, row, config.lock(), differing)
 
 
+def names(methods: str) -> list[str]:
+    """The methods in a list separated by commas; those within parentheses separate nothing.
+
+    >>> names("coop, cdc@views=crop(scale=(0.4,1))|flip")
+    ['coop', 'cdc@views=crop(scale=(0.4,1))|flip']
+
+    Raises:
+      ValueError: an empty name, one given twice, or an unknown row.
+    """
+    found = [name.strip() for name in config_file.split_list(methods, ",")]
+    if not all(found):
+        raise ValueError(
+            f"methods={methods!r} has an empty name: separate methods by one comma, as in "
+            "methods=coop,cdc"
+        )
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice:
+        raise ValueError(f"methods={methods!r} has {', '.join(twice)} twice: name each once")
+    for name in found:
+        try:
+            split(name)
+        except ValueError as error:
+            if "@" not in methods:
+                raise
+            raise ValueError(
+                f"{error}. A comma ends a method, so that a value has one within parentheses only"
+            ) from None
+    return found
+
+
 def split(name: str) -> tuple[str, list[str]]:
     """The row that a method's name begins with, and the settings that it changes.
 
-    >>> split("cdc@prompts.templates=2;views=flip")
-    ('cdc', ['prompts.templates=2', 'views=flip'])
+    What has no `=` goes on with the value before it, such as a view after a semicolon.
+
+    >>> split("cdc@prompts.templates=2;views=flip; jitter(hue=0.1)")
+    ('cdc', ['prompts.templates=2', 'views=flip; jitter(hue=0.1)'])
 
     Raises:
-      ValueError: there is no such row; the message names the nearest.
+      ValueError: there is no such row, the message names the nearest; or no setting after the @.
     """
-    row, _, changes = name.partition("@")
-    if row in rows.ROWS:
-        return row, changes.split(";") if changes else []
-    near = difflib.get_close_matches(row, rows.ROWS, 1, 0)[0]
-    raise ValueError(
-        f"unknown method {row!r}: did you mean {near!r}? There are {', '.join(rows.ROWS)}"
-    )
+    row, _, text = name.partition("@")
+    if row not in rows.ROWS:
+        near = difflib.get_close_matches(row, rows.ROWS, 1, 0)[0]
+        raise ValueError(
+            f"unknown method {row!r}: did you mean {near!r}? There are {', '.join(rows.ROWS)}"
+        )
+    changes: list[str] = []
+    for part in config_file.split_list(text, ";") if text else []:
+        if config_file.has_value(part):
+            changes.append(part)
+        elif changes and part.strip():
+            changes[-1] += f";{part}"
+        else:
+            raise ValueError(f"expected key=value, got {part!r} in {name!r}")
+    return row, changes
 
 
 def title(name: str) -> str:

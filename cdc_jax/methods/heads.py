@@ -121,7 +121,7 @@ def _require(what: str, value: str, known: Mapping[str, Any]) -> None:
 
 
 def _initial_scale(learned: bool) -> dict[str, Any]:
-    zero = {"log_scale": jnp.zeros(()), "shift": jnp.zeros(())}
+    zero = {name: jnp.zeros((), jnp.float32) for name in ("log_scale", "shift")}
     return {"head": zero} if learned else {}
 
 

@@ -28,7 +28,8 @@ class LinearProbe(Method):
     def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
         """See `Method`."""
         del key, support
-        weights = jnp.zeros((1, len(self.class_names), backbone.sizes.embed_width))
+        shape = (1, len(self.class_names), backbone.sizes.embed_width)
+        weights = jnp.zeros(shape, jnp.float32)
         return Learned({"classifier": weights} | self.head.initialize(), {})
 
     def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> None:

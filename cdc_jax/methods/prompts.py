@@ -165,7 +165,7 @@ class SharedPrompts(HandCrafted):
         templates = self.templates
         ids = self._words[:, : templates.context]
         shape = (len(ids), templates.layers, templates.context, backbone.sizes.text_width)
-        noise = templates.noise * jax.random.normal(jax.random.split(key)[0], shape)
+        noise = templates.noise * jax.random.normal(jax.random.split(key)[0], shape, jnp.float32)
         embedded = backbone.embed_words(jnp.asarray(ids))
         return {"context": noise.at[0, 0].set(0).at[:, 0].add(embedded)}
 
@@ -218,7 +218,7 @@ class CoupledPrompts(SharedPrompts):
         inputs, outputs = backbone.sizes.text_width, backbone.sizes.vision_width
         bound, draws = inputs**-0.5, jnp.minimum(jnp.arange(layers), 1)
         drawn = jax.random.uniform(
-            jax.random.split(key)[1], (count, 2, inputs + 1, outputs), minval=-bound, maxval=bound
+            jax.random.split(key)[1], (count, 2, inputs + 1, outputs), jnp.float32, -bound, bound
         )[:, draws]
         return parameters | {"coupling": {"kernel": drawn[:, :, :-1], "bias": drawn[:, :, -1]}}
 

@@ -1,7 +1,8 @@
 """Cells: what finished runs wrote, found and checked.
 
 A cell is one method's run on one task with one seed, a folder with `config.json` and
-`results.json`. Everything else in it is optional.
+`results.json`. Everything else in it is optional. Texts are read as they may be shown, with
+escapes in place of control characters.
 """
 
 import dataclasses
@@ -18,8 +19,9 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from cdc_jax import older_formats, run_folder
+from cdc_jax.escaping import visible, visible_tree
 from cdc_jax.methods import families, rows
-from cdc_jax.records import SplitRecord
+from cdc_jax.records import Results, SplitRecord
 
 _FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
@@ -104,6 +106,7 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str
             subfolders[:] = [] if "config.json" in files else sorted(set(subfolders) - _NOT_CELLS)
             here = Path(path)
             name = here.relative_to(folder).as_posix() if here != folder else folder.resolve().name
+            name = visible(name)
             if "error.txt" in files:
                 failed.add(name)
             if "results.json" in files:
@@ -129,6 +132,7 @@ def read(folder: Path, name: str) -> Cell:
             f"{config}: lacks method, so not a whole run's; delete its folder and run it again, or "
             "move it elsewhere"
         )
+    results = Results.from_json(visible_tree(results.to_json()))
     _check_splits(path, results.figures)
     row, task, skipped = results.row, results.task, len(results.skipped)
     choices = flatten_dict(older_formats.upgrade_settings(settings["method"]), sep=".")
@@ -190,7 +194,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _parsed(path: Path, text: str) -> Any:
     try:
-        return json.loads(text)
+        return visible_tree(json.loads(text))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}: half-written or not JSON ({error.msg}); delete its folder and run it again"
@@ -216,7 +220,7 @@ def scores(
         return {}
     try:
         with np.load(path) as file:
-            arrays = {key: file[key] for key in file.files}
+            arrays = {visible(key): file[key] for key in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: can't be read ({error}); run that cell again") from None
     found: dict[str, dict[str, np.ndarray]] = {}

@@ -5,9 +5,11 @@ from typing import Any
 
 import rich.box
 import rich.console
-import rich.markup
 import rich.table
+import rich.text
 
+from cdc_jax.escaping import visible
+from cdc_jax.folder_names import folder_name
 from cdc_jax.records import INTERVENTION
 from cdc_jax.report.formats import count, number, odd_count, spread
 from cdc_jax.report.table import Table, Value
@@ -33,7 +35,7 @@ datasets that were tested on follow."""
 
 
 def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints a row a method; everything is in percent.
+    """Prints a row a method; everything is in percent. Says where a folder is called otherwise.
 
     Args:
       results: method -> its results.json.
@@ -53,18 +55,22 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     columns = [*(key for key in COLUMNS if key in keys), *targets]
     for key in columns:
         title = COLUMNS[key].replace(" ", "\n") if key in COLUMNS else key.replace("_", "\n")
-        table.add_column(rich.markup.escape(title), justify="right", no_wrap=True)
+        heading = rich.text.Text("\n".join(map(visible, title.split("\n"))))
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in results.values():
         summary = result["summary"]
         figures = [summary.get(key) for key in columns]
         cells = ("–" if figure is None else f"{figure:.1f}" for figure in figures)
-        table.add_row(rich.markup.escape(result["row"]["title"]), *cells)
+        table.add_row(_text(result["row"]["title"]), *cells)
     console = rich.console.Console()
     # Where many targets make it wider than the terminal, it is printed whole.
     needed = console.measure(table, options=console.options.update(max_width=1000)).minimum
     rich.console.Console(width=max(console.width, needed)).print(table)
+    for name, result in results.items():
+        if (folder := folder_name(name)) != name:
+            console.print(_text(f"{result['row']['title']}: in the folder {folder}"))
     if note := first["task"]["note"]:
-        console.print(note)
+        console.print(_text(note))
     if count := len(first["skipped"]):
         console.print(f"{count} images can't be used and were left out, see results.json")
     if not any(split["condition"] == INTERVENTION for split in splits.values()):
@@ -86,24 +92,23 @@ def print_main(table: Table) -> None:
         drawn = narrow
     needed = console.measure(drawn, options=wide).maximum
     rich.console.Console(width=max(console.width, needed)).print(drawn)
-    console.print("\n".join([table.caption, *table.notes]), highlight=False, markup=False)
+    for text in (table.caption, *table.notes):
+        console.print(_text(text))
 
 
 def _rich(table: Table, spreads: bool) -> rich.table.Table:
     drawn = rich.table.Table(
-        title=rich.markup.escape(f"{table.where}: {table.title}"),
+        title=_text(f"{table.where}: {table.title}"),
         box=rich.box.SIMPLE_HEAD,
         padding=(0, 2 if spreads else 1, 0, 0),
     )
-    drawn.add_column(table.head, no_wrap=True)
+    drawn.add_column(_text(table.head), no_wrap=True)
     for column in table.columns:
-        drawn.add_column(
-            rich.markup.escape(column.title), justify="left" if column.text else "right"
-        )
+        drawn.add_column(_text(column.title), justify="left" if column.text else "right")
     drawn.add_column("n", justify="right")
     for i, (group, rows) in enumerate(table.groups):
         if group:
-            drawn.add_row(f"[italic]{rich.markup.escape(group)}[/]")
+            drawn.add_row(rich.text.Text(visible(group), "italic"))
         for row in rows:
             cells = []
             for cell, column in zip(row.cells, table.columns, strict=True):
@@ -112,8 +117,13 @@ def _rich(table: Table, spreads: bool) -> rich.table.Table:
                     parts += [spread(cell, column.digits), odd_count(cell, row)] if spreads else []
                     cells.append(" ".join(part for part in parts if part))
                 else:
-                    cells.append(rich.markup.escape(cell or "–"))
-            drawn.add_row(rich.markup.escape(row.title), *cells, str(count(row) or "–"))
+                    cells.append(cell or "–")
+            drawn.add_row(*map(_text, (row.title, *cells)), str(count(row) or "–"))
         if i + 1 < len(table.groups):
             drawn.add_section()
     return drawn
+
+
+def _text(text: str) -> rich.text.Text:
+    """What a name may hold is neither markup nor a command to the terminal."""
+    return rich.text.Text(visible(text))

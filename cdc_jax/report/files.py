@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cdc_jax import writing
+from cdc_jax.folder_names import folder_name
 from cdc_jax.methods.rows import ROWS
 from cdc_jax.report import formats as tables_as
 from cdc_jax.report.cells import find
@@ -102,9 +104,7 @@ def write(report: Report, out: Path | str) -> None:
     for name, content in report.files.items():
         path = Path(out).expanduser() / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".part")
-        unfinished.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
-        unfinished.replace(path)
+        writing.write_text(path, content)
 
 
 def _names(families: Sequence[Family]) -> list[str]:
@@ -115,7 +115,7 @@ def _names(families: Sequence[Family]) -> list[str]:
     for family in families:
         seen[family.protocol] += 1
         number = f"-{seen[family.protocol]}" if count[family.protocol] > 1 else ""
-        names.append(family.protocol.replace("_", "-") + number)
+        names.append(folder_name(family.protocol.replace("_", "-")) + number)
     return names
 
 

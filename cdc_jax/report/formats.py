@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 
+from cdc_jax.escaping import spreadsheet_cell
 from cdc_jax.report.table import Column, Row, Table, Value
 
 EXTENSIONS = {"markdown": "md", "csv": "csv", "latex": "tex"}
@@ -184,7 +185,10 @@ def _md_cell(cell: Value | str | None, column: Column, row: Row, signed: bool, b
 
 
 def comma_separated(table: Table) -> str:
-    """A line a value: group, row, column, mean, sd, low, high, n, text, source; not rounded."""
+    """A line a value: group, row, column, mean, sd, low, high, n, text, source; not rounded.
+
+    Texts are such that no spreadsheet runs them, see `spreadsheet_cell`.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -193,16 +197,16 @@ def comma_separated(table: Table) -> str:
     for group, rows in table.groups:
         for row in rows:
             for cell, column in zip(row.cells, table.columns, strict=True):
+                names = [spreadsheet_cell(name) for name in (group, row.title, column.title)]
+                source = spreadsheet_cell(row.source)
                 if isinstance(cell, Value):
                     figures = [cell.mean, cell.sd, cell.low, cell.high]
                     said = ["" if math.isnan(x) else f"{x:.6f}" for x in figures]
-                    writer.writerow(
-                        [group, row.title, column.title, *said, cell.n or "", "", row.source]
-                    )
+                    writer.writerow([*names, *said, cell.n or "", "", source])
                 elif cell is not None:
-                    writer.writerow([group, row.title, column.title, *[""] * 5, cell, row.source])
+                    writer.writerow([*names, *[""] * 5, spreadsheet_cell(cell), source])
     for note in table.notes:
-        writer.writerow(["", "", "note", *[""] * 5, note, ""])
+        writer.writerow(["", "", "note", *[""] * 5, spreadsheet_cell(note), ""])
     return out.getvalue()
 
 

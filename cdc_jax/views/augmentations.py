@@ -79,9 +79,9 @@ def draw_affine(
     key: PRNGKey, height: int, width: int, *, degrees: float, translate: float, zoom: Pair
 ) -> tuple[Scalar, ...]:
     """Draws an angle, two shifts (`translate` is a part of each side) and a zoom, all uniform."""
-    reach = jnp.array([degrees, translate * height, translate * width])
+    reach = jnp.array([degrees, translate * height, translate * width], jnp.float32)
     low, high = jnp.append(-reach, zoom[0]), jnp.append(reach, zoom[1])
-    return tuple(random.uniform(key, (4,), minval=low, maxval=high))
+    return tuple(random.uniform(key, (4,), jnp.float32, low, high))
 
 
 def draw_jitter(
@@ -95,9 +95,9 @@ def draw_jitter(
     hue: float,
 ) -> tuple[Scalar, ...]:
     """Draws three factors around 1 and a shift of hue around 0, uniform within the reach given."""
-    reach = jnp.array([brightness, contrast, saturation, hue])
+    reach = jnp.array([brightness, contrast, saturation, hue], jnp.float32)
     centre = jnp.array([1, 1, 1, 0])
-    return tuple(random.uniform(key, (4,), minval=centre - reach, maxval=centre + reach))
+    return tuple(random.uniform(key, (4,), jnp.float32, centre - reach, centre + reach))
 
 
 def draw_blur(key: PRNGKey, height: int, width: int, *, sigma: Pair) -> tuple[Scalar]:
@@ -107,7 +107,7 @@ def draw_blur(key: PRNGKey, height: int, width: int, *, sigma: Pair) -> tuple[Sc
     pixels alike; a sigma in proportion to the side (0.29 at 32) would do nothing to small images.
     """
     root = math.sqrt(min(height, width) / 224)
-    return (random.uniform(key, minval=sigma[0] * root, maxval=sigma[1] * root),)
+    return (random.uniform(key, (), jnp.float32, sigma[0] * root, sigma[1] * root),)
 
 
 def draw_erase(key: PRNGKey, height: int, width: int, *, scale: Pair, ratio: Pair) -> tuple[Box]:
@@ -124,7 +124,7 @@ def _draw_box(
 ) -> tuple[Box, Bool[Array, ""]]:
     """The first of ten boxes that fits, their width/height in [lowest, lowest · spread]."""
     # Drawn flat: XLA's CPU compiler takes seconds for a random array of two axes.
-    area, shape, down, right = random.uniform(key, (40,)).reshape(4, 10)
+    area, shape, down, right = random.uniform(key, (40,), jnp.float32).reshape(4, 10)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
     box_ratio = lowest * jnp.exp(math.log(spread) * shape)
     box_height = jnp.round(jnp.sqrt(area / box_ratio))

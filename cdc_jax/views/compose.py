@@ -127,7 +127,7 @@ def build(
             return jax.vmap(one)(keys, images, aspects)
 
         made = jnp.stack([make_one(number, view) for number, view in enumerate(chosen)])
-        return (made - fill) / scale
+        return ((made - fill) / scale).astype(jnp.float32)
 
     return make
 
@@ -190,7 +190,8 @@ def _apply(
         needed = {need: given[need] for need in augmentation.needs}
         changed = augmentation.apply(made, *parameters, **needed)
         if "p" in options:
-            changed = jnp.where(random.bernoulli(chance_key, options["p"]), changed, made)
+            chosen = random.bernoulli(chance_key, jnp.float32(options["p"]))
+            changed = jnp.where(chosen, changed, made)
         made = changed
     return made
 

@@ -1,0 +1,43 @@
+"""From what things are called to names of folders: short, safe, and never the same for two."""
+
+import hashlib
+import re
+import unicodedata
+
+LONGEST = 120
+"""Bytes of a name in UTF-8. File systems take 255, some that encrypt names take 143."""
+
+_KEPT = 60  # characters of a name that is too long or has others than these
+_REPLACED = re.compile(r"[^A-Za-z0-9@=.,;+_-]+")
+_HASHED = re.compile(r"~[0-9a-f]{12}$")
+
+
+def folder_name(name: str) -> str:
+    """The name of the folder, or file, of what has a name.
+
+    A name that is safe and short stays as it is. One with a slash, a control character or the like,
+    or of more than `LONGEST` bytes, becomes its beginning in plain letters and a hash of the whole,
+    so that different names never share a folder.
+
+    >>> folder_name("cdc@prompts.templates=2;views=flip")
+    'cdc@prompts.templates=2;views=flip'
+    >>> folder_name("zero_shot@prompts.anchors=x/../../ESCAPED {}.")
+    'zero_shot@prompts.anchors=x_.._.._ESCAPED_.~1d35ceeba7cb'
+    """
+    if _is_safe(name):
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    plain = _REPLACED.sub("_", name)[:_KEPT].lstrip(".-_") or "name"
+    return f"{plain}~{digest}"
+
+
+def _is_safe(name: str) -> bool:
+    return (
+        name.isprintable()  # and so without halves of surrogate pairs
+        and unicodedata.is_normalized("NFC", name)
+        and not set(name) & set("/\\")
+        and not name.startswith((".", "-", "~", " "))
+        and not name.endswith(" ")
+        and 0 < len(name.encode()) <= LONGEST
+        and not _HASHED.search(name)
+    )

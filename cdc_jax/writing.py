@@ -1,0 +1,118 @@
+"""How files are written: complete and on the disk, or as they were before.
+
+A file is written under another name, put on the disk, and given its name then. What is no file of
+its own, a link, a pipe or a device, is never replaced: a link's target is written in its place, a
+pipe or a device gets the bytes.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_text(path: str | Path, text: str) -> None:
+    r"""Writes a text in UTF-8; what can't be encoded becomes an escape such as `\udcff`.
+
+    Raises:
+      OSError: see `writing`.
+    """
+    with writing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to; what lay there stays until all is written.
+
+    Raises:
+      OSError: its folder is not there or may not be written to, it is a folder itself, or the disk
+        is full.
+    """
+    path = checked_path(path)
+    if (number := _descriptor(path)) is not None:
+        sys.stdout.flush()
+        with os.fdopen(os.dup(number), "wb") as file:
+            yield file
+    elif path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+    else:
+        with _replacing(Path(os.path.realpath(path))) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            with contextlib.suppress(FileNotFoundError):  # it is new
+                os.chmod(part, stat.S_IMODE(path.stat().st_mode))
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to and not be read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems can't do it for folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def checked_path(path: str | Path) -> Path:
+    """The path, if a file can be written there.
+
+    Raises:
+      OSError: its folder is not there or may not be written to, it is a folder itself, a link that
+        leads nowhere, or may not be written to.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():  # a pipe or a device
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} may not be written to: name another file")
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, f"{path} is a link that leads to itself: name another file")
+    if _descriptor(path) is None and not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} in")
+    if _descriptor(path) is None and not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"{target.parent} may not be written to: name another folder")
+    return path
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the open file that /dev/stdout, /dev/fd/3 and the like stand for.
+
+    To open such a path anew would begin at the start of a file that others write to as well.
+    """
+    own = {os.path.realpath(folder) for folder in ("/proc/self/fd", "/dev/fd")}
+    for _ in range(40):  # as many links as Linux follows
+        if os.path.realpath(path.parent) in own and path.name.isdecimal():
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
