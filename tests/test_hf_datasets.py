@@ -2,11 +2,13 @@
 
 import io
 import json
+from unittest import mock
 
 import datasets
 import numpy as np
 import pytest
 from datasets import ClassLabel, Features, Image, List, Value
+from huggingface_hub import errors
 from PIL import Image as Pillow
 
 from cdc_jax import tasks
@@ -18,10 +20,9 @@ PARTS = {"train": 4, "validation": 2, "test": 3}  # images a class
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """The package's cache is the test's, and nothing is looked up on the hub."""
+    """The package's cache is the test's."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def pixels(task):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return folders(tmp_path_factory.mktemp("photos"))
+    return folders(tmp_path_factory.mktemp("root") / "pets")
 
 
 @pytest.fixture
@@ -365,42 +366,61 @@ def test_a_dataset_of_the_hub(config, monkeypatch):
         return made
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: None)
     task = tasks.load(config("org/pets", **hf({"config": "small", "revision": "v1"})), 16)
-    assert asked == [(("org/pets",), {"name": "small", "revision": "v1"})]
+    assert asked == [(("org/pets", "small"), {"revision": "v1"})]
     assert task.record.note == "not CoOp's splits" and task.record.dataset == "hf org/pets"
     assert task.record.settings["data.hf.revision"] == "v1"
     assert len(task.train) == 6 and len(task.val) == 0 and len(task.test["test"]) == 12
 
 
 @pytest.mark.parametrize(
-    ("raised", "expected", "message"),
+    ("raised", "at_first", "expected", "message"),
     [
-        (datasets.exceptions.DatasetNotFoundError("Dataset 'org/pets' doesn't exist on the Hub"),
-         FileNotFoundError, "org/pets is neither a folder here nor a dataset on the Hugging Face"),
-        (datasets.exceptions.DatasetNotFoundError("Dataset 'org/pets' is a gated dataset\non the"),
-         PermissionError, "org/pets is gated: accept its terms on https://huggingface.co/datasets"),
-        (ConnectionError("Couldn't reach\n'org/pets'"), ConnectionError,
-         "can't be reached .Couldn't reach 'org/pets'.. To work offline, run `hf download --repo-"),
-        (RuntimeError("Dataset scripts are no longer supported, but found pets.py"), ValueError,
-         "no longer supported, but found pets.py.*come with code of their own are never run"),
-        (ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']"), ValueError,
-         r"Please pick one among: \['a', 'b'\]\); data.hf.config chooses one"),
+        (errors.RepositoryNotFoundError("404", response=mock.MagicMock()), True, FileNotFoundError,
+         "org/pets is neither a folder here nor a dataset on the Hugging Face hub"),
+        (errors.RevisionNotFoundError("404", response=mock.MagicMock()), True, FileNotFoundError,
+         "data.hf.revision is none of its revisions"),
+        (errors.GatedRepoError("404", response=mock.MagicMock()), True, PermissionError,
+         "org/pets is gated: accept its terms on https://huggingface.co/datasets/org/pets"),
+        (RuntimeError("Dataset scripts are no longer supported, but found pets.py"), False,
+         ValueError, "but found pets.py.; .* code that comes with a dataset is never run"),
+        (ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']"), False,
+         ValueError, r"missing. Please pick one among: \['a', 'b'\]\); data.hf.config chooses one"),
     ],
 )  # fmt: skip
-def test_what_the_hub_refuses(config, monkeypatch, raised, expected, message):
-    def load_dataset(*_, **__):
+def test_what_the_hub_refuses(config, monkeypatch, raised, at_first, expected, message):
+    def fail(*_, **__):
         raise raised
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    where = "huggingface_hub.HfApi.dataset_info" if at_first else "datasets.load_dataset"
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: None)
+    monkeypatch.setattr(where, fail)
     with pytest.raises(expected, match=message) as error:
         read(config("org/pets"))
     assert type(error.value) is expected and "\n" not in str(error.value)
 
 
-def test_offline(config):
+@pytest.fixture
+def offline(monkeypatch):
+    def fail(*_, **__):
+        raise TimeoutError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", fail)
+
+
+def test_offline(config, offline, root, tmp_path):
     with pytest.raises(ConnectionError, match="org/pets is not in the cache.*To work offline") as e:
         read(config("org/pets"))
     assert "\n" not in str(e.value)
+    assert datasets.config.HF_HUB_OFFLINE is False
+    # What was downloaded once is in the cache under the id.
+    datasets.load_dataset(str(root))
+    (tmp_path / "cache" / root.name).rename(tmp_path / "cache" / f"org___{root.name}")
+    assert len(tasks.load(config("org/pets"), 16).train) == 6
+    with pytest.raises(ConnectionError, match="Name or service not known"):
+        read(config("org/pets", data__hf__revision="v2"))
+    assert len(tasks.load(config(root), 16).train) == 6  # needs no network
 
 
 def a_script(path):
@@ -449,7 +469,9 @@ def test_folders_that_are_refused(tmp_path, config, content, settings, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["/nowhere/pets", "./pets", "~/pets-nowhere", "a/b/c", "pets?"])
+@pytest.mark.parametrize(
+    "name", ["/nowhere/pets", "./pets", "~/pets-nowhere", "a/b/c", "pets?", "pandas", "imagefolder"]
+)
 def test_folders_that_are_not_there(config, name):
     with pytest.raises(FileNotFoundError, match="data.name: there is no folder or file "):
         read(config(name))

@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import huggingface_hub.utils
+import huggingface_hub
+from huggingface_hub import errors
 from ml_collections import ConfigDict
 
 from cdc_jax.tasks import class_folders, splits
@@ -33,7 +35,7 @@ _TEXTS = ("string", "large_string", "string_view")
 _FILES = ("binary", "large_binary", "binary_view")
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 _ID = re.compile(r"\d+|True|False|n\d{8}")  # numbers, and WordNet's ids
-_HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 _Splits = Mapping[str, Any]  # name -> datasets.Dataset
 
@@ -109,62 +111,83 @@ def _library() -> Any:
 def _load(name: str, hf: ConfigDict) -> tuple[_Splits, bool]:
     """The dataset's splits, whose rows are read when asked for; and whether it is local."""
     datasets = _library()
-    path = Path(name).expanduser()
+    path = Path(name).expanduser().absolute()  # never a name that means something to `datasets`
     local = path.exists()
     if local and hf.revision:
         raise ValueError(
             f"data.hf.revision={hf.revision} is of the hub, and {path} is local: unset it"
         )
     if not local and not _HUB_ID.fullmatch(name):
-        raise FileNotFoundError(f"data.name: there is no folder or file {path}")
+        raise FileNotFoundError(
+            f"data.name: there is no folder or file {path}, and an id on the hub is owner/name"
+        )
     if huggingface_hub.utils.are_progress_bars_disabled():
         datasets.disable_progress_bars()
-    try:
-        if any((path / file).is_file() for file in _SAVED):
-            loaded = datasets.load_from_disk(str(path))
-        elif path.is_file():
-            loaded = datasets.load_dataset("parquet", data_files=str(path))
-        else:
-            source = str(path) if local else name
-            options = {"name": hf.config or None, "revision": hf.revision or None}
-            loaded = datasets.load_dataset(source, **options)
-    except Exception as error:  # of datasets, the hub, HTTP, Arrow and parsers: no common class
-        raise _explained(error, name, local) from None
+    if not local:
+        loaded = _load_from_hub(name, hf)
+    else:
+        try:
+            if any((path / file).is_file() for file in _SAVED):
+                loaded = datasets.load_from_disk(str(path))
+            elif path.is_file():
+                loaded = datasets.load_dataset("parquet", data_files=str(path))
+            else:
+                loaded = datasets.load_dataset(str(path), hf.config or None)
+        except Exception as error:  # of datasets, Arrow and parsers: no common class
+            raise ValueError(
+                f"data.name: {name} can't be read as a Hugging Face dataset ({_reason(error)}); "
+                "data.hf.config chooses one of several in it"
+            ) from None
     if isinstance(loaded, datasets.Dataset):
         loaded = {str(loaded.split or "train"): loaded}
     return {str(split): rows.with_format(None) for split, rows in loaded.items()}, local
 
 
-def _explained(error: Exception, name: str, local: bool) -> Exception:
-    """What went wrong, in one line and with a remedy."""
-    reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if local:
-        return ValueError(
-            f"data.name: {name} can't be read as a Hugging Face dataset ({reason:.300}); "
-            "data.hf.config chooses one of several in it"
-        )
-    if "GatedRepoError" in kinds or "gated" in reason:
-        return PermissionError(
+def _load_from_hub(name: str, hf: ConfigDict) -> Any:
+    datasets = _library()
+    revision, offline = hf.revision or None, None
+    try:
+        try:
+            huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=10)
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            raise
+        except Exception as error:  # the HTTP library's errors differ by release
+            offline = error
+            if revision:  # the cache does not tell which it holds
+                raise
+        # Without a network, `datasets` would try for half a minute before it looks in its cache.
+        with mock.patch.object(
+            datasets.config, "HF_HUB_OFFLINE", datasets.config.HF_HUB_OFFLINE or bool(offline)
+        ):
+            return datasets.load_dataset(name, hf.config or None, revision=revision)
+    except errors.GatedRepoError:
+        raise PermissionError(
             f"the dataset {name} is gated: accept its terms on https://huggingface.co/datasets/"
             f"{name}, then log in by `hf auth login` or set HF_TOKEN"
-        )
-    if "DatasetNotFoundError" in kinds:
-        return FileNotFoundError(
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise FileNotFoundError(
             f"data.name: {name} is neither a folder here nor a dataset on the Hugging Face hub, or "
             "data.hf.revision is none of its revisions; for a private one, log in by "
             "`hf auth login` or set HF_TOKEN"
-        )
-    if kinds & {"ConnectionError", "TransportError", "LocalEntryNotFoundError"}:
-        return ConnectionError(
-            f"the dataset {name} is not in the cache, and the Hugging Face hub can't be reached "
-            f"({reason:.300}). To work offline, run `hf download --repo-type dataset {name} "
-            "--local-dir FOLDER` on a machine with a network, and set data.name to that folder"
-        )
-    return ValueError(
-        f"the dataset {name} can't be read ({reason:.300}); data.hf.config chooses one of several "
-        "in it. Datasets that come with code of their own are never run"
-    )
+        ) from None
+    except Exception as error:
+        if offline:
+            raise ConnectionError(
+                f"the dataset {name} is not in the cache {datasets.config.HF_DATASETS_CACHE}, and "
+                f"the Hugging Face hub can't be reached ({_reason(offline)}). To work offline, run "
+                f"`hf download --repo-type dataset {name} --local-dir FOLDER` on a machine with a "
+                "network, and set data.name to that folder"
+            ) from None
+        raise ValueError(
+            f"the dataset {name} can't be read ({_reason(error)}); data.hf.config chooses one of "
+            "several in it, and code that comes with a dataset is never run"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def _choose_splits(names: Sequence[str], hf: ConfigDict, where: str) -> dict[str, str]:
