@@ -477,6 +477,15 @@ def test_folders_that_are_not_there(config, name):
         read(config(name))
 
 
+def test_what_is_left_out_is_said(tmp_path, config):
+    """Of a folder with train and test in some names, the package takes these files only."""
+    folders(tmp_path / "d", {"train": 4, "test": 2, "more": 1, ".hidden": 1})
+    task = tasks.load(config(tmp_path / "d"), 16)
+    assert task.record.note == "without 3 of its files, such as more/cat/0.png"
+    path = save(tmp_path / "e", dict.fromkeys(("train", "test", "extra"), rows(3)), TYPED)
+    assert tasks.load(config(path), 16).record.note == "without the splits extra"
+
+
 def test_settings_that_are_refused(config):
     with pytest.raises(ValueError, match="data.name must say which dataset"):
         tasks.load(config(""), 16)

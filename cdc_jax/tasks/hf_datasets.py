@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import huggingface_hub
 from huggingface_hub import errors
@@ -67,7 +66,7 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
             "its splits by data.hf.train, data.hf.val and data.hf.test"
         )
     hf, where = data.hf, f"the dataset {data.name}"
-    loaded, local = _load(data.name, hf)
+    loaded, notes = _load(data.name, hf)
     chosen = _choose_splits(list(loaded), hf, where)
     features = loaded[chosen["train"]].features
     image = _image_column(features, hf.image, where)
@@ -93,7 +92,6 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
 
     template = class_folders.DEFAULTS["template"]
     unused = [name for name in loaded if name not in chosen.values()]
-    notes = [] if local else [OTHER_SPLITS]
     notes += [f"without the splits {_listed(unused)}"] if unused else []
     return Dataset(split, contents, template, note="; ".join(notes), allow_fewer=allow_fewer)
 
@@ -108,39 +106,52 @@ def _library() -> Any:
     return datasets
 
 
-def _load(name: str, hf: ConfigDict) -> tuple[_Splits, bool]:
-    """The dataset's splits, whose rows are read when asked for; and whether it is local."""
+def _load(name: str, hf: ConfigDict) -> tuple[_Splits, list[str]]:
+    """The dataset's splits, whose rows are read when asked for; and what must be said of them."""
     datasets = _library()
     path = Path(name).expanduser().absolute()  # never a name that means something to `datasets`
-    local = path.exists()
-    if local and hf.revision:
+    if path.exists() and hf.revision:
         raise ValueError(
             f"data.hf.revision={hf.revision} is of the hub, and {path} is local: unset it"
         )
-    if not local and not _HUB_ID.fullmatch(name):
+    if not path.exists() and not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(
             f"data.name: there is no folder or file {path}, and an id on the hub is owner/name"
         )
     if huggingface_hub.utils.are_progress_bars_disabled():
         datasets.disable_progress_bars()
-    if not local:
-        loaded = _load_from_hub(name, hf)
+    if path.exists():
+        loaded, notes = _load_local(path, hf)
     else:
-        try:
-            if any((path / file).is_file() for file in _SAVED):
-                loaded = datasets.load_from_disk(str(path))
-            elif path.is_file():
-                loaded = datasets.load_dataset("parquet", data_files=str(path))
-            else:
-                loaded = datasets.load_dataset(str(path), hf.config or None)
-        except Exception as error:  # of datasets, Arrow and parsers: no common class
-            raise ValueError(
-                f"data.name: {name} can't be read as a Hugging Face dataset ({_reason(error)}); "
-                "data.hf.config chooses one of several in it"
-            ) from None
+        loaded, notes = _load_from_hub(name, hf), [OTHER_SPLITS]
     if isinstance(loaded, datasets.Dataset):
         loaded = {str(loaded.split or "train"): loaded}
-    return {str(split): rows.with_format(None) for split, rows in loaded.items()}, local
+    return {str(split): rows.with_format(None) for split, rows in loaded.items()}, notes
+
+
+def _load_local(path: Path, hf: ConfigDict) -> tuple[Any, list[str]]:
+    datasets = _library()
+    try:
+        if any((path / file).is_file() for file in _SAVED):
+            return datasets.load_from_disk(str(path)), []
+        if path.is_file():
+            return datasets.load_dataset("parquet", data_files=str(path)), []
+        builder = datasets.load_dataset_builder(str(path), hf.config or None)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
+    except Exception as error:  # of datasets, Arrow and parsers: no common class
+        raise ValueError(
+            f"data.name: {path} can't be read as a Hugging Face dataset ({_reason(error)}); "
+            "data.hf.config chooses one of several in it"
+        ) from None
+    # Where some names have train or test in them, `datasets` takes these files only.
+    files = builder.config.data_files or {}
+    taken = {Path(file) for listed in files.values() for file in listed}
+    suffixes = {file.suffix for file in taken}
+    visible = (file for file in path.rglob("*") if "/." not in str(file.relative_to(path.parent)))
+    left = sorted(file for file in visible if file.suffix in suffixes and file not in taken)
+    named = f", such as {left[0].relative_to(path)}" if left else ""
+    return loaded, [f"without {len(left)} of its files{named}"] if left else []
 
 
 def _load_from_hub(name: str, hf: ConfigDict) -> Any:
@@ -156,10 +167,12 @@ def _load_from_hub(name: str, hf: ConfigDict) -> Any:
             if revision:  # the cache does not tell which it holds
                 raise
         # Without a network, `datasets` would try for half a minute before it looks in its cache.
-        with mock.patch.object(
-            datasets.config, "HF_HUB_OFFLINE", datasets.config.HF_HUB_OFFLINE or bool(offline)
-        ):
+        was_offline = datasets.config.HF_HUB_OFFLINE
+        datasets.config.HF_HUB_OFFLINE = was_offline or bool(offline)
+        try:
             return datasets.load_dataset(name, hf.config or None, revision=revision)
+        finally:
+            datasets.config.HF_HUB_OFFLINE = was_offline
     except errors.GatedRepoError:
         raise PermissionError(
             f"the dataset {name} is gated: accept its terms on https://huggingface.co/datasets/"
