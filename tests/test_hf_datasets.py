@@ -428,7 +428,7 @@ def a_script(path):
 
 
 def of_texts(path):
-    (path / "train.csv").write_text("image,label\nx.png,cat\n")
+    (path / "train.jsonl").write_text('{"image": "x.png", "label": "cat"}\n')
 
 
 def damaged(path):
