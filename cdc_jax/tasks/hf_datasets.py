@@ -1,7 +1,6 @@
 """Hugging Face datasets of labelled images: from the hub, or from a local folder.
 
-They are read by the package `datasets`, the extra `hf`. From its release 4.0 on, it runs no code
-that comes with a dataset. Images stay undecoded, so that `decode` treats them like any file.
+Images stay undecoded, so that `decode` treats them like any file.
 """
 
 import difflib
@@ -11,17 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub import errors
 from ml_collections import ConfigDict
 
 from cdc_jax.tasks import class_folders, splits
 from cdc_jax.tasks.decode import UnreadableImage
+from cdc_jax.tasks.hf_loading import library, load
 from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
-
-OTHER_SPLITS = "not CoOp's splits"
-"""What tables say of datasets from the hub: some are the field's, divided in another way."""
 
 _SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -32,11 +27,7 @@ _LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target")
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 _TEXTS = ("string", "large_string", "string_view")
 _FILES = ("binary", "large_binary", "binary_view")
-_SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 _ID = re.compile(r"\d+|True|False|n\d{8}")  # numbers, and WordNet's ids
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-_Splits = Mapping[str, Any]  # name -> datasets.Dataset
 
 
 def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
@@ -66,7 +57,7 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
             "its splits by data.hf.train, data.hf.val and data.hf.test"
         )
     hf, where = data.hf, f"the dataset {data.name}"
-    loaded, notes = _load(data.name, hf)
+    loaded, notes = load(data.name, hf)
     chosen = _choose_splits(list(loaded), hf, where)
     features = loaded[chosen["train"]].features
     image = _image_column(features, hf.image, where)
@@ -80,7 +71,7 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
     values = {name: _values(loaded[name], label) for name in chosen.values()}
     split = _split(chosen, *_classes(features[label], values, label, hf, where))
     splits.check(split, where)
-    undecoded = _library().Image(decode=False)
+    undecoded = library().Image(decode=False)
     images = {
         name: loaded[name].select_columns([image]).cast_column(image, undecoded)
         for name in chosen.values()
@@ -94,113 +85,6 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
     unused = [name for name in loaded if name not in chosen.values()]
     notes += [f"without the splits {_listed(unused)}"] if unused else []
     return Dataset(split, contents, template, note="; ".join(notes), allow_fewer=allow_fewer)
-
-
-def _library() -> Any:
-    try:
-        import datasets  # takes a second
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"dataset=hf needs a package that is not there ({error}): pip install -e '.[hf]'"
-        ) from None
-    return datasets
-
-
-def _load(name: str, hf: ConfigDict) -> tuple[_Splits, list[str]]:
-    """The dataset's splits, whose rows are read when asked for; and what must be said of them."""
-    datasets = _library()
-    path = Path(name).expanduser().absolute()  # never a name that means something to `datasets`
-    if path.exists() and hf.revision:
-        raise ValueError(
-            f"data.hf.revision={hf.revision} is of the hub, and {path} is local: unset it"
-        )
-    if not path.exists() and not _HUB_ID.fullmatch(name):
-        raise FileNotFoundError(
-            f"data.name: there is no folder or file {path}, and an id on the hub is owner/name"
-        )
-    if huggingface_hub.utils.are_progress_bars_disabled():
-        datasets.disable_progress_bars()
-    if path.exists():
-        loaded, notes = _load_local(path, hf)
-    else:
-        loaded, notes = _load_from_hub(name, hf), [OTHER_SPLITS]
-    if isinstance(loaded, datasets.Dataset):
-        loaded = {str(loaded.split or "train"): loaded}
-    return {str(split): rows.with_format(None) for split, rows in loaded.items()}, notes
-
-
-def _load_local(path: Path, hf: ConfigDict) -> tuple[Any, list[str]]:
-    datasets = _library()
-    try:
-        if any((path / file).is_file() for file in _SAVED):
-            return datasets.load_from_disk(str(path)), []
-        if path.is_file():
-            return datasets.load_dataset("parquet", data_files=str(path)), []
-        builder = datasets.load_dataset_builder(str(path), hf.config or None)
-        builder.download_and_prepare()
-        loaded = builder.as_dataset()
-    except Exception as error:  # of datasets, Arrow and parsers: no common class
-        raise ValueError(
-            f"data.name: {path} can't be read as a Hugging Face dataset ({_reason(error)}); "
-            "data.hf.config chooses one of several in it"
-        ) from None
-    # Where some names have train or test in them, `datasets` takes these files only.
-    files = builder.config.data_files or {}
-    taken = {Path(file) for listed in files.values() for file in listed}
-    suffixes = {file.suffix for file in taken}
-    visible = (file for file in path.rglob("*") if "/." not in str(file.relative_to(path.parent)))
-    left = sorted(file for file in visible if file.suffix in suffixes and file not in taken)
-    named = f", such as {left[0].relative_to(path)}" if left else ""
-    return loaded, [f"without {len(left)} of its files{named}"] if left else []
-
-
-def _load_from_hub(name: str, hf: ConfigDict) -> Any:
-    datasets = _library()
-    revision, offline = hf.revision or None, None
-    try:
-        try:
-            huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=10)
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-            raise
-        except Exception as error:  # the HTTP library's errors differ by release
-            offline = error
-            if revision:  # the cache does not tell which it holds
-                raise
-        # Without a network, `datasets` would try for half a minute before it looks in its cache.
-        was_offline = datasets.config.HF_HUB_OFFLINE
-        datasets.config.HF_HUB_OFFLINE = was_offline or bool(offline)
-        try:
-            return datasets.load_dataset(name, hf.config or None, revision=revision)
-        finally:
-            datasets.config.HF_HUB_OFFLINE = was_offline
-    except errors.GatedRepoError:
-        raise PermissionError(
-            f"the dataset {name} is gated: accept its terms on https://huggingface.co/datasets/"
-            f"{name}, then log in by `hf auth login` or set HF_TOKEN"
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-        raise FileNotFoundError(
-            f"data.name: {name} is neither a folder here nor a dataset on the Hugging Face hub, or "
-            "data.hf.revision is none of its revisions; for a private one, log in by "
-            "`hf auth login` or set HF_TOKEN"
-        ) from None
-    except Exception as error:
-        if offline:
-            raise ConnectionError(
-                f"the dataset {name} is not in the cache {datasets.config.HF_DATASETS_CACHE}, and "
-                f"the Hugging Face hub can't be reached ({_reason(offline)}). To work offline, run "
-                f"`hf download --repo-type dataset {name} --local-dir FOLDER` on a machine with a "
-                "network, and set data.name to that folder"
-            ) from None
-        raise ValueError(
-            f"the dataset {name} can't be read ({_reason(error)}); data.hf.config chooses one of "
-            "several in it, and code that comes with a dataset is never run"
-        ) from None
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def _choose_splits(names: Sequence[str], hf: ConfigDict, where: str) -> dict[str, str]:
@@ -238,7 +122,7 @@ def _choose_splits(names: Sequence[str], hf: ConfigDict, where: str) -> dict[str
 
 
 def _image_column(features: Mapping[str, Any], given: str, where: str) -> str:
-    datasets = _library()
+    datasets = library()
 
     def holds_files(feature: Any) -> bool:
         if isinstance(feature, Mapping):
@@ -257,7 +141,7 @@ def _image_column(features: Mapping[str, Any], given: str, where: str) -> str:
 
 def _label_column(features: Mapping[str, Any], given: str, image: str, where: str) -> str:
     """The column that is typed as classes or has a usual name; else the only one that can be it."""
-    datasets = _library()
+    datasets = library()
 
     def is_label(feature: Any) -> bool:
         if isinstance(feature, datasets.Value):
@@ -315,7 +199,7 @@ def _classes(
     feature: Any, values: Mapping[str, Sequence[Any]], column: str, hf: ConfigDict, where: str
 ) -> tuple[dict[str, list[int]], tuple[str, ...]]:
     """Each split's labels, 0, 1, 2, … in the order of the dataset's own; and the class names."""
-    if typed := isinstance(feature, _library().ClassLabel):
+    if typed := isinstance(feature, library().ClassLabel):
         known, own = list(range(len(feature.names))), feature.names
     else:
         known = sorted({value for listed in values.values() for value in listed} - {None})
