@@ -38,6 +38,7 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from cdc_jax import image_prediction, older_formats, records, schema, writing
+from cdc_jax import settings as settings_lib
 from cdc_jax.devices import first_only
 from cdc_jax.escaping import visible
 from cdc_jax.evaluate import Scores
@@ -253,7 +254,7 @@ def check(folder: Folder, settings: Mapping[str, Any], defaults: Mapping[str, An
       folder: the run's.
       settings: of the run that is to begin or go on there; the method's are under `method`.
       defaults: of the method's settings. What an older release had no setting for, it did as they
-        say.
+        and `settings.experiment` say.
 
     Raises:
       ValueError: one has; the message lists the differences.
@@ -264,7 +265,9 @@ def check(folder: Folder, settings: Mapping[str, Any], defaults: Mapping[str, An
     there = records.read_json(path)
     there["method"] = older_formats.upgrade_settings(there["method"])
     old, new = (flatten_dict(dict(x), sep=".") for x in (there, settings))
-    by_default = flatten_dict({"method": dict(defaults)}, sep=".")
+    by_default = flatten_dict(
+        settings_lib.experiment().to_dict() | {"method": dict(defaults)}, sep="."
+    )
     old = {key: value for key, value in by_default.items() if key in new} | old
     changed = [
         f"{k}: {old.get(k)!r} there, {new.get(k)!r} now"

@@ -19,11 +19,24 @@ def experiment() -> ConfigDict:
     like; `cdc_jax.methods` says what there is.
     """
     config = ConfigDict()
-    config.dataset = "world"  # or "folder", see tasks/class_folders.py; or one of tasks/catalog.py
+    # "world"; "folder", see tasks/class_folders.py; "hf", see tasks/hf_datasets.py; or one of
+    # tasks/catalog.py.
+    config.dataset = "world"
     config.classes = "all"  # or base_new: learn the first half of the classes, test both
     config.targets = ""  # other datasets to test on as well, each among its own classes
     config.data = ConfigDict(
         {
+            "name": "",  # of "hf": an id on the hub, or a local folder in such a format
+            "hf": {  # what that dataset does not say itself; "" is nothing
+                "config": "",  # which of several datasets that it holds
+                "revision": "",  # on the hub: branch, tag or commit
+                "image": "",  # columns
+                "label": "",
+                "train": "",  # splits
+                "val": "",
+                "test": "",
+                "class_names": "",  # file: a name a line by label, or a JSON object id -> name
+            },
             "root": "",  # one's folder; or the folder of the datasets' folders, or TFDS's data_dir
             "split": "",  # a split file or list of images in place of the dataset's own
             "format": "coop",  # of the published datasets; or tfds

@@ -388,11 +388,13 @@ def _settings(config: ConfigDict, choice: Choice) -> dict[str, Any]:
     """The part of a configuration that a method's run depends on."""
     others = {"methods", "sweep", "progress", "tensorboard", *methods.ROWS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
+    data = shared["data"]
     for key in ("workers", "check"):
-        del shared["data"][key]
-    for key in ("root", "split"):  # however the path is spelled
-        if path := shared["data"][key]:
-            shared["data"][key] = os.path.abspath(os.path.expanduser(path))
+        del data[key]
+    for part, key in ((data, "root"), (data, "split"), (data, "name"), (data["hf"], "class_names")):
+        path = os.path.expanduser(part[key])
+        if path and (key != "name" or os.path.exists(path)):  # a name may be an id on the hub
+            part[key] = os.path.abspath(path)  # however it is spelled
     return shared | {"method": choice.config.to_dict()}
 
 

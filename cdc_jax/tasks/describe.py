@@ -10,7 +10,8 @@ from cdc_jax.records import TaskRecord
 
 # Where data lies and how it is read changes no figure. The kind is part of the dataset's name.
 _LEFT_OUT = {
-    "data.root", "data.on_error", "data.allow_fewer", "data.check", "data.workers", "world.kind",
+    "data.root", "data.name", "data.on_error", "data.allow_fewer", "data.check", "data.workers",
+    "world.kind",
 }  # fmt: skip
 # The world has both halves of its classes, whatever `classes` says, and no files.
 _OF_WORLD = ("model", "dtype", "targets", "world.")
@@ -33,10 +34,13 @@ def describe(
     flat = {
         key: value
         for key, value in flatten_dict(dict(settings), sep=".").items()
-        if key.startswith(relevant) and key not in _LEFT_OUT
+        if key.startswith(relevant)
+        and key not in _LEFT_OUT
+        and (settings["dataset"] == "hf" or not key.startswith("data.hf."))
     }
-    if flat.get("data.split"):  # wherever it lies
-        flat["data.split"] = Path(flat["data.split"]).name
+    for key in ("data.split", "data.hf.class_names"):  # wherever it lies
+        if flat.get(key):
+            flat[key] = Path(flat[key]).name
     return TaskRecord(
         dataset=_dataset(settings),
         protocol=protocol,
@@ -54,4 +58,7 @@ def _dataset(settings: Mapping[str, Any]) -> str:
         return f"world {settings['world']['kind']}"
     if dataset == "folder" and (root := settings["data"]["root"]):
         return f"folder {Path(root).expanduser().resolve().name}"
+    if dataset == "hf" and (name := settings["data"]["name"]):
+        path = Path(name).expanduser()
+        return f"hf {path.resolve().name if path.exists() else name}"
     return dataset

@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 
 from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.records import SplitRecord
-from cdc_jax.tasks import catalog, class_folders, coop_splits, splits, tfds_records
+from cdc_jax.tasks import (
+    catalog,
+    class_folders,
+    coop_splits,
+    hf_datasets,
+    splits,
+    tfds_records,
+)
 from cdc_jax.tasks.describe import describe
 from cdc_jax.tasks.photographs import Dataset, Photographs
 from cdc_jax.tasks.splits import Item, Split
@@ -46,7 +53,7 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
     """Loads the task that `config.dataset` names.
 
     Args:
-      config: `dataset` ("world", "folder" or a key of `catalog.PUBLISHED`), `shots`, `seed`,
+      config: `dataset` ("world", "folder", "hf" or a key of `catalog.PUBLISHED`), `shots`, `seed`,
         `classes` ("all" or "base_new"; the world always has both halves), and the part that the
         dataset's kind reads: `world`, or `data`; see `settings.experiment`.
       image_size: side of the CLIP's images, in pixels, or its preprocessing; the world is always
@@ -60,7 +67,7 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
       ValueError: a setting that is unknown, the message names the nearest; data that can't be used.
       FileNotFoundError: data that is not there; the message says what is expected where.
     """
-    names = ("world", "folder", *catalog.PUBLISHED)
+    names = ("world", "folder", "hf", *catalog.PUBLISHED)
     if _known("dataset", config.dataset, names) == "world":
         return fewshot.load(config)
     others = targets(config)
@@ -119,10 +126,12 @@ def read(name: str, config: ConfigDict) -> Dataset:
     """The whole dataset of that name, before anything is drawn from it.
 
     Args:
-      name: "folder" or a key of `catalog.PUBLISHED`.
+      name: "folder", "hf" or a key of `catalog.PUBLISHED`.
       config: its `data` says where and in which format; `data.split` is of `config.dataset` only.
     """
     data = config.data
+    if name == "hf":
+        return hf_datasets.read(data, data.allow_fewer)
     if not data.root:
         raise ValueError(f"data.root must say where {name} is: add data.root=PATH")
     root, split = Path(data.root).expanduser(), data.split if name == config.dataset else ""
