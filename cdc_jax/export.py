@@ -18,7 +18,7 @@ import safetensors.numpy
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import older_formats
+from cdc_jax import older_formats, wording
 from cdc_jax.backbone import Backbone
 from cdc_jax.clip import hub, weights
 from cdc_jax.devices import first_only
@@ -37,7 +37,7 @@ class Adapted:
       family: of the method, a key of `methods.families.FAMILIES`.
       settings: `Method.config`.
       class_names: the classes that were trained on.
-      template: the hand-crafted template, with {} for the name.
+      template: the task's hand-crafted text.
       base: the frozen backbone: `model` (name or path), `dtype`, and `hash` of its weights.
       preprocessing: `size` in pixels, and `mean` and `std` of the three channels.
     """
@@ -46,7 +46,7 @@ class Adapted:
     family: str
     settings: ConfigDict
     class_names: Sequence[str]
-    template: str
+    template: wording.Template
     base: Mapping[str, str]
     preprocessing: Mapping[str, Any]
 
@@ -88,6 +88,7 @@ def write(folder: Path | epath.Path, adapted: Adapted) -> None:
     (folder / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
     fields = {name: getattr(adapted, name) for name in _DESCRIBED}
     fields["settings"] = adapted.settings.to_dict()
+    fields["template"] = wording.to_json(adapted.template)
     description = {"format": FORMAT, "arrays": weights.digest(arrays)} | fields
     part = folder / f"{DESCRIPTION}.part"
     part.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -117,6 +118,10 @@ def read(folder: Path) -> Adapted:
     learned = Learned(nested.get("trained", {}), nested.get("fixed", {}))
     fields = {name: description[name] for name in _DESCRIBED}
     fields["settings"] = ConfigDict(fields["settings"]).lock()
+    try:
+        fields["template"] = wording.from_json(fields["template"])
+    except ValueError as error:
+        raise ValueError(f"{folder / DESCRIPTION}: template {error}; adapt again") from None
     return Adapted(learned, **fields)
 
 
