@@ -9,7 +9,7 @@ import importlib
 
 from absl import app, flags
 
-PARTS = ("evidence", "text", "step", "pipeline")
+PARTS = ("evidence", "text", "step", "pipeline", "lists")
 _ONLY = flags.DEFINE_list("only", list(PARTS), "Parts to run.")
 
 

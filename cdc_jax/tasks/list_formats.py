@@ -26,7 +26,7 @@ def entries(
     first = next((line for line in text_file.lines(file) if line.strip()), "").strip()
     if not first:
         raise ValueError(f"{file} is empty: it lists no image")
-    if first[:1] not in ("{", "["):
+    if first[:1] not in ("{", "[") and file.suffix.lower() != ".json":
         return _delimited(file, first, columns, remarks), many
     try:
         content = text_file.read_json(file)

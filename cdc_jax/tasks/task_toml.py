@@ -43,7 +43,7 @@ COLUMNS = ("path", "label", "split")
 """Columns of a list that `columns` may name."""
 
 _ALSO: dict[str, tuple[type, ...]] = {"names": (str,), "val": (int,), "test": (int,)}
-_COMPARED = 5000  # names that a nearest one is sought among
+_COMPARED = 1000  # names that a nearest one is sought among
 
 
 def read(file: Path) -> dict[str, Any]:

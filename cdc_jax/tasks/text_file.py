@@ -66,7 +66,8 @@ def _refuse_others(file: Path, start: bytes) -> None:
     for mark, name in _MARKS.items():
         if start.startswith(mark):
             raise ValueError(f"{file} is in {name}: save it as UTF-8")
-    if start[:200:2].count(0) > 40 or start[1:200:2].count(0) > 40:
+    half = start[:200:2], start[1:200:2]
+    if any(bytes_.count(0) > len(bytes_) / 3 for bytes_ in half):
         raise ValueError(f"{file} is in UTF-16: save it as UTF-8")
 
 
