@@ -347,6 +347,8 @@ def test_folders_and_pipes_are_no_images(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(ValueError, match="pipe.csv is not a regular file"):
         class_folders.read(tmp_path, str(tmp_path / "pipe.csv"))
+    with pytest.raises(ValueError, match="pipe.csv is neither a folder nor a list"):
+        class_folders.read(tmp_path / "pipe.csv")
     with pytest.raises(ValueError, match="b.png is not a regular file"):
         class_folders.read(tmp_path, str(tmp_path / "b.png"))
 
@@ -392,6 +394,14 @@ SEVERAL = "multi-label.* is not supported: give every image one label"
         (ONE % "true", "a label is the name of its class, got True"),
         (ONE % "NaN", "a label is the name of its class, got nan"),
         (ONE % '{"id": 3}', "a label is the name of its class, got {'id': 3}"),
+        (ONE % '"a\\nb"', r"entry 1: a path and a label are plain texts of one line.*'a\\nb'"),
+        (ONE % '"\\ud800"', "entry 1: a path and a label are plain texts"),
+        (ONE % '"\\u001b[31m"', "entry 1: a path and a label are plain texts"),
+        (ONE % f'"{"x" * 501}"', "a label of at most 500 characters; got"),
+        ('[{"path": "a\\udce9.png", "label": "cat"}]', "entry 1: a path and a label are plain"),
+        (HEAD + '"cat/0\n.png",cat\n', "line 3: a path and a label are plain texts of one line"),
+        (HEAD + "../" * 5000 + ",cat\n", "must be a path under the image root"),
+        ("x" * 5000 + ",y\na,b\n", "has no path column: it has 'xxxx"),
         (ONE % '" "', "a label is the name of its class, got ' '"),
         (ONE % '"a", "label": "b"', "the key 'label' is given twice"),
         ('[{"path": 3, "label": "cat"}]', "entry 1: a path is a text, got 3"),

@@ -41,6 +41,8 @@ def read(
         raise FileNotFoundError(
             f"data.root {root} is not there: give a folder with a folder of images a class"
         )
+    if not (root.is_dir() or root.is_file()):
+        raise ValueError(f"data.root {root} is neither a folder nor a list: give one of them")
     folder = root.parent if root.is_file() else root
     settings = task_toml.read(folder / "task.toml")
     lists.refuse_url(settings["items"])

@@ -81,7 +81,7 @@ class Columns:
         if not names and self._chosen.get(key):
             raise ValueError(
                 f"{self._file} has no column {self._chosen[key]!r}, which columns in task.toml "
-                f"names for the {key}: it has {listed}"
+                f"names for the {key}: it has {listed:.300}"
             )
         if not names and key != "split":
             raise ValueError(
@@ -90,9 +90,10 @@ class Columns:
             )
         if len(names) > 1:
             also = ', or = "" for none' if key == "split" else ""
+            several = ", ".join(map(repr, names))
             raise ValueError(
-                f"{self._file} has several columns for the {key}: {', '.join(map(repr, names))}; "
-                f'choose in task.toml: [columns] {key} = "{names[0]}"{also}'
+                f"{self._file} has several columns for the {key}: {several:.300}; "
+                f'choose in task.toml: [columns] {key} = "{names[0]:.80}"{also}'
             )
 
     def remarks(self) -> list[str]:

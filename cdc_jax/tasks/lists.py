@@ -25,6 +25,8 @@ from cdc_jax.tasks.list_columns import Columns
 from cdc_jax.tasks.splits import PARTS, Split
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+_UNPRINTED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_LONGEST = 500  # characters of a label; a text of CLIP has 77 tokens
 _LOOKED_INTO = 1000  # folders in which a missing image is sought
 
 
@@ -114,6 +116,11 @@ def _row(at: str, path: Any, label: Any, part: Any, roots: Sequence[str]) -> Row
         raise ValueError(f"{at}: a path is a text, got {path!r:.200}")
     if not isinstance(label, str) or not label.strip():
         raise ValueError(f"{at}: a label is the name of its class, got {label!r:.200}")
+    if _UNPRINTED.search(path) or _UNPRINTED.search(label) or len(label) > _LONGEST:
+        raise ValueError(
+            f"{at}: a path and a label are plain texts of one line, a label of at most {_LONGEST} "
+            f"characters; got {path!r:.200} and {label!r:.200}"
+        )
     if part is not None:
         given = str(part).strip()
         part = splits.part_named(given) if given else ""

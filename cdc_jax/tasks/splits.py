@@ -153,8 +153,8 @@ def safe_path(path: str, where: str) -> str:
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or "\\" in path or "\0" in path or not plain.name:
         raise ValueError(
-            f"{where}: {path!r} must be a path under the image root, with / between its parts and "
-            "without .."
+            f"{where}: {path!r:.300} must be a path under the image root, with / between its parts "
+            "and without .."
         )
     return str(plain)
 
