@@ -1,9 +1,11 @@
 """Lists of images in the forms that people write; what is ignored, and what is refused."""
 
 import csv
+import gzip
 import io
 import json
 import os
+import pickle
 import random
 from pathlib import Path
 
@@ -85,6 +87,7 @@ H, L = ("path", "label", "split"), ("{path}", "{label}", "{split}")
         (table(H, L, "|"), ""),
         (table(H, L, ", "), ""),
         (table(H, L, " ; "), ""),
+        (table(H, L, "  "), ""),
         (table(H, L, end="\r\n"), ""),
         (table(H, L, end="\n\n"), ""),
         (table(H, L, end="\r"), ""),
@@ -289,6 +292,29 @@ def test_names_of_more_classes_than_there_are(root, tmp_path):
     assert dataset.remarks == ("list.csv: 1 of the named classes have no image",)
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ('["a", "b", "c"]', "no image has label 0, so labels may start at 1, .* would be one off"),
+        ('"{tmp}/n.txt"', ("b", "c")),
+        ('"{tmp}/n.json"', ("a", "b")),
+        ('"{tmp}/l.json"', "no image has label 0, so labels may start at 1"),
+    ],
+)
+def test_labels_that_start_at_one(root, tmp_path, names, expected):
+    """Names that are not numbered would be one off, and nothing would tell."""
+    (tmp_path / "n.txt").write_text("0 a\n1 b\n2 c\n")
+    (tmp_path / "n.json").write_text('{"1": "a", "2": "b"}')
+    (tmp_path / "l.json").write_text('["a", "b", "c"]')
+    text = NUMBERED.replace(",1,", ",2,").replace(",0,", ",1,")
+    toml = f"names = {names}".replace("{tmp}", str(tmp_path))
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            read(root, tmp_path, text, toml=toml)
+        return
+    assert read(root, tmp_path, text, toml=toml).split.class_names == expected
+
+
 def test_names_order_classes_that_a_list_names(root, tmp_path):
     assert read(root, tmp_path, PLAIN, toml='names = ["dog", "cat"]').split.class_names == (
         "dog", "cat",
@@ -428,6 +454,14 @@ SEVERAL = "multi-label.* is not supported: give every image one label"
         (HEAD + "/etc/passwd,cat\n", "'/etc/passwd' is not below the image root"),
         (HEAD + "{root}/../x.png,cat\n", "is not below the image root"),
         (HEAD + "../x.png,cat\n", "must be a path under the image root"),
+        (HEAD + "C:/data/cat/0.png,cat\n", "'C:/data/cat/0.png' is not below the image root"),
+        (HEAD + "C:\\cat\\0.png,cat\n", "is not below the image root"),
+        ("path label split\ncat/0.png cat\ncat/1.png cat test\n", "line 3: either all entries"),
+        (gzip.compress(PLAIN.encode()), "is compressed by gzip and not a text: write its contents"),
+        (pickle.dumps(ENTRIES), "is a pickle and not a text"),
+        (b"PAR1" + bytes(90), "is a Parquet file and not a text"),
+        (b"PK\x03\x04" + bytes(90), "is a zip archive or an Excel workbook and not a text"),
+        (bytes(100), "holds NUL characters"),
         (HEAD + "cat\\0.png,cat\n", "must be a path under the image root, with / between"),
         ("\ufeffpath,label\n".encode("utf-16"), "is in UTF-16: save it as UTF-8"),
         ("path,label\n".encode("utf-16-le"), "is in UTF-16: save it as UTF-8"),

@@ -27,7 +27,7 @@ def named(
     labels = {label for _, label, _ in rows}
     _refuse_multi_label(labels, file)
     numbers = _numbers(labels, file)
-    names = _names(settings["names"], folder)
+    names, numbered = _names(settings["names"], folder)
     if not names:
         if numbers is None:
             return rows, tuple(sorted(labels))
@@ -38,7 +38,7 @@ def named(
                 'say what they mean in task.toml: names = "names.txt", one name a line'
             )
     if numbers is None:
-        numbers = _by_name(labels, names, file)
+        numbers, numbered = _by_name(labels, names, file), True
     if unnamed := {number: label for label, number in numbers.items() if number not in names}:
         raise ValueError(
             f"{file}: label {unnamed[min(unnamed)]} has no name: task.toml names {len(names)} "
@@ -46,6 +46,11 @@ def named(
             "file of names ('1 cat')"
         )
     used = sorted(set(numbers.values()))
+    if used[0] == 1 and 0 in names and not numbered:
+        raise ValueError(
+            f"{file}: no image has label 0, so labels may start at 1, and the names in task.toml "
+            "would be one off: number the lines of a file of names ('1 cat'), from 0 or from 1"
+        )
     class_names = tuple(names[number] for number in used)
     if twice := [name for name, count in Counter(class_names).items() if count > 1]:
         raise ValueError(f"two classes are called {twice[0]!r}: CLIP could not tell them")
@@ -103,16 +108,19 @@ def _refuse_multi_label(labels: set[str], file: Path) -> None:
             raise ValueError(f"{file}: {label!r:.200} looks like several labels: {MULTI_LABEL}")
 
 
-def _names(given: str | Sequence[str], folder: Path) -> dict[int, str]:
+def _names(given: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bool]:
     """Number -> name, of a list or of a file in the folder; empty where neither is given.
+
+    Returns:
+      The names, and whether their numbers are written; otherwise they are counted from 0.
 
     Raises:
       FileNotFoundError, ValueError: a file that is not there, or not of such names.
     """
     if not isinstance(given, str):
-        return {number: name.strip() for number, name in enumerate(given)}
+        return {number: name.strip() for number, name in enumerate(given)}, False
     if not given:
-        return {}
+        return {}, False
     file = folder / given
     if file.suffix.lower() == ".json":
         return _json_names(text_file.read_json(file), file)
@@ -125,15 +133,15 @@ def _names(given: str | Sequence[str], folder: Path) -> dict[int, str]:
         numbered = numbered[0 if numbered[0] else 1 :]  # its first line may be a header
         found = {int(match[1]): match[2].strip() for match in numbered if match}
         if len(found) == len(numbered):
-            return found
-    return dict(enumerate(lines))
+            return found, True
+    return dict(enumerate(lines)), False
 
 
-def _json_names(content: Any, file: Path) -> dict[int, str]:
+def _json_names(content: Any, file: Path) -> tuple[dict[int, str], bool]:
     """Names of a list, of number -> name, or of name -> number."""
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    pairs = list(content.items()) if isinstance(content, dict) else []
+    numbered = isinstance(content, dict)
+    listed = enumerate(content) if isinstance(content, list) else ()
+    pairs = list(content.items() if numbered else listed)
     if pairs and all(type(value) is int for _, value in pairs):
         pairs = [(value, key) for key, value in pairs]
     found = {
@@ -145,4 +153,4 @@ def _json_names(content: Any, file: Path) -> dict[int, str]:
         raise ValueError(
             f"{file} must be a list of names, or an object of number -> name or name -> number"
         )
-    return found
+    return found, numbered

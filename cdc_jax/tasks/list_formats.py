@@ -121,8 +121,9 @@ def _delimited(file: Path, first: str, columns: Columns, remarks: list[str]) -> 
         separator = fitting[0]
         yield from _table(file, separator, headers[separator], columns, skipped)
         return
-    if columns.fit(first.split()) and len(first.split()) == 2:
-        yield from _spaced(file, 1)
+    words = first.split()
+    if not fitting and columns.fit(words):
+        yield from _spaced(file, 1) if len(words) == 2 else _table(file, " ", words, columns, 1)
         return
     if _SPACED.fullmatch(first) and not any(is_image(cells[0]) for cells in headers.values()):
         remarks.append(f"{file.name} has no header: its lines are read as a path and a label")

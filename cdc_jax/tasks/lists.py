@@ -25,6 +25,7 @@ from cdc_jax.tasks.list_columns import Columns
 from cdc_jax.tasks.splits import PARTS, Split
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+_DRIVE = re.compile(r"[a-zA-Z]:[/\\]")  # of Windows
 _UNPRINTED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST = 500  # characters of a label; a text of CLIP has 77 tokens
 _LOOKED_INTO = 1000  # folders in which a missing image is sought
@@ -130,7 +131,7 @@ def _row(at: str, path: Any, label: Any, part: Any, roots: Sequence[str]) -> Row
                 'is no split, say so in task.toml: [columns] split = ""'
             )
     refuse_url(path)
-    if path.startswith("/"):
+    if path.startswith("/") or _DRIVE.match(path):
         path = _below(path, roots, at)
     return splits.safe_path(path, at), label.strip(), part or ""
 

@@ -17,6 +17,12 @@ _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
 }  # fmt: skip
+_FORMATS = {
+    b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook", b"PAR1": "a Parquet file", b"\x80": "a pickle",
+    b"\x89HDF": "an HDF5 file", b"SQLite": "an SQLite database", b"\xff\xd8": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+}  # fmt: skip
 
 
 def check(file: Path) -> int:
@@ -62,12 +68,15 @@ def check(file: Path) -> int:
 
 
 def _refuse_others(file: Path, start: bytes) -> None:
-    """Raises ValueError where a file starts as UTF-16 or UTF-32 does."""
+    """Raises ValueError where a file starts as one of another encoding or format does."""
     for mark, name in _MARKS.items():
         if start.startswith(mark):
             raise ValueError(f"{file} is in {name}: save it as UTF-8")
-    half = start[:200:2], start[1:200:2]
-    if any(bytes_.count(0) > len(bytes_) / 3 for bytes_ in half):
+    for mark, name in _FORMATS.items():
+        if start.startswith(mark):
+            raise ValueError(f"{file} is {name} and not a text: write its contents as CSV in UTF-8")
+    shares = [half.count(0) / max(1, len(half)) for half in (start[:200:2], start[1:200:2])]
+    if max(shares) > 1 / 3 > min(shares):
         raise ValueError(f"{file} is in UTF-16: save it as UTF-8")
 
 
