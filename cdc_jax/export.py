@@ -19,7 +19,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cdc_jax import older_formats, schema
+from cdc_jax import older_formats, schema, wording
 from cdc_jax.backbone import Backbone
 from cdc_jax.clip import weights
 from cdc_jax.devices import first_only
@@ -41,7 +41,7 @@ class Adapted:
       family: of the method, a key of `methods.families.FAMILIES`.
       settings: `Method.config`.
       class_names: the classes that were trained on.
-      template: the hand-crafted template, with {} for the name.
+      template: the task's hand-crafted text.
       base: the frozen backbone: `model` (name or path), `dtype`, and `hash` of its weights.
       preprocessing: `size` in pixels, and `mean` and `std` of the three channels; where they are
         not CLIP's, `resize` and `resample` of `preprocessing.Preprocessing`.
@@ -51,7 +51,7 @@ class Adapted:
     family: str
     settings: ConfigDict
     class_names: Sequence[str]
-    template: str
+    template: wording.Template
     base: Mapping[str, str]
     preprocessing: Mapping[str, Any]
 
@@ -99,6 +99,7 @@ def write(folder: Path | epath.Path, adapted: Adapted) -> None:
     (folder / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
     fields = {name: getattr(adapted, name) for name in _DESCRIBED}
     fields["settings"] = adapted.settings.to_dict()
+    fields["template"] = wording.to_json(adapted.template)
     description = {"format": FORMAT, "arrays": weights.digest(arrays)} | fields
     part = folder / f"{DESCRIPTION}.part"
     part.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -138,6 +139,10 @@ def read(folder: Path) -> Adapted:
     except ValueError as error:  # of a key with a dot
         told = schema.shown(" ".join(str(error).split()))
         raise ValueError(f"{path}: settings {told}; {_REMEDY}") from None
+    try:
+        fields["template"] = wording.from_json(fields["template"])
+    except ValueError as error:
+        raise ValueError(f"{path}: template {error}; {_REMEDY}") from None
     return Adapted(learned, **fields)
 
 
@@ -193,7 +198,7 @@ _DESCRIPTION = record(
     family=text(empty=False),
     settings=schema.table(schema.anything()),
     class_names=schema.list_of(text(empty=False), 1),
-    template=text(),
+    template=schema.anything(),  # see wording.from_json
     base=record(
         model=text(empty=False),
         dtype=schema.one_of("float32", "bfloat16", "float16"),

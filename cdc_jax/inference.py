@@ -16,6 +16,7 @@ from cdc_jax.backbone import Backbone
 from cdc_jax.methods.heads import Prediction
 from cdc_jax.methods.method import Learned, Method, Text, frozen_features
 from cdc_jax.tasks.task import Examples, Images
+from cdc_jax.wording import Template
 
 PyTree = Any
 
@@ -133,14 +134,14 @@ class Inference:
         self._answer = jax.jit(answer, out_shardings=everywhere)
 
     def class_list(
-        self, learned: Learned, class_names: Sequence[str], template: str = ""
+        self, learned: Learned, class_names: Sequence[str], template: Template = ""
     ) -> ClassList:
         """Prepares classes; their features are computed once for all images.
 
         Args:
           learned: the method's arrays, on the mesh.
           class_names: at least two.
-          template: the hand-crafted template of another task.
+          template: the hand-crafted text of another task.
         """
         backbone = self.method.adapt(self._frozen.backbone, learned)
         classes = self.method.classes(backbone, class_names, template)

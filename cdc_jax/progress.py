@@ -1,6 +1,8 @@
 """Progress that says what is being done, how fast, and how long it will still take."""
 
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import jax
 import rich.console
@@ -9,6 +11,27 @@ import rich.progress
 from cdc_jax.escaping import visible
 
 _LINE_EVERY = 30.0  # seconds, where the output is no terminal
+_MANY, _AT_ONCE = 100_000, 2**13  # steps so short that the bar is drawn after several of them
+Step = TypeVar("Step")
+
+
+def shown(steps: Iterable[Step], task: str, total: int, show: bool = True) -> Iterator[Step]:
+    """Goes through many short steps, with a `Progress` where there are 100,000 or more.
+
+    Args:
+      steps: to go through.
+      task: what is being done.
+      total: number of steps.
+      show: False for silence.
+    """
+    if total < _MANY:
+        yield from steps
+        return
+    with Progress(task, total, show=show) as progress:
+        for number, step in enumerate(steps, 1):
+            yield step
+            if not number % _AT_ONCE:
+                progress.advance(_AT_ONCE)
 
 
 class Progress:
@@ -40,13 +63,13 @@ class Progress:
         self._on_terminal = self._show and console.is_terminal
         self._id = self._bar.add_task(self._task, total=total, completed=done, rate="")
 
-    def advance(self) -> None:
-        """One step is done."""
-        self._done += 1
+    def advance(self, steps: int = 1) -> None:
+        """So many steps more are done."""
+        self._done += steps
         now = time.monotonic()
         rate = (self._done - self._before) / max(now - self._started, 1e-9)
         if self._on_terminal:
-            self._bar.update(self._id, advance=1, rate=f"{rate:.1f}/s")
+            self._bar.update(self._id, advance=steps, rate=f"{rate:.1f}/s")
         elif self._show and now - self._told > _LINE_EVERY:
             self._told = now
             left = (self._total - self._done) / rate

@@ -40,7 +40,7 @@ def experiment() -> ConfigDict:
             "root": "",  # one's folder; or the folder of the datasets' folders, or TFDS's data_dir
             "split": "",  # a split file or list of images in place of the dataset's own
             "format": "coop",  # of the published datasets; or tfds
-            "template": "",  # in place of the dataset's own, with {} for the class name
+            "template": "",  # in place of all words of the dataset's own, with {} for the class
             "allow_fewer": False,  # of one's own: classes with fewer training images than shots
             "check": False,  # decode every image before any work
             "on_error": "stop",  # or skip: leave out images that can't be decoded, and list them

@@ -200,7 +200,7 @@ def test_bad_entries(part, entry, message):
         ('{"train": [], "test": []}', r"found \['test', 'train'\]"),
         ('{"train": {}, "val": [], "test": []}', "train in .* must be a list"),
         ('{"train": [], "val": [], "test": []}', "has no test image"),
-        (b"\xff\xfe\x00", "is not JSON: "),
+        (b"\xff\xfe\x00", "is in UTF-16: save it as UTF-8"),
     ],
 )
 def test_bad_files(tmp_path, text, message):

@@ -8,13 +8,14 @@ from cdc_jax.backbone import Backbone
 from cdc_jax.methods.choice import Choice
 from cdc_jax.methods.families import FAMILIES
 from cdc_jax.methods.method import Method, Support
+from cdc_jax.wording import Template
 
 
 def build(
     choice: Choice,
     backbone: Backbone,
     class_names: Sequence[str],
-    template: str,
+    template: Template,
     support: Support,
 ) -> Method:
     """Puts a row's method together for a task.
@@ -23,7 +24,7 @@ def build(
       choice: the row and its settings, of `configure`.
       backbone: the frozen model.
       class_names: the classes to train on.
-      template: the task's hand-crafted template, with {} for the class name.
+      template: the task's hand-crafted text.
       support: the shots, for choices that the settings leave to them.
 
     Raises:
@@ -38,7 +39,7 @@ def rebuild(
     settings: ConfigDict,
     backbone: Backbone,
     class_names: Sequence[str],
-    template: str,
+    template: Template,
 ) -> Method:
     """Puts an exported method together again.
 
@@ -47,7 +48,7 @@ def rebuild(
       settings: `Method.config` of the exported one.
       backbone: the frozen model.
       class_names: the classes that were trained on.
-      template: the hand-crafted template.
+      template: the task's hand-crafted text.
 
     Raises:
       ValueError: as `build`; or a family that this release does not have.

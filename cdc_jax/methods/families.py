@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from cdc_jax.backbone import Backbone
 from cdc_jax.methods import linear_probe, prompt_tuning
 from cdc_jax.methods.method import Method, Support
+from cdc_jax.wording import Template
 
 SETTINGS: dict[str, Any] = {
     "views": "shared",  # a name of views.SETS, or a composition
@@ -43,14 +44,14 @@ class Family(Protocol):
         config: ConfigDict,
         backbone: Backbone,
         class_names: Sequence[str],
-        template: str,
+        template: Template,
         support: Support,
     ) -> ConfigDict:
         """Makes the choices that the settings leave to the shots."""
         ...
 
     def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: str
+        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
     ) -> Method:
         """Puts a method together, of settled settings."""
         ...

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.methods import heads
-from cdc_jax.methods.method import Learned, Method, Support, require_template, support_logits
+from cdc_jax.methods.method import Learned, Method, Support, support_logits
+from cdc_jax.wording import Template, require_template, single
 
 SETTINGS: dict[str, Any] = {}
 """Settings of this family beside those that all methods have, see `families.SETTINGS`."""
@@ -32,7 +33,7 @@ class LinearProbe(Method):
         weights = jnp.zeros(shape, jnp.float32)
         return Learned({"classifier": weights} | self.head.initialize(), {})
 
-    def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> None:
+    def classes(self, backbone: Backbone, names: Sequence[str], template: Template = "") -> None:
         """Nothing: the weights are the classes'."""
         del backbone, names, template
 
@@ -52,7 +53,7 @@ def settle(
     config: ConfigDict,
     backbone: Backbone,
     class_names: Sequence[str],
-    template: str,
+    template: Template,
     support: Support,
 ) -> ConfigDict:
     """The settings with what `heads.settle` adds.
@@ -60,14 +61,14 @@ def settle(
     Raises:
       ValueError: a template without {}.
     """
-    require_template(template)
+    require_template(single(template))
     config = config.copy_and_resolve_references().unlock()
     heads.settle(config.head, support_logits(backbone, [template], class_names, support))
     return config.lock()
 
 
 def build(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: str
+    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
 ) -> LinearProbe:
     """Puts the probe together; see `prompt_tuning.build`."""
     del backbone

@@ -20,11 +20,14 @@ from ml_collections import ConfigDict
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.methods.heads import Head, Prediction
+from cdc_jax.wording import Template, sentences
 
 PyTree = Any
 Logits = Float[Array, "batch templates classes"]
 Text = Float[Array, "templates *image classes embed"]
 """Class features; the axis over images is there where a method reads the image into its text."""
+
+_TEXTS = 256  # sentences that are encoded at once, where classes have several
 
 
 class Support(NamedTuple):
@@ -149,13 +152,13 @@ class Method(abc.ABC):
     Attributes:
       config: the settings of the method, after `settle`.
       class_names: the classes trained on.
-      template: the task's hand-crafted text, with {} for the class name.
+      template: the task's hand-crafted text.
       head: fuses the templates' logits into a prediction.
     """
 
     config: ConfigDict
     class_names: tuple[str, ...]
-    template: str
+    template: Template
     head: Head
 
     def __init_subclass__(cls, **keywords: Any):
@@ -203,7 +206,7 @@ class Method(abc.ABC):
         return (Stage(self, self.config.optimizer),)
 
     @abc.abstractmethod
-    def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> PyTree:
+    def classes(self, backbone: Backbone, names: Sequence[str], template: Template = "") -> PyTree:
         """What the method needs of a class list, computed once: token ids, frozen features.
 
         Args:
@@ -352,27 +355,33 @@ def frozen_features(
 
 
 def hand_crafted_features(
-    backbone: Backbone, templates: Sequence[str], names: Sequence[str]
+    backbone: Backbone, templates: Sequence[Template], names: Sequence[str]
 ) -> Float[Array, "templates classes embed"]:
-    """Normalised features of plain texts: every class name in every template's {}."""
-    names = [name.replace("_", " ") for name in names]
-    return jnp.stack(
-        [backbone.encode_texts([text.format(name) for name in names]) for text in templates]
-    )
+    """Normalised features of plain texts: every class in the words of every template."""
+    return jnp.stack([_wording_features(backbone, template, names) for template in templates])
+
+
+def _wording_features(
+    backbone: Backbone, template: Template, names: Sequence[str]
+) -> Float[Array, "classes embed"]:
+    """The normalised mean of the features of a class's texts."""
+    texts = [sentences(template, name) for name in names]
+    flat = [text for own in texts for text in own]
+    if len(flat) == len(names):
+        return backbone.encode_texts(flat)
+    chunks = (flat[i : i + _TEXTS] for i in range(0, len(flat), _TEXTS))
+    features = jnp.concatenate([backbone.encode_texts(chunk) for chunk in chunks])
+    owners = np.repeat(np.arange(len(names)), [len(own) for own in texts])
+    sums = jax.ops.segment_sum(features, owners, len(names))
+    return sums / jnp.linalg.norm(sums, axis=-1, keepdims=True)
 
 
 def support_logits(
-    backbone: Backbone, templates: Sequence[str], names: Sequence[str], support: Support
+    backbone: Backbone, templates: Sequence[Template], names: Sequence[str], support: Support
 ) -> np.ndarray:
     """Zero-shot logits of the shots under hand-crafted texts, (templates, images, classes)."""
     text = hand_crafted_features(backbone, templates, names)
     return np.asarray(backbone.logit_scale * jnp.einsum("bd,mkd->mbk", support.features, text))
-
-
-def require_template(text: str) -> None:
-    """Raises ValueError unless a hand-crafted text has one {} for the class name."""
-    if text.count("{}") != 1:
-        raise ValueError(f"a template needs one {{}} for the class name, got {text!r}")
 
 
 def require_known(value: str, known: Mapping[str, Any], key: str) -> None:

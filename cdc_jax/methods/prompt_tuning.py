@@ -20,16 +20,16 @@ from cdc_jax.methods.method import (
     frozen_features,
     hand_crafted_features,
     require_known,
-    require_template,
     support_logits,
 )
 from cdc_jax.methods.prompts import Classes
+from cdc_jax.wording import Template, require_template, single
 
 SETTINGS: dict[str, Any] = {
     # See prompts.Templates. Phrases separated by "|" go to the templates in turn, or, with `pick`,
     # the one that is most accurate on the training images does; an empty phrase is the task's own
     # hand-crafted template. No context tokens: nothing is learned. Anchors are the hand-crafted
-    # texts of L_con: the task's template (""), each template's own phrase ("own"), or texts with {}
+    # texts of L_con: the task's own (""), each template's own phrase ("own"), or texts with {}
     # separated by "|"; `ensemble` averages their features into one.
     "prompts": {
         "templates": 1, "phrases": "a photo of a", "pick": False, "context": 4, "layers": 1,
@@ -56,12 +56,12 @@ class PromptTuning(Method):
 
     Attributes:
       prompts: the templates, with what is learned of them.
-      hand_crafted: texts with {} for the name: what L_con ties the templates to, and the templates
-        themselves where nothing is learned.
+      hand_crafted: what L_con ties the templates to, and the templates themselves where nothing is
+        learned.
     """
 
     prompts: prompts.HandCrafted
-    hand_crafted: tuple[str, ...]
+    hand_crafted: tuple[Template, ...]
 
     @property
     def templates(self) -> int:
@@ -83,7 +83,7 @@ class PromptTuning(Method):
         trained = self.prompts.initialize(key, backbone, len(self.class_names))
         return Learned({"prompts": trained} | self.head.initialize(), {})
 
-    def classes(self, backbone: Backbone, names: Sequence[str], template: str = "") -> Classes:
+    def classes(self, backbone: Backbone, names: Sequence[str], template: Template = "") -> Classes:
         """See `Method`."""
         own_template = not self.config.prompts.anchors
         texts = (template,) if template and own_template else self.hand_crafted
@@ -141,7 +141,7 @@ def settle(
     config: ConfigDict,
     backbone: Backbone,
     class_names: Sequence[str],
-    template: str,
+    template: Template,
     support: Support,
 ) -> ConfigDict:
     """Makes the choices that are left to the training images.
@@ -166,7 +166,7 @@ def settle(
 
 
 def build(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: str
+    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
 ) -> PromptTuning:
     """Puts a method together.
 
@@ -174,7 +174,7 @@ def build(
       config: its settings, after `settle`.
       backbone: the frozen model.
       class_names: the classes trained on.
-      template: the hand-crafted template t^0, with {} for the class name.
+      template: the task's hand-crafted text t^0.
 
     Raises:
       ValueError: a value that no part knows, a template without {}, or hand-crafted templates that
@@ -229,8 +229,13 @@ def kind_of(config: ConfigDict) -> type[prompts.HandCrafted]:
     return _LEARNED[config.modality][config.class_specific]
 
 
-def _templates(config: ConfigDict, template: str) -> prompts.Templates:
-    before, _, after = template.partition("{}")
+def _templates(config: ConfigDict, template: Template) -> prompts.Templates:
+    if "{" in config.phrases or "}" in config.phrases:
+        raise ValueError(
+            f"prompts.phrases are the words before the class name, without {{}}: got "
+            f"{config.phrases!r}"
+        )
+    before, _, after = single(template).partition("{}")
     phrases, suffix = (config.phrases.split("|"), ".") if config.phrases else ([before], after)
     return prompts.Templates(
         phrases=prompts.cycle([phrase.strip() for phrase in phrases], config.templates),
@@ -241,15 +246,15 @@ def _templates(config: ConfigDict, template: str) -> prompts.Templates:
     )
 
 
-def _hand_crafted(config: ConfigDict, template: str) -> tuple[str, ...]:
+def _hand_crafted(config: ConfigDict, template: Template) -> tuple[Template, ...]:
     if config.anchors == "":
-        texts: tuple[str, ...] = (template,)
+        texts: tuple[Template, ...] = (template,)
     elif config.anchors == "own":
         texts = tuple(_as_template(phrase) for phrase in _templates(config, template).phrases)
     else:
         texts = tuple(text.strip() for text in config.anchors.split("|"))
     for text in texts:
-        require_template(text)
+        require_template(single(text), "prompts.anchors" if config.anchors else "a template")
     return texts
 
 

@@ -1,109 +1,78 @@
 """A user's own images: a folder of class folders, or a list of paths and labels.
 
-A small file task.toml beside them may say more, every key of it optional:
-
-  template = "a photo of a {}."    # the hand-crafted template
-  items = "labels.csv"             # a list in place of class folders
-  val = 0.2                        # shares of the images, where nothing says which is for what
-  test = 0.3
-  seed = 0                         # of that split, not of the shots
-  [class_names]
-  tshirt = "T-shirt"               # folder, or label in the list = the name that CLIP reads
-
-A list is a CSV file with the columns path, label and perhaps split (train, val or test), a JSON
-list of objects with these keys, or a split file of CoOp's. Paths are relative to the folder.
+`task_toml` says what a file task.toml beside them may add, `lists` which lists are read.
 """
 
-import csv
-import difflib
 import os
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from cdc_jax.tasks import decode, splits
+from cdc_jax.tasks import lists, splits, task_toml
+from cdc_jax.tasks.class_labels import Row
+from cdc_jax.tasks.files import SUFFIXES, Files, followed
 from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
 
-# The shares are those by which CoOp split the datasets that had no split.
-DEFAULTS: dict[str, Any] = {
-    "template": "a photo of a {}.", "items": "", "val": 0.2, "test": 0.3, "seed": 0,
-    "class_names": {},
-}  # fmt: skip
-"""What task.toml may say, and what holds where it doesn't."""
 
-_SUFFIXES = {
-    suffix for suffix, kind in Image.registered_extensions().items() if kind in decode.FORMATS
-}
-Row = tuple[str, str, str]  # path, label, part or ""
-
-
-def read(root: Path, items: str = "", allow_fewer: bool = False) -> Dataset:
+def read(
+    root: Path,
+    items: str = "",
+    allow_fewer: bool = False,
+    skip_missing: bool = False,
+    progress: bool = False,
+) -> Dataset:
     """A user's own images.
 
     Args:
       root: their folder, or a list in it.
       items: a list, wherever it is, in place of what task.toml says; "" is none.
       allow_fewer: see `Dataset`.
+      skip_missing: leave listed images that are not there to whoever reads them.
+      progress: show it, where a list is long.
 
     Raises:
-      FileNotFoundError: no such folder or list.
+      FileNotFoundError: no such folder or list, or listed images that are not there.
       ValueError: settings, a list or folders that can't be used; the message says where and why.
     """
+    lists.refuse_url(str(root))
+    lists.refuse_url(items)
     if not root.exists():
         raise FileNotFoundError(
             f"data.root {root} is not there: give a folder with a folder of images a class"
         )
+    if not (root.is_dir() or root.is_file()):
+        raise ValueError(f"data.root {root} is neither a folder nor a list: give one of them")
     folder = root.parent if root.is_file() else root
-    settings = _settings(folder / "task.toml")
+    settings = task_toml.read(folder / "task.toml")
+    lists.refuse_url(settings["items"])
     listed = Path(items).expanduser() if items else folder / settings["items"]
     if root.is_file() and not items:
         listed = root
+    files = Files(folder)
+    remarks: tuple[str, ...] = ()
     if listed == folder:
+        if settings["names"] or settings["columns"]:
+            raise ValueError(
+                f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
+                "data.split=LIST"
+            )
         rows, where = _class_folders(folder), str(folder)
-    elif listed.suffix.lower() == ".csv":
-        rows, where = _csv(listed), str(listed)
+        split = _split(rows, sorted({name for _, name, _ in rows}), settings, where)
     else:
-        lists, where = splits.read_json(listed), str(listed)
-        if isinstance(lists, Mapping):
-            split = _renamed(splits.from_lists(lists, where), settings["class_names"])
-            return _collection(split, folder, settings, where, allow_fewer)
-        rows = _json_rows(lists, where)
-    return _collection(_split(rows, settings, where), folder, settings, where, allow_fewer)
-
-
-def _collection(
-    split: Split, folder: Path, settings: Mapping[str, Any], where: str, allow_fewer: bool
-) -> Dataset:
+        listing, where = lists.read(listed, settings, files, skip_missing, progress), str(listed)
+        split = listing.split or _split(listing.rows, listing.class_names, settings, where)
+        remarks = listing.remarks
+    split = task_toml.renamed(split, settings["class_names"])
     splits.check(split, where)
-    _check_files(folder, [item.path for part in PARTS for item in getattr(split, part)])
-    return Dataset(split, folder.joinpath, settings["template"], allow_fewer=allow_fewer)
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """Contents of task.toml over the defaults."""
-    if not file.exists():
-        return DEFAULTS
-    try:
-        given = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not TOML: {error}") from None
-    for key, value in given.items():
-        if key not in DEFAULTS:
-            near = difflib.get_close_matches(key, DEFAULTS, 1, 0)[0]
-            raise ValueError(f"unknown key {key!r} in {file}: did you mean {near!r}?")
-        kind = type(DEFAULTS[key])
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{key} in {file} must be of type {kind.__name__}, got {value!r}")
-    settings = DEFAULTS | given
-    if settings["template"].count("{}") != 1:
-        raise ValueError(
-            f"template in {file} needs one {{}} for the class name, got {settings['template']!r}"
-        )
-    return settings
+    _check_files(folder, files, [item.path for part in PARTS for item in getattr(split, part)])
+    return Dataset(
+        split,
+        folder.joinpath,
+        task_toml.template(settings, split.class_names),
+        allow_fewer=allow_fewer,
+        remarks=remarks,
+    )
 
 
 def _class_folders(folder: Path) -> list[Row]:
@@ -120,20 +89,10 @@ def _class_folders(folder: Path) -> list[Row]:
 def _folders(folder: Path) -> list[str]:
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     for entry in entries:
-        if entry.is_symlink() and os.path.isdir(_followed(entry.path)):
+        if entry.is_symlink() and os.path.isdir(followed(entry.path) or ""):
             # It could lead in a circle, count images twice, or leave the folder.
             raise ValueError(f"{entry.path} is a link to a folder: put the folder itself there")
     return sorted(entry.name for entry in entries if entry.is_dir())
-
-
-def _followed(path: str) -> str:
-    """Where a path leads in the end; itself if nowhere."""
-    try:
-        return os.path.realpath(path, strict=True)
-    except FileNotFoundError:
-        return path  # `sources` reports what is missing
-    except OSError as error:
-        raise ValueError(f"{path} can't be followed: {error.strerror}") from None
 
 
 def _images(folder: Path, part: str, name: str) -> list[Row]:
@@ -141,7 +100,7 @@ def _images(folder: Path, part: str, name: str) -> list[Row]:
     for parent, _, files in os.walk(folder / part / name):
         _folders(Path(parent))
         for file in files:
-            if Path(file).suffix.lower() in _SUFFIXES and not file.startswith("."):
+            if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."):
                 path = Path(parent, file).relative_to(folder).as_posix()
                 rows.append((path, name, part))
     if not rows:
@@ -149,93 +108,28 @@ def _images(folder: Path, part: str, name: str) -> list[Row]:
     return sorted(rows)
 
 
-def _csv(file: Path) -> list[Row]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines, strict=True))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"there is no list of images {file}: give its path from here, {Path.cwd()}"
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"{file} is not CSV in UTF-8: {error}; save it as comma-separated UTF-8"
-        ) from None
-    return _rows(rows, str(file), first=2)
-
-
-def _json_rows(entries: Any, where: str) -> list[Row]:
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(
-            f"{where} must be a list of objects with path and label, or a split file with train, "
-            "val and test"
-        )
-    return _rows(entries, where, first=1)
-
-
-def _rows(entries: Iterable[Mapping[Any, Any]], where: str, first: int) -> list[Row]:
-    rows: list[Row] = []
-    for number, entry in enumerate(entries, first):
-        at = f"{where}, entry {number}"
-        if not {"path", "label"} <= set(entry) <= {"path", "label", "split"}:
-            raise ValueError(
-                f"{at} must have path, label and at most split, separated by commas in a CSV with "
-                f"these names in its first line, got {list(entry)}"
-            )
-        path, label, part = (entry.get(key, "") for key in ("path", "label", "split"))
-        if not isinstance(path, str) or not isinstance(label, str) or not label.strip():
-            raise ValueError(
-                f"{at}: path and label must be texts, and a label is the name of its class; got "
-                f"{path!r} and {label!r}"
-            )
-        if part not in ("", *PARTS):
-            raise ValueError(f"{at}: split must be one of {', '.join(PARTS)}, got {part!r}")
-        if rows and (part == "") != (rows[0][2] == ""):
-            raise ValueError(f"{at}: either all entries have a split or none has")
-        rows.append((splits.safe_path(path, at), label.strip(), part))
-    if not rows:
-        raise ValueError(f"{where} lists no image")
-    return rows
-
-
-def _split(rows: list[Row], settings: Mapping[str, Any], where: str) -> Split:
-    labels = {name: label for label, name in enumerate(sorted({row[1] for row in rows}))}
+def _split(
+    rows: Sequence[Row], names: Sequence[str], settings: Mapping[str, Any], where: str
+) -> Split:
+    labels = {name: label for label, name in enumerate(names)}
     items = [(part, Item(path, labels[name])) for path, name, part in rows]
-    names = tuple(labels)
     if rows[0][2]:
         parts = {part: tuple(item for p, item in items if p == part) for part in PARTS}
         if not parts["train"]:
             raise ValueError(f"{where} marks no image as train")
-        split = Split(**parts, class_names=names)
-    else:
-        chosen = [item for _, item in items]
-        shares = (settings[key] for key in ("val", "test", "seed"))
-        split = splits.partition(chosen, names, *shares)
-    return _renamed(split, settings["class_names"])
+        return Split(**parts, class_names=tuple(names))
+    chosen = [item for _, item in items]
+    return splits.partition(chosen, names, settings["val"], settings["test"], settings["seed"])
 
 
-def _renamed(split: Split, changes: Mapping[str, Any]) -> Split:
-    for name, new in changes.items():
-        if name not in split.class_names:
-            near = difflib.get_close_matches(name, split.class_names, 1, 0)[0]
-            raise ValueError(f"class_names in task.toml: no class {name!r}, but {near!r}")
-        if not isinstance(new, str) or not new.strip():
-            raise ValueError(f"class_names in task.toml: {name!r} needs a name, got {new!r}")
-    names = tuple(changes.get(name, name) for name in split.class_names)
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two classes are called {sorted(twice)[0]!r}: CLIP could not tell them")
-    return Split(split.train, split.val, split.test, names)
-
-
-def _check_files(folder: Path, paths: list[str]) -> None:
+def _check_files(folder: Path, files: Files, paths: list[str]) -> None:
     """Every path leads to a file of its own under the folder."""
-    root = os.path.realpath(folder)
     seen: dict[str, str] = {}
     for path in paths:
-        real = _followed(str(folder / path))
-        if not os.path.exists(real):
+        real = files.real(path)
+        if real is None:
             continue
-        if os.path.commonpath([root, real]) != root:
+        if not real.startswith(f"{files.root.rstrip('/')}/"):
             raise ValueError(f"{folder / path} leads out of {folder}, to {real}")
         if real in seen:
             raise ValueError(f"{folder / path} and {seen[real]} are the same file")

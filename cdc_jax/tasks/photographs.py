@@ -14,6 +14,7 @@ from PIL import Image
 from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.tasks import decode
 from cdc_jax.tasks.splits import Split
+from cdc_jax.wording import Template
 
 KEPT_BYTES = 2**30
 """Decoded images of a split stay in memory if all of them need no more than this, 1 GiB."""
@@ -27,18 +28,20 @@ class Dataset:
     Attributes:
       split: all of its images.
       contents: an item's path -> the file, or what the file holds.
-      template: the hand-crafted template t^0, with {} for the class name.
+      template: the hand-crafted text t^0.
       about: what the labels are about, see `views.ASPECTS`.
       note: what tables must say beside its figures; "" is nothing.
       allow_fewer: whether a class may have fewer training images than shots.
+      remarks: what was assumed or left out when the dataset was read, a sentence each.
     """
 
     split: Split
     contents: Callable[[str], Path | bytes]
-    template: str
+    template: Template
     about: tuple[str, ...] = ("category",)
     note: str = ""
     allow_fewer: bool = True
+    remarks: tuple[str, ...] = ()
 
 
 class Photographs:

@@ -23,6 +23,7 @@ from cdc_jax.tasks.photographs import Dataset, Photographs
 from cdc_jax.tasks.splits import Item, Split
 from cdc_jax.tasks.task import Examples, Skipped, Task
 from cdc_jax.tasks.world import fewshot, kinds
+from cdc_jax.wording import require_template
 
 _FORMATS: dict[str, Callable[[str, Path, str], Dataset]] = {
     "coop": coop_splits.read,
@@ -67,6 +68,8 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
       ValueError: a setting that is unknown, the message names the nearest; data that can't be used.
       FileNotFoundError: data that is not there; the message says what is expected where.
     """
+    if config.data.template:
+        require_template(config.data.template, "data.template")
     names = ("world", "folder", "hf", *catalog.PUBLISHED)
     if _known("dataset", config.dataset, names) == "world":
         return fewshot.load(config)
@@ -136,7 +139,9 @@ def read(name: str, config: ConfigDict) -> Dataset:
         raise ValueError(f"data.root must say where {name} is: add data.root=PATH")
     root, split = Path(data.root).expanduser(), data.split if name == config.dataset else ""
     if name == "folder":
-        return class_folders.read(root, split, data.allow_fewer)
+        return class_folders.read(
+            root, split, data.allow_fewer, data.on_error == "skip", config.progress
+        )
     return _FORMATS[_known("data.format", data.format, _FORMATS)](name, root, split)
 
 

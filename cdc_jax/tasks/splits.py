@@ -5,13 +5,22 @@ Sampling and halving follow CoOp, Dassl and MaPLe to the bit, so that results st
 """
 
 import dataclasses
-import json
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from cdc_jax.tasks import text_file
+
 PARTS = ("train", "val", "test")
+
+_PART_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+# Paths that `safe_path` would not change: no empty part, . or .., and no character it refuses.
+_PLAIN_PATH = re.compile(r"(?:(?!\.{1,2}(?:/|\Z))[^/\\\0]+(?:/(?!\Z)|\Z))+")
 
 
 class Item(NamedTuple):
@@ -45,22 +54,8 @@ def read_split(path: str | Path) -> Split:
       FileNotFoundError: there is none.
       ValueError: it is no such file; see `from_lists`.
     """
-    return from_lists(read_json(path), str(path))
-
-
-def read_json(path: str | Path) -> Any:
-    """Contents of a JSON file.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: it holds something else.
-    """
-    try:
-        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {path}: a split file is expected") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    file = Path(path).expanduser()
+    return from_lists(text_file.read_json(file), str(path))
 
 
 def from_lists(lists: Any, where: str) -> Split:
@@ -118,17 +113,33 @@ def check(split: Split, where: str) -> None:
     """
     if not split.test:
         raise ValueError(f"{where} has no test image")
-    seen = set()
+    seen: dict[str, int] = {}
     for part in PARTS:
         for item in getattr(split, part):
             if item.path in seen:
-                raise ValueError(f"{where} lists {item.path} twice")
-            seen.add(item.path)
+                _refuse_again(item, seen[item.path], split.class_names, where)
+            seen[item.path] = item.label
     trained = {item.label for item in split.train}
     if trained:
         for label, name in enumerate(split.class_names):
             if label not in trained:
                 raise ValueError(f"class {name!r} (label {label}) of {where} has no training image")
+
+
+def _refuse_again(item: Item, before: int, class_names: Sequence[str], where: str) -> None:
+    """Raises ValueError for an image that is listed again."""
+    if item.label == before:
+        raise ValueError(f"{where} lists {item.path} twice")
+    raise ValueError(
+        f"{where} lists {item.path} as {class_names[before]!r} and as {class_names[item.label]!r}: "
+        "data with several labels an image (multi-label) is not supported, give every image one "
+        "label"
+    )
+
+
+def part_named(name: str) -> str | None:
+    """The part that a name such as Training or valid means, in any case; None for no part."""
+    return _PART_NAMES.get(name.strip().casefold())
 
 
 def safe_path(path: str, where: str) -> str:
@@ -137,11 +148,13 @@ def safe_path(path: str, where: str) -> str:
     Raises:
       ValueError: an absolute path, or one that goes up.
     """
+    if _PLAIN_PATH.fullmatch(path):
+        return path
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or "\\" in path or "\0" in path or not plain.name:
         raise ValueError(
-            f"{where}: {path!r} must be a path under the image root, with / between its parts and "
-            "without .."
+            f"{where}: {path!r:.300} must be a path under the image root, with / between its parts "
+            "and without .."
         )
     return str(plain)
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from cdc_jax.records import SplitRecord, TaskRecord
+from cdc_jax.wording import Template
 
 
 @runtime_checkable
@@ -30,7 +31,7 @@ class Examples:
       labels: indices into `class_names`, (examples,).
       class_names: names of the classes that these examples are classified among.
       files: paths of the images in their dataset; none for images that were drawn.
-      template: the hand-crafted template of their dataset, where it is not that of the task.
+      template: the hand-crafted text of their dataset, where it is not that of the task.
       split: what this split is, where it is one to test on.
     """
 
@@ -38,7 +39,7 @@ class Examples:
     labels: np.ndarray
     class_names: tuple[str, ...]
     files: Sequence[str] = ()
-    template: str = ""
+    template: Template = ""
     split: SplitRecord = SplitRecord()
 
     def __post_init__(self):
@@ -72,7 +73,7 @@ class Task:
       val: a validation split, for choices; no method of the protocol selects on it.
       test: test splits by name; those of the new classes carry their own class names.
       class_names: the classes that are trained on.
-      template: the hand-crafted template t^0, with {} for the class name.
+      template: the hand-crafted text t^0.
       about: what the labels are about, see `views.ASPECTS`.
       record: what results say of the task.
       others: training sets beside `train`, by name, for controls; made when asked for.
@@ -83,7 +84,7 @@ class Task:
     val: Examples
     test: Mapping[str, Examples]
     class_names: tuple[str, ...]
-    template: str
+    template: Template
     about: tuple[str, ...]
     record: TaskRecord
     others: Mapping[str, Callable[[], Examples]] = dataclasses.field(default_factory=dict)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdc_jax.progress import Progress
-from cdc_jax.tasks import catalog, class_folders, coop_splits, splits
+from cdc_jax.tasks import catalog, coop_splits, splits, task_toml
 from cdc_jax.tasks.catalog import Published, Tfds
 from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
@@ -153,6 +153,6 @@ def _own_split(
             items[record.split].append(Item(path, labels[record.class_name]))
     train, val, test = (tuple(items[split]) if split else () for split in entry.splits)
     if not test:
-        shares = (class_folders.DEFAULTS[key] for key in ("val", "test", "seed"))
+        shares = (task_toml.DEFAULTS[key] for key in ("val", "test", "seed"))
         return splits.partition(train, renamed, *shares)
     return Split(train, val, test, tuple(renamed))

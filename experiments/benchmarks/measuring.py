@@ -126,7 +126,7 @@ class Case:
 
     def peak(self) -> int:
         """The most bytes that the process has held so far, interpreter and weights included."""
-        return self._process.submit(_peak).result()
+        return self._process.submit(peak).result()
 
     def close(self) -> None:
         """Ends the process."""
@@ -159,7 +159,8 @@ def _run(program: str) -> float:
     return time.perf_counter() - start
 
 
-def _peak() -> int:
+def peak() -> int:
+    """The most bytes that this process has held so far."""
     # ru_maxrss starts at the parent's on Linux, VmHWM is the process's own.
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,0 +1,152 @@
+"""task.toml, the small file beside a user's images that may say more about them.
+
+Every key is optional:
+
+  template = "a photo of a {}."    # the hand-crafted template
+  templates = ["a {}.", "the {}."] # several in its place, averaged
+  items = "labels.csv"             # a list in place of class folders, see `lists`
+  names = "names.txt"              # of classes that the list numbers: a file of one name a line,
+                                   # of `number name` lines, or JSON; or a list ["cat", "dog"]
+  val = 0.2                        # shares of the images, where nothing says which is for what
+  test = 0.3
+  seed = 0                         # of that split, not of the shots
+  [columns]
+  path = "file"                    # the list's column for path, label or split; "" is none
+  [class_names]
+  tshirt = "T-shirt"               # folder, or label in the list = the name that CLIP reads
+  [descriptions]
+  tshirt = ["A T-shirt has short sleeves."]  # sentences of a class, averaged
+
+A class that has descriptions is put in words by them, and by `templates` where these are given,
+but not by `template`.
+"""
+
+import difflib
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cdc_jax.tasks import text_file
+from cdc_jax.tasks.splits import Split
+from cdc_jax.wording import Template, Wording, require_template
+
+# The shares are those by which CoOp split the datasets that had no split.
+DEFAULTS: dict[str, Any] = {
+    "template": "a photo of a {}.", "templates": [], "items": "", "names": [], "val": 0.2,
+    "test": 0.3, "seed": 0, "columns": {}, "class_names": {}, "descriptions": {},
+}  # fmt: skip
+"""What task.toml may say, and what holds where it doesn't."""
+
+COLUMNS = ("path", "label", "split")
+"""Columns of a list that `columns` may name."""
+
+_ALSO: dict[str, tuple[type, ...]] = {"names": (str,), "val": (int,), "test": (int,)}
+_COMPARED = 1000  # names that a nearest one is sought among
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Contents of task.toml over the defaults.
+
+    Raises:
+      ValueError: not TOML, an unknown key, or a value that can't be used.
+      OSError: a file that can't be read.
+    """
+    if not file.exists():
+        return DEFAULTS
+    try:
+        given = tomllib.loads(text_file.read(file))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file} is not TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{file} is not task.toml: its values are nested too deeply") from None
+    for key, value in given.items():
+        if key not in DEFAULTS:
+            near = nearest(key, DEFAULTS)
+            raise ValueError(f"unknown key {key!r} in {file}: did you mean {near}?")
+        kind = type(DEFAULTS[key])
+        if type(value) not in (kind, *_ALSO.get(key, ())):
+            raise ValueError(f"{key} in {file} must be of type {kind.__name__}, got {value!r:.200}")
+    _check(given, file)
+    return DEFAULTS | given
+
+
+def _check(given: Mapping[str, Any], file: Path) -> None:
+    for key in ("templates", "names"):
+        values = given.get(key, [])
+        if isinstance(values, list) and not all(_is_text(value) for value in values):
+            raise ValueError(f"{key} in {file} must be texts, got {values!r:.200}")
+    for key, column in given.get("columns", {}).items():
+        if key not in COLUMNS or not isinstance(column, str):
+            raise ValueError(
+                f"columns in {file} may name the columns of {', '.join(COLUMNS)}, got "
+                f"{key} = {column!r:.200}"
+            )
+    for name, sentences in given.get("descriptions", {}).items():
+        listed = [sentences] if isinstance(sentences, str) else sentences
+        if not isinstance(listed, list) or not listed or not all(map(_is_text, listed)):
+            raise ValueError(
+                f"descriptions in {file}: {name!r} needs one or more sentences, got "
+                f"{sentences!r:.200}"
+            )
+    if "template" in given and "templates" in given:
+        raise ValueError(f"{file} gives both template and templates: put all into templates")
+    for text in (given.get("template", DEFAULTS["template"]), *given.get("templates", [])):
+        require_template(text, f"template in {file}")
+
+
+def renamed(split: Split, changes: Mapping[str, Any]) -> Split:
+    """A split whose classes are called by what `class_names` says.
+
+    Raises:
+      ValueError: a class that is not there, a name that is none, or two classes of one name.
+    """
+    known = set(split.class_names)
+    for name, new in changes.items():
+        if name not in known:
+            raise ValueError(
+                f"class_names in task.toml: no class {name!r}, but {nearest(name, known)}"
+            )
+        if not _is_text(new):
+            raise ValueError(f"class_names in task.toml: {name!r} needs a name, got {new!r:.200}")
+    names = tuple(changes.get(name, name) for name in split.class_names)
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ValueError(f"two classes are called {twice[0]!r}: CLIP could not tell them")
+    return Split(split.train, split.val, split.test, names)
+
+
+def template(settings: Mapping[str, Any], class_names: Sequence[str]) -> Template:
+    """The hand-crafted text that task.toml describes.
+
+    Args:
+      settings: of `read`.
+      class_names: of the task; descriptions are called by them, or by what `class_names` renames.
+
+    Raises:
+      ValueError: a description of a class that is not there, or one that is no sentence.
+    """
+    several, descriptions = tuple(settings["templates"]), {}
+    if not several and not settings["descriptions"]:
+        return settings["template"]
+    known = set(class_names)
+    for key, sentences in settings["descriptions"].items():
+        name = settings["class_names"].get(key, key)
+        if name not in known:
+            raise ValueError(
+                f"descriptions in task.toml: no class {key!r}, but {nearest(key, known)}"
+            )
+        if name in descriptions:
+            raise ValueError(f"descriptions in task.toml: class {name!r} is described twice")
+        descriptions[name] = (sentences,) if isinstance(sentences, str) else tuple(sentences)
+    return Wording(several[0] if several else settings["template"], several, descriptions)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like another, for a message; the first ones are compared."""
+    names = sorted(known)[:_COMPARED]
+    return repr(difflib.get_close_matches(name, names, 1, 0)[0]) if names else "none"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

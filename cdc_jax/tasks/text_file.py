@@ -1,0 +1,136 @@
+"""Text files that users give: regular, of bounded size, in UTF-8 with or without its mark."""
+
+import codecs
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 2**30
+"""The largest text file that is read, 1 GiB: a list of 1.3 million images has about 0.1."""
+
+_BLOCK = 2**20
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
+_FORMATS = {
+    b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook", b"PAR1": "a Parquet file", b"\x80": "a pickle",
+    b"\x89HDF": "an HDF5 file", b"SQLite": "an SQLite database", b"\xff\xd8": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+}  # fmt: skip
+
+
+def check(file: Path) -> int:
+    """Checks that a file is a text that can be read, in bounded memory.
+
+    Returns:
+      The number of its lines.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not a regular file, too large, or not UTF-8; the message says where and why.
+    """
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"there is no file {file}: give its path from here, {Path.cwd()}"
+        ) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file} is not a regular file: give a text file")
+    if found.st_size > MAX_BYTES:
+        raise ValueError(
+            f"{file} has {found.st_size:,} bytes, at most {MAX_BYTES:,} are read: is it a text?"
+        )
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines, last = 0, b""
+    with file.open("rb") as opened:
+        while block := opened.read(_BLOCK):
+            if not lines and not last:
+                _refuse_others(file, block)
+            try:
+                if "\0" in decoder.decode(block):
+                    raise ValueError(f"{file} holds NUL characters: it is damaged, or not a text")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(file, error, lines) from None
+            lines += block.count(b"\n")
+            last = block[-1:]
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error, lines) from None
+    return lines + (last not in (b"", b"\n"))
+
+
+def _refuse_others(file: Path, start: bytes) -> None:
+    """Raises ValueError where a file starts as one of another encoding or format does."""
+    for mark, name in _MARKS.items():
+        if start.startswith(mark):
+            raise ValueError(f"{file} is in {name}: save it as UTF-8")
+    for mark, name in _FORMATS.items():
+        if start.startswith(mark):
+            raise ValueError(f"{file} is {name} and not a text: write its contents as CSV in UTF-8")
+    shares = [half.count(0) / max(1, len(half)) for half in (start[:200:2], start[1:200:2])]
+    if max(shares) > 1 / 3 > min(shares):
+        raise ValueError(f"{file} is in UTF-16: save it as UTF-8")
+
+
+def _not_utf8(file: Path, error: UnicodeDecodeError, before: int) -> ValueError:
+    line = 1 + before + error.object.count(b"\n", 0, error.start)
+    byte = error.object[error.start]
+    return ValueError(
+        f"{file}, line {line}, is not UTF-8 (byte 0x{byte:02x}): save it as UTF-8. From Windows it "
+        f"may be in cp1252: iconv -f CP1252 -t UTF-8 {os.path.basename(file)}"
+    )
+
+
+def read(file: Path) -> str:
+    """A whole text.
+
+    Raises:
+      FileNotFoundError, ValueError: as `check`.
+    """
+    check(file)
+    return file.read_text(encoding="utf-8-sig")
+
+
+def lines(file: Path) -> Iterator[str]:
+    """The lines of a text that `check` has passed, with their ends, one in memory at a time."""
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        yield from opened
+
+
+def read_json(file: Path) -> Any:
+    """Contents of a JSON file.
+
+    Raises:
+      FileNotFoundError, ValueError: as `check`; or not JSON, or a key given twice.
+    """
+    return parse_json(read(file), str(file))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+      ValueError: not JSON, nested too deeply, or a key given twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice!r} is given twice in one object")
+    return found
