@@ -1,6 +1,7 @@
 """A user's own images: a folder of class folders, or a list of paths and labels.
 
-A small file task.toml beside them may say more, every key of it optional:
+How folders are read stands in `layouts`. A small file task.toml beside them may say more, every key
+of it optional:
 
   template = "a photo of a {}."    # the hand-crafted template
   items = "labels.csv"             # a list in place of class folders
@@ -15,16 +16,16 @@ list of objects with these keys, or a split file of CoOp's. Paths are relative t
 """
 
 import csv
+import dataclasses
 import difflib
 import os
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from cdc_jax.tasks import decode, splits
+from cdc_jax.tasks import layouts, splits
 from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
 
@@ -35,19 +36,33 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 """What task.toml may say, and what holds where it doesn't."""
 
-_SUFFIXES = {
-    suffix for suffix, kind in Image.registered_extensions().items() if kind in decode.FORMATS
-}
 Row = tuple[str, str, str]  # path, label, part or ""
 
 
-def read(root: Path, items: str = "", allow_fewer: bool = False) -> Dataset:
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What a user decides where data can be taken in several ways.
+
+    Attributes:
+      allow_fewer: see `Dataset`.
+      layout: see `layouts.read`.
+      val_is_test: test on the validation images, where there are no test images.
+      follow_links: whether links may lead out of the folder, and to folders.
+    """
+
+    allow_fewer: bool = False
+    layout: str = ""
+    val_is_test: bool = False
+    follow_links: bool = False
+
+
+def read(root: Path, items: str = "", choices: Choices = Choices()) -> Dataset:
     """A user's own images.
 
     Args:
       root: their folder, or a list in it.
       items: a list, wherever it is, in place of what task.toml says; "" is none.
-      allow_fewer: see `Dataset`.
+      choices: of the user.
 
     Raises:
       FileNotFoundError: no such folder or list.
@@ -63,24 +78,48 @@ def read(root: Path, items: str = "", allow_fewer: bool = False) -> Dataset:
     if root.is_file() and not items:
         listed = root
     if listed == folder:
-        rows, where = _class_folders(folder), str(folder)
-    elif listed.suffix.lower() == ".csv":
+        found = layouts.read(folder, choices.layout, choices.follow_links)
+        split = _split(found.rows, settings, str(folder))
+        dataset = _collection(split, folder, settings, str(folder), choices)
+        return dataclasses.replace(
+            dataset,
+            layout=found.layout,
+            remarks=(*dataset.remarks, *found.remarks),
+            unusable=found.unusable,
+        )
+    if listed.suffix.lower() == ".csv":
         rows, where = _csv(listed), str(listed)
     else:
         lists, where = splits.read_json(listed), str(listed)
         if isinstance(lists, Mapping):
             split = _renamed(splits.from_lists(lists, where), settings["class_names"])
-            return _collection(split, folder, settings, where, allow_fewer)
+            return _collection(split, folder, settings, where, choices)
         rows = _json_rows(lists, where)
-    return _collection(_split(rows, settings, where), folder, settings, where, allow_fewer)
+    return _collection(_split(rows, settings, where), folder, settings, where, choices)
 
 
 def _collection(
-    split: Split, folder: Path, settings: Mapping[str, Any], where: str, allow_fewer: bool
+    split: Split, folder: Path, settings: Mapping[str, Any], where: str, choices: Choices
 ) -> Dataset:
+    if choices.val_is_test:
+        if split.test or not split.val:
+            has = "test images of its own" if split.test else "no validation images"
+            raise ValueError(f"data.val_is_test=True, and {where} has {has}: leave it out")
+        split = dataclasses.replace(split, val=(), test=split.val)
+    elif split.val and not split.test:
+        raise ValueError(
+            f"{where} has no test image, but {len(split.val)} validation images: add "
+            "data.val_is_test=True to test on these, as with ImageNet, or give test images"
+        )
     splits.check(split, where)
-    _check_files(folder, [item.path for part in PARTS for item in getattr(split, part)])
-    return Dataset(split, folder.joinpath, settings["template"], allow_fewer=allow_fewer)
+    _check_files(
+        folder, [i.path for part in PARTS for i in getattr(split, part)], choices.follow_links
+    )
+    return Dataset(
+        split, folder.joinpath, settings["template"], allow_fewer=choices.allow_fewer,
+        layout=f"listed in {where}",
+        remarks=("the images of val are the test",) if choices.val_is_test else (),
+    )  # fmt: skip
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -104,49 +143,6 @@ def _settings(file: Path) -> dict[str, Any]:
             f"template in {file} needs one {{}} for the class name, got {settings['template']!r}"
         )
     return settings
-
-
-def _class_folders(folder: Path) -> list[Row]:
-    """Rows of `<class>/**/<image>`, or of `train/<class>/**/<image>` and so on."""
-    names = _folders(folder)
-    if not names:
-        raise ValueError(f"{folder} holds no class folders, and no task.toml names a list of items")
-    if "train" in names and set(names) <= set(PARTS):
-        found = {(part, name) for part in names for name in _folders(folder / part)}
-        return [row for part, name in sorted(found) for row in _images(folder, part, name)]
-    return [row for name in names for row in _images(folder, "", name)]
-
-
-def _folders(folder: Path) -> list[str]:
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    for entry in entries:
-        if entry.is_symlink() and os.path.isdir(_followed(entry.path)):
-            # It could lead in a circle, count images twice, or leave the folder.
-            raise ValueError(f"{entry.path} is a link to a folder: put the folder itself there")
-    return sorted(entry.name for entry in entries if entry.is_dir())
-
-
-def _followed(path: str) -> str:
-    """Where a path leads in the end; itself if nowhere."""
-    try:
-        return os.path.realpath(path, strict=True)
-    except FileNotFoundError:
-        return path  # `sources` reports what is missing
-    except OSError as error:
-        raise ValueError(f"{path} can't be followed: {error.strerror}") from None
-
-
-def _images(folder: Path, part: str, name: str) -> list[Row]:
-    rows = []
-    for parent, _, files in os.walk(folder / part / name):
-        _folders(Path(parent))
-        for file in files:
-            if Path(file).suffix.lower() in _SUFFIXES and not file.startswith("."):
-                path = Path(parent, file).relative_to(folder).as_posix()
-                rows.append((path, name, part))
-    if not rows:
-        raise ValueError(f"the class folder {folder / part / name} holds no image")
-    return sorted(rows)
 
 
 def _csv(file: Path) -> list[Row]:
@@ -227,16 +223,47 @@ def _renamed(split: Split, changes: Mapping[str, Any]) -> Split:
     return Split(split.train, split.val, split.test, names)
 
 
-def _check_files(folder: Path, paths: list[str]) -> None:
-    """Every path leads to a file of its own under the folder."""
+def _check_files(folder: Path, paths: list[str], follow_links: bool) -> None:
+    """Every path leads to a file of its own, under the folder unless links may lead out of it.
+
+    Each folder is listed once, and only links are followed, so that a million paths take seconds.
+    """
     root = os.path.realpath(folder)
-    seen: dict[str, str] = {}
+    names: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        real = _followed(str(folder / path))
-        if not os.path.exists(real):
-            continue
-        if os.path.commonpath([root, real]) != root:
-            raise ValueError(f"{folder / path} leads out of {folder}, to {real}")
-        if real in seen:
+        parent, _, name = path.rpartition("/")
+        names[parent].append(name)
+    seen: dict[str, str] = {}  # where links lead -> the path
+    places: dict[str, str] = {}
+    for parent, listed in names.items():
+        place = layouts.followed(str(folder / parent))
+        if not os.path.isdir(place):
+            continue  # `sources` reports what is missing
+        places[parent] = place
+        _require_inside(folder / parent, place, root, follow_links)
+        with os.scandir(place) as entries:
+            links = {entry.name for entry in entries if entry.is_symlink()}
+        for name in links.intersection(listed) if links else ():
+            path = f"{parent}/{name}".lstrip("/")
+            real = layouts.followed(os.path.join(place, name))
+            if not os.path.exists(real):
+                continue
+            _require_inside(folder / path, real, root, follow_links)
+            if real in seen and not follow_links:
+                raise ValueError(f"{folder / path} and {seen[real]} are the same file")
+            seen[real] = path
+    if follow_links or not seen and len(set(places.values())) == len(places):
+        return  # what links make the same is found by its content
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        real = os.path.join(places.get(parent, ""), name)
+        if seen.setdefault(real, path) != path:
             raise ValueError(f"{folder / path} and {seen[real]} are the same file")
-        seen[real] = path
+
+
+def _require_inside(path: Path, real: str, root: str, follow_links: bool) -> None:
+    if not follow_links and os.path.commonpath([root, real]) != root:
+        raise ValueError(
+            f"{path} leads out of {root}, to {real}: put the file itself there, or add "
+            "data.follow_links=True"
+        )

@@ -7,11 +7,18 @@ Sampling and halving follow CoOp, Dassl and MaPLe to the bit, so that results st
 import dataclasses
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 PARTS = ("train", "val", "test")
+
+# As Hugging Face's `datasets` names the splits of folders (data_files.SPLIT_KEYWORDS).
+_PARTS_BY_NAME = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
 
 
 class Item(NamedTuple):
@@ -36,6 +43,15 @@ class Split:
     val: tuple[Item, ...]
     test: tuple[Item, ...]
     class_names: tuple[str, ...]
+
+
+def part_of(name: str) -> str:
+    """What a split of that name is for, one of `PARTS`, in any case of letters; "" if unknown.
+
+    >>> part_of("Valid"), part_of("cat")
+    ('val', '')
+    """
+    return _PARTS_BY_NAME.get(name.strip().lower(), "")
 
 
 def read_split(path: str | Path) -> Split:
@@ -118,12 +134,19 @@ def check(split: Split, where: str) -> None:
     """
     if not split.test:
         raise ValueError(f"{where} has no test image")
-    seen = set()
+    seen: dict[str, int] = {}
     for part in PARTS:
         for item in getattr(split, part):
             if item.path in seen:
-                raise ValueError(f"{where} lists {item.path} twice")
-            seen.add(item.path)
+                names = sorted({split.class_names[k] for k in (seen[item.path], item.label)})
+                where = f"{where} lists {item.path} twice"
+                if len(names) > 1:
+                    where += (
+                        f", under {' and '.join(map(repr, names))}: photos with several labels "
+                        "can't be used, each needs one class"
+                    )
+                raise ValueError(where)
+            seen[item.path] = item.label
     trained = {item.label for item in split.train}
     if trained:
         for label, name in enumerate(split.class_names):
@@ -163,6 +186,36 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
     rng = random.Random(seed)
     train = _sample(split.train, shots, rng)
     return dataclasses.replace(split, train=train, val=_sample(split.val, min(shots, 4), rng))
+
+
+def refill(split: Split, drawn: Split, unusable: Container[str], shots: int, seed: int) -> Split:
+    """Replaces drawn images that can't be used by others of their class, while there are some.
+
+    The usable ones stay, so that a few unusable images change no more than themselves.
+
+    Args:
+      split: what was drawn from.
+      drawn: of `few_shot`, or of this.
+      unusable: paths of images that can't be used.
+      shots: as `few_shot`.
+      seed: as `few_shot`.
+    """
+
+    def refilled(items: Sequence[Item], few: Sequence[Item], count: int) -> tuple[Item, ...]:
+        groups, kept = by_label(items), []
+        for label, group in by_label(few).items():
+            usable = [item for item in group if item.path not in unusable]
+            if len(usable) < len(group):
+                taken = set(group)
+                rest = [i for i in groups[label] if i not in taken and i.path not in unusable]
+                random.Random(f"{seed} {label}").shuffle(rest)
+                usable += rest[: count - len(usable)]
+            kept += usable
+        return tuple(kept)
+
+    train = refilled(split.train, drawn.train, shots)
+    val = refilled(split.val, drawn.val, min(shots, 4))
+    return dataclasses.replace(drawn, train=train, val=val)
 
 
 def _sample(items: Sequence[Item], count: int, rng: random.Random) -> tuple[Item, ...]:
