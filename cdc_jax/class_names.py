@@ -45,7 +45,11 @@ def warn_of_unsaid(names: Sequence[str], backbone: Backbone) -> None:
       backbone: whose vocabulary counts.
     """
     vocabulary = backbone.vocabulary()
-    unsaid = [name for name in dict.fromkeys(names) if not _says(name, vocabulary, backbone)]
+    tokens = {
+        name: [vocabulary[token] for token in backbone.word_ids(name.replace("_", " "))]
+        for name in names
+    }
+    unsaid = [name for name, said in tokens.items() if not _is_word(name, said)]
     if unsaid:
         listed = ", ".join(map(ascii, unsaid[:5])) + (", …" if len(unsaid) > 5 else "")
         warnings.warn(
@@ -56,12 +60,9 @@ def warn_of_unsaid(names: Sequence[str], backbone: Backbone) -> None:
         )
 
 
-def _says(name: str, vocabulary: Sequence[str], backbone: Backbone) -> bool:
-    """Whether a token of a name is, or ends in, whole letters."""
-    if not any(map(str.isalpha, name)):
-        return False
-    tokens = [vocabulary[token] for token in backbone.word_ids(name.replace("_", " "))]
-    return any(map(str.isalpha, "".join(map(_text, tokens))))
+def _is_word(name: str, tokens: Sequence[str]) -> bool:
+    """Whether there are letters in a name, and some are whole in one of its tokens."""
+    return any(map(str.isalpha, name)) and any(map(str.isalpha, "".join(map(_text, tokens))))
 
 
 def _text(token: str) -> str:

@@ -243,7 +243,7 @@ def _check_files(folder: Path, paths: list[str], follow_links: bool) -> None:
         _require_inside(folder / parent, place, root, follow_links)
         with os.scandir(place) as entries:
             links = {entry.name for entry in entries if entry.is_symlink()}
-        for name in links.intersection(listed) if links else ():
+        for name in (name for name in listed if name in links):
             path = f"{parent}/{name}".lstrip("/")
             real = layouts.followed(os.path.join(place, name))
             if not os.path.exists(real):

@@ -215,10 +215,11 @@ def _decoded(source: str | Path | bytes | Image.Image, held: contextlib.ExitStac
         if heic and "HEIF" not in formats():
             raise ValueError(f"it is a HEIC file, whatever its name says: {HEIC_REMEDY}") from None
         raise UnidentifiedImageError(f"it is damaged, or none of {', '.join(formats())}") from None
-    if image.format in ("JPEG", "MPO"):
-        for part in (2, 4, 8):
-            if image.width * image.height > MAX_PIXELS:
-                image.draft(None, (image.width // part, image.height // part))
+    if image.format in ("JPEG", "MPO") and image.width * image.height > MAX_PIXELS:
+        # The transform of 8 x 8 pixels gives the smaller sizes without the large one.
+        fitting = [part for part in (2, 4) if image.width * image.height <= MAX_PIXELS * part**2]
+        part = min(fitting, default=8)
+        image.draft(None, (image.width // part, image.height // part))
     _check_size(image)
     held.enter_context(_PIXELS.share(image.width * image.height))
     _use_low_bits(image, content)
