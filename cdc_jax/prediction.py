@@ -13,11 +13,12 @@ from PIL import Image
 from cdc_jax import backbone as backbone_lib
 from cdc_jax import devices, export, methods, schema
 from cdc_jax.backbone import Backbone
+from cdc_jax.class_names import require_distinct, warn_of_unsaid
 from cdc_jax.image_prediction import ImagePrediction, abstention, of_image
 from cdc_jax.inference import FrozenFeatures, Inference
 from cdc_jax.methods import Learned, Method
 from cdc_jax.methods.heads import Prediction
-from cdc_jax.tasks.decode import UnreadableImage, clean_image, decode
+from cdc_jax.tasks.decode import UnreadableImage, clean_image, opened
 from cdc_jax.tasks.photos import ImageLike, Photo, gather
 
 
@@ -72,8 +73,8 @@ def load(
     Raises:
       FileNotFoundError: no adapted model there, or more than one, or no base.
       ValueError: files that are damaged, a base of other weights, or fewer than two class names,
-        an empty one or one given twice; names that differ from the run's, where that learned
-        something for each class.
+        an empty one, or two that the base can't tell apart; names that differ from the run's,
+        where that learned something for each class.
     """
     folder = export.find(run)
     adapted = export.read(folder)
@@ -103,6 +104,9 @@ def load(
             f"{folder} was adapted to images treated by {images}, but its base now says "
             f"{backbone.preprocessing}: give the base its preprocessor_config.json back"
         )
+    if class_names is not None:
+        require_distinct(names, backbone)
+        warn_of_unsaid(names, backbone)
     method = _rebuilt(folder, adapted, backbone)
     if not method.covers(names):
         raise ValueError(
@@ -159,7 +163,7 @@ class Predictor:
 
         Raises:
           FileNotFoundError, ValueError: see `photos.gather` and `abstention`.
-          UnreadableImage: see `decode`.
+          UnreadableImage: see `opened`.
         """
         if top_k < 1 or batch_size < 1:
             raise ValueError(
@@ -204,7 +208,8 @@ class Predictor:
         if isinstance(photo.image, np.ndarray):
             return clean_image(Image.fromarray(photo.image), self._preprocessing)
         try:
-            return clean_image(decode(photo.image, photo.name), self._preprocessing)
+            with opened(photo.image, photo.name) as image:
+                return clean_image(image, self._preprocessing)
         except UnreadableImage as error:
             if not skip:
                 raise

@@ -42,6 +42,10 @@ def experiment() -> ConfigDict:
             "format": "coop",  # of the published datasets; or tfds
             "template": "",  # in place of all words of the dataset's own, with {} for the class
             "allow_fewer": False,  # of one's own: classes with fewer training images than shots
+            "layout": "",  # of one's folders: classes, split/class or class/split; "": what fits
+            "val_is_test": False,  # of one's own: test on val where there is no test, as ImageNet
+            "follow_links": False,  # of one's own: links to folders, and to what is elsewhere
+            "allow_copies": False,  # of one's own: the same image in train and test
             "check": False,  # decode every image before any work
             "on_error": "stop",  # or skip: leave out images that can't be decoded, and list them
             "side": 0,  # of the squares that training images are squeezed to; 0: 1.5 x the model's

@@ -17,7 +17,17 @@ from huggingface_hub import utils as hub
 from ml_collections import ConfigDict
 
 from cdc_jax import backbone as backbone_lib
-from cdc_jax import devices, export, guards, methods, optimizer, records, run_folder, views
+from cdc_jax import (
+    class_names,
+    devices,
+    export,
+    guards,
+    methods,
+    optimizer,
+    records,
+    run_folder,
+    views,
+)
 from cdc_jax import settings as settings_lib
 from cdc_jax.backbone import Backbone
 from cdc_jax.checkpoint import KEPT, Checkpoints
@@ -31,7 +41,7 @@ from cdc_jax.log import Log, require_tensorboard
 from cdc_jax.methods import Choice, Learned, Method, Support
 from cdc_jax.progress import Progress
 from cdc_jax.step import Phase, State, initial_state, make_step
-from cdc_jax.tasks import Task, load
+from cdc_jax.tasks import Task, catalog, load
 from cdc_jax.tasks.batches import TrainingBatches
 
 PyTree = Any
@@ -106,8 +116,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         task = load(
             config, model_settings.preprocessing
         )  # before weights are downloaded for missing data
+        if task.summary and config.progress and devices.is_first():
+            print(task.summary, flush=True)
         with devices.first_goes_first():
             backbone = backbone_lib.load(config.model, dtype=jnp.dtype(config.dtype))
+        _check_names(config, task, backbone)
         weights_hash = backbone.weights_hash()
         mesh = devices.make_mesh()
         held.enter_context(jax.set_mesh(mesh))
@@ -379,6 +392,15 @@ def _resume(run: Run, trained: dict[str, PyTree], checkpoints: Checkpoints) -> R
     return Resumed(step, state, notes["window"])
 
 
+def _check_names(config: ConfigDict, task: Task, backbone: Backbone) -> None:
+    """Requires that the model can tell class names apart; those of the field are as they are."""
+    lists = {task.class_names, *(examples.class_names for examples in task.test.values())}
+    published = config.dataset == "world" or config.dataset in catalog.PUBLISHED
+    for names in () if published else lists:
+        class_names.require_distinct(names, backbone)
+    class_names.warn_of_unsaid([name for names in lists for name in names], backbone)
+
+
 def _closed(config: ConfigDict) -> bool:
     """Whether the classes that are trained on are the only ones that will be asked for."""
     return config.classes == "all" and not config.targets
@@ -389,7 +411,7 @@ def _settings(config: ConfigDict, choice: Choice) -> dict[str, Any]:
     others = {"methods", "sweep", "progress", "tensorboard", *methods.ROWS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
     data = shared["data"]
-    for key in ("workers", "check"):
+    for key in ("workers", "check", "follow_links", "allow_copies"):
         del data[key]
     for part, key in ((data, "root"), (data, "split"), (data, "name"), (data["hf"], "class_names")):
         path = os.path.expanduser(part[key])

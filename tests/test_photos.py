@@ -1,10 +1,12 @@
 """What a user names for prediction."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cdc_jax.tasks.decode import UnreadableImage
+from cdc_jax.tasks.decode import UnreadableImage, decode
 from cdc_jax.tasks.photos import Photo, gather
 
 PIXELS = np.zeros((4, 5, 3), np.uint8)
@@ -70,3 +72,29 @@ def test_a_missing_file_may_wait(tmp_path):
     assert len(gather(tmp_path / "none.jpg", on_error="skip")) == 1
     with pytest.raises(ValueError, match='on_error must be "stop" or "skip", got \'ignore\''):
         gather(tmp_path, on_error="ignore")
+
+
+@pytest.mark.parametrize(
+    "path", [".thumbnails/x.jpg", "__MACOSX/x.jpg", "below/@eaDir/x.jpg", "._a.png", ".git/x.png"]
+)
+def test_hidden_and_tools_folders_hold_no_images(folder, path):
+    (folder / path).parent.mkdir(exist_ok=True)
+    (folder / path).touch()
+    assert names(gather(folder), folder) == ["a.png", "b.JPG", "below/c.webp", "d[1].gif"]
+
+
+def test_heic_photos_are_named(folder):
+    (folder / "e.HEIC").touch()
+    assert names(gather(folder), folder)[-1] == "e.HEIC"
+
+
+@pytest.mark.parametrize("given", ["{}/x.png", "{}/x*", "{}", "/dev/zero"])
+def test_what_is_no_regular_file_is_refused(folder, given):
+    os.mkfifo(folder / "x.png")
+    with pytest.raises(UnreadableImage, match="(x.png|zero) can't .*: it is a pipe, a socket or a"):
+        gather(given.format(folder))
+    photos = gather(given.format(folder), on_error="skip")
+    with pytest.raises(UnreadableImage, match="it is a pipe, a socket or a device"):
+        for photo in photos:
+            if photo.name.endswith(("x.png", "zero")):
+                decode(photo.image)

@@ -207,7 +207,7 @@ def test_what_was_refused_can_be_mended_in_the_same_folder(get_config, tmp_path)
     for name in ("red", "blue"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(6):
-            Image.new("RGB", (40, 30), name).save(tmp_path / "photos" / name / f"{i}.png")
+            Image.new("RGB", (40 + i, 30), name).save(tmp_path / "photos" / name / f"{i}.png")
     (tmp_path / "photos/red/5.png").write_bytes(b"")
     (tmp_path / "photos/task.toml").write_text("val = 0\ntest = 0.5")
 

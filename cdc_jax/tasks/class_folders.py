@@ -1,24 +1,43 @@
 """A user's own images: a folder of class folders, or a list of paths and labels.
 
-`task_toml` says what a file task.toml beside them may add, `lists` which lists are read.
+`layouts` says how folders are read, `lists` which lists are, and `task_toml` what a file task.toml
+beside them may add.
 """
 
-import os
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdc_jax.tasks import lists, splits, task_toml
+from cdc_jax.tasks import layouts, lists, splits, task_toml
 from cdc_jax.tasks.class_labels import Row
-from cdc_jax.tasks.files import SUFFIXES, Files, followed
+from cdc_jax.tasks.decode import UnreadableImage
+from cdc_jax.tasks.files import Files
 from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What a user decides where data can be taken in several ways.
+
+    Attributes:
+      allow_fewer: see `Dataset`.
+      layout: see `layouts.read`.
+      val_is_test: test on the validation images, where there are no test images.
+      follow_links: whether links may lead out of the folder, and to folders.
+    """
+
+    allow_fewer: bool = False
+    layout: str = ""
+    val_is_test: bool = False
+    follow_links: bool = False
 
 
 def read(
     root: Path,
     items: str = "",
-    allow_fewer: bool = False,
+    choices: Choices = Choices(),
     skip_missing: bool = False,
     progress: bool = False,
 ) -> Dataset:
@@ -27,7 +46,7 @@ def read(
     Args:
       root: their folder, or a list in it.
       items: a list, wherever it is, in place of what task.toml says; "" is none.
-      allow_fewer: see `Dataset`.
+      choices: of the user.
       skip_missing: leave listed images that are not there to whoever reads them.
       progress: show it, where a list is long.
 
@@ -41,71 +60,58 @@ def read(
         raise FileNotFoundError(
             f"data.root {root} is not there: give a folder with a folder of images a class"
         )
-    if not (root.is_dir() or root.is_file()):
-        raise ValueError(f"data.root {root} is neither a folder nor a list: give one of them")
     folder = root.parent if root.is_file() else root
     settings = task_toml.read(folder / "task.toml")
-    lists.refuse_url(settings["items"])
     listed = Path(items).expanduser() if items else folder / settings["items"]
     if root.is_file() and not items:
         listed = root
-    files = Files(folder)
-    remarks: tuple[str, ...] = ()
+    files, where = Files(folder), str(listed)
+    unusable: tuple[UnreadableImage, ...] = ()
     if listed == folder:
         if settings["names"] or settings["columns"]:
             raise ValueError(
                 f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
                 "data.split=LIST"
             )
-        rows, where = _class_folders(folder), str(folder)
-        split = _split(rows, sorted({name for _, name, _ in rows}), settings, where)
+        found = layouts.read(folder, choices.layout, choices.follow_links)
+        names = sorted({name for _, name, _ in found.rows})
+        split = _split(found.rows, names, settings, where)
+        layout, remarks, unusable = found.layout, found.remarks, found.unusable
     else:
-        listing, where = lists.read(listed, settings, files, skip_missing, progress), str(listed)
+        listing = lists.read(listed, settings, files, skip_missing, progress)
         split = listing.split or _split(listing.rows, listing.class_names, settings, where)
-        remarks = listing.remarks
+        layout, remarks = f"listed in {where}", listing.remarks
     split = task_toml.renamed(split, settings["class_names"])
+    if choices.val_is_test:
+        remarks = ("the images of val are the test", *remarks)
+    split = _tested(split, choices.val_is_test, where)
     splits.check(split, where)
-    _check_files(folder, files, [item.path for part in PARTS for item in getattr(split, part)])
+    paths = [item.path for part in PARTS for item in getattr(split, part)]
+    _check_files(folder, files, paths, choices.follow_links)
     return Dataset(
         split,
         folder.joinpath,
         task_toml.template(settings, split.class_names),
-        allow_fewer=allow_fewer,
+        allow_fewer=choices.allow_fewer,
+        layout=layout,
         remarks=remarks,
+        unusable=unusable,
     )
 
 
-def _class_folders(folder: Path) -> list[Row]:
-    """Rows of `<class>/**/<image>`, or of `train/<class>/**/<image>` and so on."""
-    names = _folders(folder)
-    if not names:
-        raise ValueError(f"{folder} holds no class folders, and no task.toml names a list of items")
-    if "train" in names and set(names) <= set(PARTS):
-        found = {(part, name) for part in names for name in _folders(folder / part)}
-        return [row for part, name in sorted(found) for row in _images(folder, part, name)]
-    return [row for name in names for row in _images(folder, "", name)]
-
-
-def _folders(folder: Path) -> list[str]:
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    for entry in entries:
-        if entry.is_symlink() and os.path.isdir(followed(entry.path) or ""):
-            # It could lead in a circle, count images twice, or leave the folder.
-            raise ValueError(f"{entry.path} is a link to a folder: put the folder itself there")
-    return sorted(entry.name for entry in entries if entry.is_dir())
-
-
-def _images(folder: Path, part: str, name: str) -> list[Row]:
-    rows = []
-    for parent, _, files in os.walk(folder / part / name):
-        _folders(Path(parent))
-        for file in files:
-            if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."):
-                path = Path(parent, file).relative_to(folder).as_posix()
-                rows.append((path, name, part))
-    if not rows:
-        raise ValueError(f"the class folder {folder / part / name} holds no image")
-    return sorted(rows)
+def _tested(split: Split, val_is_test: bool, where: str) -> Split:
+    """The split with its validation images as the test, if that is said."""
+    if val_is_test:
+        if split.test or not split.val:
+            has = "test images of its own" if split.test else "no validation images"
+            raise ValueError(f"data.val_is_test=True, and {where} has {has}: leave it out")
+        return dataclasses.replace(split, val=(), test=split.val)
+    if split.val and not split.test:
+        raise ValueError(
+            f"{where} has no test image, but {len(split.val)} validation images: add "
+            "data.val_is_test=True to test on these, as with ImageNet, or give test images"
+        )
+    return split
 
 
 def _split(
@@ -122,15 +128,18 @@ def _split(
     return splits.partition(chosen, names, settings["val"], settings["test"], settings["seed"])
 
 
-def _check_files(folder: Path, files: Files, paths: list[str]) -> None:
-    """Every path leads to a file of its own under the folder."""
+def _check_files(folder: Path, files: Files, paths: Sequence[str], follow_links: bool) -> None:
+    """Every path leads to a file of its own under the folder, unless links may lead elsewhere."""
     seen: dict[str, str] = {}
     for path in paths:
         real = files.real(path)
-        if real is None:
+        if real is None or follow_links:  # what links make the same is found by its content
             continue
         if not real.startswith(f"{files.root.rstrip('/')}/"):
-            raise ValueError(f"{folder / path} leads out of {folder}, to {real}")
+            raise ValueError(
+                f"{folder / path} leads out of {folder}, to {real}: put the file itself there, or "
+                "add data.follow_links=True"
+            )
         if real in seen:
             raise ValueError(f"{folder / path} and {seen[real]} are the same file")
         seen[real] = path

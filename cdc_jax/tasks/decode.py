@@ -1,17 +1,47 @@
 """Image files -> upright RGB images -> uint8 arrays of the size that a CLIP takes."""
 
+import contextlib
+import errno
+import functools
 import io
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cdc_jax.preprocessing import Preprocessing
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
 """What files may hold; Pillow alone would also start Ghostscript for a PostScript file."""
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif", ".heics", ".heifs"))
+HEIC_REMEDY = "pip install 'cdc_jax[heif]' reads HEIC"
+MAX_BYTES = 2**29
+"""Largest file, and the most that all threads together hold of files: 512 MiB."""
+MAX_PIXELS = 89_478_485
+"""Most pixels of an image, and of all images that threads decode at a time: Pillow warns above it.
+
+With at most 16 bytes a pixel while colours are converted, that is 1.4 GB whatever the number of
+threads.
+"""
 _LONGEST = 1000  # times the short side: scaling the short side up must not exhaust the memory
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the image upright."""
 
 
 class UnreadableImage(ValueError):
@@ -30,48 +60,187 @@ class UnreadableImage(ValueError):
         return f"{self.name} can't be read as an image: {self.reason}"
 
 
-def decode(source: str | Path | bytes | Image.Image, name: str | None = None) -> Image.Image:
-    """An image in RGB, whatever its colours are stored as; of an animation, the first frame.
-
-    It is turned as its EXIF orientation says. Transparent parts become white, as on a page.
-    (Dropping alpha, as CoOp and transformers do, would show whatever colour the file hides there.)
-    Of 16-bit channels the high byte is kept, as Pillow does for 16-bit colour. CMYK goes to RGB by
-    Pillow's formula and colour profiles are ignored, as in CLIP's own preprocessing.
+class _Budget:
+    """An amount that threads share: who asks for more than is free waits.
 
     Args:
-      source: path of a file of one of `FORMATS`, such a file's contents, or an image that Pillow
-        opened.
+      total: the whole amount.
+    """
+
+    def __init__(self, total: int):
+        self._total = self._free = total
+        self._returned = threading.Condition()
+
+    @contextlib.contextmanager
+    def share(self, amount: int) -> Iterator[None]:
+        """Holds an amount; more than the total counts as all of it."""
+        amount = min(amount, self._total)
+        with self._returned:
+            self._returned.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._returned:
+                self._free += amount
+                self._returned.notify_all()
+
+
+# A thread takes of the first before it takes of the second, so that none waits for another forever.
+_BYTES, _PIXELS = _Budget(MAX_BYTES), _Budget(MAX_PIXELS)
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """`FORMATS`, and HEIF where the package that reads it is installed."""
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        return FORMATS
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """File name suffixes of `formats`, in small letters, each with its dot."""
+    known = formats()  # registers HEIF first
+    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in known)
+
+
+def decode(source: str | Path | bytes | Image.Image, name: str | None = None) -> Image.Image:
+    """An image in RGB; see `opened`, which also keeps threads within `MAX_PIXELS`.
+
+    Raises:
+      UnreadableImage: see `opened`.
+    """
+    with opened(source, name) as image:
+        return image
+
+
+@contextlib.contextmanager
+def opened(
+    source: str | Path | bytes | Image.Image, name: str | None = None
+) -> Iterator[Image.Image]:
+    """An image in RGB, whatever its colours are stored as; of an animation, the first frame.
+
+    It is turned as its EXIF orientation says, unless the EXIF block is damaged. Transparent parts
+    become white, as on a page. (Dropping alpha, as CoOp and transformers do, would show whatever
+    colour the file hides there.) CMYK goes to RGB by Pillow's formula and colour profiles are
+    ignored, as in CLIP's own preprocessing. A JPEG of more than `MAX_PIXELS` is decoded at a half,
+    a quarter or an eighth of its size.
+
+    Values of 16 bits are taken as the file says: TIFF by BitsPerSample, PPM by its largest value.
+    Where a file only says 16, its largest value decides: up to 255 it holds 8 bits, up to 4095
+    12 bits, else 16; the high 8 of these are kept. Cameras store 8 and 12 bits so, without a shift
+    (GenICam's Pixel Format Naming Convention, Mono12).
+
+    While the context is open, the image counts among those that all threads hold.
+
+    Args:
+      source: path of a regular file of one of `formats`, such a file's contents, or an image that
+        Pillow opened.
       name: what errors call it; None is the path.
 
     Raises:
-      UnreadableImage: the file is missing, empty, truncated, damaged, a folder, no image, one
-        without pixels, over a thousand times longer than wide, of more pixels than Pillow takes
-        for harmless (twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million), or of pixels whose range is
-        unknown: floating point, or integers beyond 16 bits.
+      UnreadableImage: the file is missing, empty, truncated, damaged, no regular file, larger than
+        `MAX_BYTES`, no image, one without pixels, over a thousand times longer than wide, of more
+        than `MAX_PIXELS` (as JPEG, twice that), or of pixels whose range is unknown: floating
+        point, or integers beyond 16 bits.
     """
+    if isinstance(source, Image.Image):
+        name = name or getattr(source, "filename", "") or "the image"
+    elif isinstance(source, bytes):
+        name = name or "the image"
+    else:
+        name = name or str(source)
+    with contextlib.ExitStack() as held:
+        try:
+            image = _decoded(source, held)
+        except UnidentifiedImageError as error:
+            raise UnreadableImage(name, str(error)) from None
+        # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
+        except Exception as error:
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UnreadableImage(name, " ".join(told.split())) from None
+        yield image
+
+
+def irregular(path: str | Path) -> str:
+    """Why a path is not a file that may be opened; "" if it is. Nothing is opened."""
     try:
-        if isinstance(source, Image.Image):
-            name = name or getattr(source, "filename", "") or "the image"
-            return _rgb(source.copy())
-        if isinstance(source, bytes):
-            name = name or "the image"
-        else:
-            name = name or str(source)
-            source = Path(source).expanduser().read_bytes()
-        if not source:
-            raise ValueError("it is empty")
-        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            return _rgb(image)
+        _require_regular(os.stat(path))
+    except FileNotFoundError:
+        if os.path.islink(path):
+            return f"it is a link to {os.readlink(path)}, which is not there: get that file first"
+        return "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a regular file for reading; never waits, as a pipe or a device would make it.
+
+    Raises:
+      OSError: it can't be opened, or is no regular file.
+    """
+    _require_regular(os.stat(path))  # opening a device may do something
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _require_regular(os.fstat(file.fileno()))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a regular file")
+
+
+def _decoded(source: str | Path | bytes | Image.Image, held: contextlib.ExitStack) -> Image.Image:
+    if isinstance(source, Image.Image):
+        _check_size(source)
+        held.enter_context(_PIXELS.share(source.width * source.height))
+        return _rgb(source.copy())
+    content = source if isinstance(source, bytes) else _read(Path(source).expanduser(), held)
+    if not content:
+        raise ValueError("it is empty")
+    try:
+        image = held.enter_context(Image.open(io.BytesIO(content), formats=formats()))
     except UnidentifiedImageError:
-        reason = f"it is damaged, or none of {', '.join(FORMATS)}"
-    # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
-    except Exception as error:
-        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = " ".join(told.split())
-    raise UnreadableImage(name or str(source), reason)
+        heic = content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS
+        if heic and "HEIF" not in formats():
+            raise ValueError(f"it is a HEIC file, whatever its name says: {HEIC_REMEDY}") from None
+        raise UnidentifiedImageError(f"it is damaged, or none of {', '.join(formats())}") from None
+    if image.format in ("JPEG", "MPO") and image.width * image.height > MAX_PIXELS:
+        # The transform of 8 x 8 pixels gives the smaller sizes without the large one.
+        fitting = [part for part in (2, 4) if image.width * image.height <= MAX_PIXELS * part**2]
+        part = min(fitting, default=8)
+        image.draft(None, (image.width // part, image.height // part))
+    _check_size(image)
+    held.enter_context(_PIXELS.share(image.width * image.height))
+    _use_low_bits(image, content)
+    return _rgb(image)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _read(path: Path, held: contextlib.ExitStack) -> bytes:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= MAX_BYTES:
+            held.enter_context(_BYTES.share(size))
+            content = file.read(size + 1)
+            if len(content) <= size:
+                return content
+            raise ValueError("it grows while it is read")
+    raise ValueError(f"it has {size / 1e6:.0f} MB, and at most {MAX_BYTES / 1e6:.0f} are read")
+
+
+def _check_size(image: Image.Image) -> None:
     short, long = sorted(image.size)
     if not short:
         raise ValueError("it has no pixels")
@@ -79,18 +248,76 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"{image.width} x {image.height} pixels: one side is over {_LONGEST} times the other"
         )
-    ImageOps.exif_transpose(image, in_place=True)
+    if short * long > MAX_PIXELS:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels, and at most {MAX_PIXELS / 1e6:.0f} million "
+            "are read at once: scale it down"
+        )
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    image = _upright(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: store them in 8 or 16 bits")
     if image.mode.startswith("I"):
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError(f"pixels {levels.min()}..{levels.max()} do not fit in 16 bits")
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
+        bits = _stated_bits(image) or _bits(int(levels.max()))
+        image = Image.fromarray((levels >> (bits - 8)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # TIFF is turned here, and PNG may have its EXIF block behind the pixels
+    try:
+        turned = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as above; the pixels are sound, only what describes them is not
+        turned = None
+    return image if turned is None else image.transpose(turned)
+
+
+def _bits(largest: int) -> int:
+    return next(bits for bits in (8, 12, 16) if largest < 1 << bits)
+
+
+def _stated_bits(image: Image.Image) -> int:
+    """Bits that a file of 16-bit values says it uses; 0 where it does not."""
+    if image.format == "PPM":
+        return 16  # Pillow scales by the file's largest value
+    if image.format == "TIFF":
+        (bits, *_) = image.tag_v2.get(258, (16,))  # type: ignore[attr-defined]
+        return bits if 8 <= bits < 16 else 0
+    return 0
+
+
+def _use_low_bits(image: Image.Image, content: bytes) -> None:
+    """Puts the right 8 bits in place where 16-bit colours hold 8 or 12 bits.
+
+    Pillow gives only the high byte of each colour. With the bytes swapped it gives the low one.
+    """
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return
+    args = tiles[0].args
+    raw, *others = args if isinstance(args, tuple) else (args,)
+    if str(raw)[:-1] not in ("RGB;16", "RGBA;16"):
+        return
+    high = np.array(image)
+    if high[..., :3].max() > 15:
+        return
+    order = raw[-1].replace("N", "L" if sys.byteorder == "little" else "B")
+    swapped = raw[:-1] + {"L": "B", "B": "L"}[order]
+    with Image.open(io.BytesIO(content), formats=formats()) as again:
+        changed = (swapped, *others) if isinstance(args, tuple) else swapped
+        again.tile = [tile._replace(args=changed) for tile in tiles]
+        low = np.asarray(again)
+    levels = (high[..., :3].astype(np.uint16) << 8) | low[..., :3]
+    high[..., :3] = levels >> (_bits(int(levels.max())) - 8)
+    image.paste(Image.fromarray(high))
 
 
 def clean_image(image: Image.Image, size: int | Preprocessing) -> UInt8[np.ndarray, "side side 3"]:

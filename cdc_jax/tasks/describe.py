@@ -1,18 +1,23 @@
-"""What results say of a task."""
+"""What results and the terminal say of a task."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 
 from cdc_jax.records import TaskRecord
+from cdc_jax.tasks.photographs import Dataset
+from cdc_jax.tasks.splits import PARTS
+from cdc_jax.tasks.task import Examples, Skipped
 
 # Where data lies and how it is read changes no figure. The kind is part of the dataset's name.
 _LEFT_OUT = {
     "data.root", "data.name", "data.on_error", "data.allow_fewer", "data.check", "data.workers",
-    "world.kind",
+    "world.kind", "data.follow_links", "data.allow_copies",
 }  # fmt: skip
+_WHERE_SET = ("data.layout", "data.val_is_test")  # without them, a task is called as before
 # The world has both halves of its classes, whatever `classes` says, and no files.
 _OF_WORLD = ("model", "dtype", "targets", "world.")
 _OF_FILES = ("model", "dtype", "targets", "classes", "data.")
@@ -36,6 +41,7 @@ def describe(
         for key, value in flatten_dict(dict(settings), sep=".").items()
         if key.startswith(relevant)
         and key not in _LEFT_OUT
+        and (value or key not in _WHERE_SET)
         and (settings["dataset"] == "hf" or not key.startswith("data.hf."))
     }
     for key in ("data.split", "data.hf.class_names"):  # wherever it lies
@@ -50,6 +56,47 @@ def describe(
         settings=flat,
         note=note,
     )
+
+
+def summarize(
+    name: str,
+    dataset: Dataset,
+    used: Mapping[str, Examples],
+    remarks: Sequence[str],
+    skipped: Sequence[Skipped],
+) -> str:
+    """One line on what a task took of a dataset, and what was left out.
+
+    Args:
+      name: of the dataset.
+      dataset: all of it.
+      used: the examples of the task, by split.
+      remarks: what else to say, a sentence each.
+      skipped: images that can't be used.
+    """
+    names = dataset.split.class_names
+    counts = Counter(item.label for part in PARTS for item in getattr(dataset.split, part))
+    sizes = f"{min(counts.values())} to {max(counts.values())}"
+    there = ", ".join(f"{len(getattr(dataset.split, part))} {part}" for part in PARTS)
+    taken = ", ".join(f"{len(examples)} {split}" for split, examples in used.items())
+    told = [
+        f"{len(names)} classes ({_few(names)})" + (f", {dataset.layout}" if dataset.layout else ""),
+        f"{sizes} images a class ({there})",
+        f"used: {taken}",
+        *remarks,
+    ]
+    if skipped:
+        first = skipped[0]
+        told.append(
+            f"{len(skipped)} images that can't be used are left out, such as {first.file}: "
+            f"{first.reason}"
+        )
+    line = f"{name}: {'; '.join(told)}."
+    return line if line.isprintable() else ascii(line)[1:-1]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *(["…"] if len(names) > 5 else [])])
 
 
 def _dataset(settings: Mapping[str, Any]) -> str:

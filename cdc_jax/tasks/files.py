@@ -3,13 +3,9 @@
 import os
 from pathlib import Path
 
-from PIL import Image
-
 from cdc_jax.tasks import decode
 
-SUFFIXES = {
-    suffix for suffix, kind in Image.registered_extensions().items() if kind in decode.FORMATS
-}
+SUFFIXES = decode.suffixes() | decode.HEIC_SUFFIXES
 """Ends of the names of files that are read as images, in lower case."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cdc_jax.tasks import class_folders, splits
+from cdc_jax.tasks import splits, task_toml, text_file
 from cdc_jax.tasks.decode import UnreadableImage
 from cdc_jax.tasks.hf_loading import library, load
 from cdc_jax.tasks.photographs import Dataset
@@ -81,7 +81,7 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
         name, _, number = path.rpartition("/")
         return _file(images[name][int(number)][image], path)
 
-    template = class_folders.DEFAULTS["template"]
+    template = task_toml.DEFAULTS["template"]
     unused = [name for name in loaded if name not in chosen.values()]
     notes += [f"without the splits {_listed(unused)}"] if unused else []
     return Dataset(split, contents, template, note="; ".join(notes), allow_fewer=allow_fewer)
@@ -236,13 +236,9 @@ def _named(own: Sequence[str], file: str, column: str, where: str) -> tuple[str,
     if not path.is_file():
         raise FileNotFoundError(f"data.hf.class_names: there is no file {path}")
     if path.suffix.lower() == ".json":
-        names = _renamed(own, splits.read_json(path), path, ids)
+        names = _renamed(own, text_file.read_json(path), path, ids)
     else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not a text in UTF-8: {error}") from None
-        names = tuple(line.strip() for line in lines if line.strip())
+        names = tuple(line.strip() for line in text_file.lines(path) if line.strip())
         if len(names) != len(own):
             raise ValueError(
                 f"{path} has {len(names)} class names, and {where} has {len(own)} classes "
@@ -276,7 +272,7 @@ def _split(
         for part, name in chosen.items()
     }
     if list(chosen) == ["train"]:
-        shares = (class_folders.DEFAULTS[key] for key in ("val", "test", "seed"))
+        shares = (task_toml.DEFAULTS[key] for key in ("val", "test", "seed"))
         return splits.partition(parts["train"], names, *shares)
     return Split(parts["train"], parts.get("val", ()), parts["test"], names)
 

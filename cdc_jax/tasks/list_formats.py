@@ -82,8 +82,8 @@ def _parts(
         )
     lists: dict[str, Any] = {}
     for key, entries in content.items():
-        part = splits.part_named(key)
-        if part is None:
+        part = splits.part_of(key)
+        if not part:
             raise ValueError(
                 f"{file} must be a list of objects with path and label, or a split file with "
                 f"train, val and test; it is an object of {', '.join(map(repr, [*content][:9]))}"
@@ -180,7 +180,7 @@ def _table(
 
 def _spaced(file: Path, skipped: int) -> Iterator[Entry]:
     """`path label` lines; a path ends with the suffix of an image."""
-    parts: set[str | None] = set()
+    parts: set[str] = set()
     for number, line in enumerate(text_file.lines(file), 1):
         if not line.strip():
             continue
@@ -194,9 +194,9 @@ def _spaced(file: Path, skipped: int) -> Iterator[Entry]:
             )
         path, label = match[1], match[2].strip()
         words = label.rsplit(maxsplit=1)
-        parts.add(splits.part_named(words[1]) if len(words) == 2 else None)
+        parts.add(splits.part_of(words[1]) if len(words) == 2 else "")
         yield at, (path, label, None)
-    if parts and None not in parts:
+    if parts and "" not in parts:
         raise ValueError(
             f"{file}: all labels end in the name of a split, as if a third column told it: write "
             "the list as CSV with the header path,label,split"

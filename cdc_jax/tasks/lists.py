@@ -124,8 +124,8 @@ def _row(at: str, path: Any, label: Any, part: Any, roots: Sequence[str]) -> Row
         )
     if part is not None:
         given = str(part).strip()
-        part = splits.part_named(given) if given else ""
-        if part is None:
+        part = splits.part_of(given)
+        if given and not part:
             raise ValueError(
                 f"{at}: split must be one of {', '.join(PARTS)}, got {given!r:.80}; if that column "
                 'is no split, say so in task.toml: [columns] split = ""'

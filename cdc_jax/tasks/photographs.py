@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,9 @@ class Dataset:
       about: what the labels are about, see `views.ASPECTS`.
       note: what tables must say beside its figures; "" is nothing.
       allow_fewer: whether a class may have fewer training images than shots.
+      layout: how its folders or lists were read, in words.
       remarks: what was assumed or left out when the dataset was read, a sentence each.
+      unusable: images of its folders that are in no split, because they can't be used.
     """
 
     split: Split
@@ -41,7 +44,9 @@ class Dataset:
     about: tuple[str, ...] = ("category",)
     note: str = ""
     allow_fewer: bool = True
+    layout: str = ""
     remarks: tuple[str, ...] = ()
+    unusable: tuple[decode.UnreadableImage, ...] = ()
 
 
 class Photographs:
@@ -108,27 +113,26 @@ class Photographs:
 
         def tried(number: int) -> decode.UnreadableImage | None:
             try:
-                self._decoded(number)
+                with self._opened(number):
+                    return None
             except decode.UnreadableImage as error:
                 return error
-            return None
 
         found = enumerate(self._pool.map(tried, range(len(self))))
         return {number: error for number, error in found if error is not None}
 
     def _missing(self) -> dict[int, decode.UnreadableImage]:
-        """Each folder is listed once, no file is touched."""
-        listed: dict[Path, frozenset[str]] = {}
+        """Each folder is listed once. Only what is no regular file there is looked at."""
+        regular: dict[Path, frozenset[str]] = {}
         missing = {}
         for number, path in enumerate(self._paths):
             file = self._contents(path)
             if isinstance(file, bytes):
                 return {}
-            if file.parent not in listed:
-                there = os.listdir(file.parent) if file.parent.is_dir() else ()
-                listed[file.parent] = frozenset(there)
-            if file.name not in listed[file.parent]:
-                missing[number] = decode.UnreadableImage(str(file), "no such file")
+            if file.parent not in regular:
+                regular[file.parent] = _regular_files(file.parent)
+            if file.name not in regular[file.parent] and (reason := decode.irregular(file)):
+                missing[number] = decode.UnreadableImage(str(file), reason)
         return missing
 
     def _read(
@@ -143,9 +147,9 @@ class Photographs:
                 if number in kept:
                     images[row] = kept[number]
                     continue
-                image = self._decoded(number)
-                self._aspects[number] = image.width / image.height
-                images[row] = form(image)
+                with self._opened(number) as image:
+                    self._aspects[number] = image.width / image.height
+                    images[row] = form(image)
                 if keep:
                     kept[number] = images[row]
 
@@ -153,10 +157,17 @@ class Photographs:
         images.setflags(write=False)
         return images
 
-    def _decoded(self, number: int) -> Image.Image:
+    def _opened(self, number: int) -> AbstractContextManager[Image.Image]:
         path = self._paths[number]
         contents = self._contents(path)
-        return decode.decode(contents, path if isinstance(contents, bytes) else None)
+        return decode.opened(contents, path if isinstance(contents, bytes) else None)
+
+
+def _regular_files(folder: Path) -> frozenset[str]:
+    if not folder.is_dir():
+        return frozenset()
+    with os.scandir(folder) as entries:
+        return frozenset(e.name for e in entries if e.is_file(follow_symlinks=False))
 
 
 def threads(workers: int) -> int:

@@ -1,13 +1,15 @@
 """Images that a user names for prediction: files, patterns, folders, or pixels at hand."""
 
 import glob
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from cdc_jax.tasks.decode import FORMATS, UnreadableImage
+from cdc_jax.tasks import layouts
+from cdc_jax.tasks.decode import HEIC_SUFFIXES, UnreadableImage, formats, irregular, suffixes
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -29,13 +31,13 @@ def gather(images: Any, on_error: str = "stop") -> list[Photo]:
 
     Args:
       images: one or several of: a path; a glob pattern; a folder, searched for images, those in
-        folders below as well; a Pillow image; uint8 pixels (height, width, 3); a `Photo`. Or one
-        array (images, height, width, 3).
-      on_error: "stop" raises an error for a path that is not there, "skip" leaves that to whoever
-        decodes it.
+        folders below as well unless hidden or made by tools; a Pillow image; uint8 pixels (height,
+        width, 3); a `Photo`. Or one array (images, height, width, 3).
+      on_error: "stop" raises an error for a path that is not there, or no regular file; "skip"
+        leaves that to whoever decodes it.
 
     Raises:
-      UnreadableImage: a path that is not there.
+      UnreadableImage: a path that is not there, or leads to a pipe or a device.
       FileNotFoundError: a pattern that fits no file, or a folder without an image.
       ValueError: no image, or something that is none.
     """
@@ -59,28 +61,36 @@ def gather(images: Any, on_error: str = "stop") -> list[Photo]:
         raise ValueError("no images are given")
     if on_error == "stop":
         for name, image in photos:
-            if isinstance(image, Path) and not image.expanduser().exists():
-                raise UnreadableImage(name, "no such file")
+            if isinstance(image, Path) and (reason := irregular(image.expanduser())):
+                raise UnreadableImage(name, reason)
     return photos
 
 
 def _files(given: str | Path) -> list[Path]:
     path = Path(given).expanduser()
     if path.is_dir():
-        extensions = Image.registered_extensions()
-        files = sorted(
-            file
-            for file in path.rglob("[!.]*")
-            if extensions.get(file.suffix.lower()) in FORMATS and file.is_file()
-        )
+        files = sorted(_below(path))
         if not files:
-            raise FileNotFoundError(f"folder {path} holds no image ({', '.join(FORMATS)})")
+            raise FileNotFoundError(f"folder {path} holds no image ({', '.join(formats())})")
         return files
     if path.exists() or not glob.has_magic(str(path)):
         return [Path(given)]
     files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
     if not files:
         raise FileNotFoundError(f"no file fits {str(given)!r}")
+    return files
+
+
+def _below(folder: Path) -> list[Path]:
+    known = suffixes() | HEIC_SUFFIXES
+    files = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not layouts.ignored(name)]
+        files += [
+            Path(parent, name)
+            for name in names
+            if os.path.splitext(name)[1].lower() in known and not layouts.ignored(name)
+        ]
     return files
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,11 +15,13 @@ from cdc_jax.tasks import (
     catalog,
     class_folders,
     coop_splits,
+    copies,
     hf_datasets,
     splits,
     tfds_records,
 )
-from cdc_jax.tasks.describe import describe
+from cdc_jax.tasks.decode import UnreadableImage
+from cdc_jax.tasks.describe import describe, summarize
 from cdc_jax.tasks.photographs import Dataset, Photographs
 from cdc_jax.tasks.splits import Item, Split
 from cdc_jax.tasks.task import Examples, Skipped, Task
@@ -75,11 +78,24 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
         return fewshot.load(config)
     others = targets(config)
     _known("classes", config.classes, ("all", "base_new"))
+    data = config.data
+    on_error = _known("data.on_error", data.on_error, ("stop", "skip"))
     dataset = read(config.dataset, config)
-    split = dataset.split
+    if len(dataset.split.class_names) < 2:
+        raise ValueError(
+            f"{data.root or config.dataset} has only one class, "
+            f"{', '.join(map(repr, dataset.split.class_names))} ({dataset.layout}): there must be "
+            "at least two to tell apart"
+        )
     if not dataset.allow_fewer:
-        _check_shots(split, config.shots)
-    split = splits.few_shot(split, config.shots, config.seed)
+        _check_shots(dataset.split, config.shots)
+    skipped = _left_out(dataset, on_error)
+    split, unreadable = _draw(dataset, config, image_size)
+    skipped += unreadable
+    remarks = list(dataset.remarks)
+    if config.dataset == "folder":
+        files = cast(Callable[[str], Path], dataset.contents)
+        remarks += copies.examine(dataset.split, split, files, data.allow_copies)
     protocol, tested = "few_shot", {"test": ("all", split)}
     if config.classes == "base_new":
         split, new = splits.base_new(split)
@@ -87,7 +103,6 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
     parts = {"train": (split.train, split), "val": (split.val, split)}
     parts |= {name: (half.test, half) for name, (_, half) in tested.items()}
     examples: dict[str, Examples] = {}
-    skipped: list[Skipped] = []
     for name, (items, half) in parts.items():
         examples[name], left_out = _examples(
             name, items, half.class_names, dataset, config, image_size
@@ -107,13 +122,14 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
         )
         skipped += left_out
         notes.append(f"{name}: {target.note}" if target.note else "")
+    summary = summarize(config.dataset, dataset, examples, remarks, skipped)
     domains = all(catalog.PUBLISHED[name].domain_of == config.dataset for name in others)
     return Task(
         train=examples.pop("train"),
         val=examples.pop("val"),
         test=examples,
         class_names=split.class_names,
-        template=config.data.template or dataset.template,
+        template=data.template or dataset.template,
         about=dataset.about,
         record=describe(
             config.to_dict(),
@@ -122,6 +138,7 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
             "; ".join(filter(None, notes)),
         ),
         skipped=tuple(skipped),
+        summary=summary,
     )
 
 
@@ -139,8 +156,13 @@ def read(name: str, config: ConfigDict) -> Dataset:
         raise ValueError(f"data.root must say where {name} is: add data.root=PATH")
     root, split = Path(data.root).expanduser(), data.split if name == config.dataset else ""
     if name == "folder":
+        choices = {f.name: data[f.name] for f in dataclasses.fields(class_folders.Choices)}
         return class_folders.read(
-            root, split, data.allow_fewer, data.on_error == "skip", config.progress
+            root,
+            split,
+            class_folders.Choices(**choices),
+            skip_missing=data.on_error == "skip",
+            progress=config.progress,
         )
     return _FORMATS[_known("data.format", data.format, _FORMATS)](name, root, split)
 
@@ -155,25 +177,15 @@ def _examples(
 ) -> tuple[Examples, list[Skipped]]:
     """The usable images of a part, and the others."""
     data = config.data
-    on_error = _known("data.on_error", data.on_error, ("stop", "skip"))
-
-    def photographs(chosen: Sequence[Item]) -> Photographs:
-        paths = [item.path for item in chosen]
-        side = data.side or round(1.5 * Preprocessing.of(image_size).size)
-        return Photographs(paths, dataset.contents, image_size, side, data.workers)
-
-    images = photographs(items)
-    # What is skipped must be known before batches are put together.
-    unusable = images.unusable(decoding=data.check or on_error == "skip")
-    if unusable and on_error == "stop":
-        error = next(iter(unusable.values()))
-        raise ValueError(
-            f"{len(unusable)} of the {len(items)} {part} images can't be used; the first: {error}. "
-            "Mend them, or leave them out by data.on_error=skip"
-        )
+    skip = data.on_error == "skip"
+    images = _photographs(items, dataset, config, image_size)
+    # What is skipped must be known before batches are put together. The shots are readable then.
+    unusable = images.unusable(decoding=data.check or skip and part not in ("train", "val"))
+    if unusable and not skip:
+        raise _cant_be_used(list(unusable.values()), len(items), part)
     if unusable:
         items = [item for number, item in enumerate(items) if number not in unusable]
-        images = photographs(items)
+        images = _photographs(items, dataset, config, image_size)
     if part == "train":
         for label in sorted(set(range(len(class_names))) - {item.label for item in items}):
             raise ValueError(f"class {class_names[label]!r} has no usable training image")
@@ -182,6 +194,46 @@ def _examples(
     labels = np.array([item.label for item in items], np.int64)
     skipped = [Skipped(error.name, error.reason) for error in unusable.values()]
     return Examples(images, labels, class_names, tuple(item.path for item in items)), skipped
+
+
+def _photographs(
+    items: Sequence[Item], dataset: Dataset, config: ConfigDict, image_size: int | Preprocessing
+) -> Photographs:
+    paths = [item.path for item in items]
+    side = config.data.side or round(1.5 * Preprocessing.of(image_size).size)
+    return Photographs(paths, dataset.contents, image_size, side, config.data.workers)
+
+
+def _cant_be_used(errors: Sequence[UnreadableImage], of: int, kind: str) -> ValueError:
+    return ValueError(
+        f"{len(errors)} of the {of} {kind} images can't be used; the first: {errors[0]}. Mend "
+        "them, or leave them out by data.on_error=skip"
+    )
+
+
+def _left_out(dataset: Dataset, on_error: str) -> list[Skipped]:
+    """What is no readable file in the dataset's folders, if that may be left out."""
+    if dataset.unusable and on_error == "stop":
+        there = sum(len(getattr(dataset.split, part)) for part in splits.PARTS)
+        raise _cant_be_used(dataset.unusable, there + len(dataset.unusable), "listed")
+    return [Skipped(error.name, error.reason) for error in dataset.unusable]
+
+
+def _draw(
+    dataset: Dataset, config: ConfigDict, image_size: int | Preprocessing
+) -> tuple[Split, list[Skipped]]:
+    """The few-shot split; under data.on_error=skip, of images that can be read, and the others."""
+    split = splits.few_shot(dataset.split, config.shots, config.seed)
+    if config.data.on_error == "stop":
+        return split, []
+    unusable: dict[str, UnreadableImage] = {}
+    readable: set[str] = set()
+    while new := [i for i in (*split.train, *split.val) if i.path not in readable]:
+        errors = _photographs(new, dataset, config, image_size).unusable(decoding=True)
+        readable.update(item.path for number, item in enumerate(new) if number not in errors)
+        unusable |= {new[number].path: error for number, error in errors.items()}
+        split = splits.refill(dataset.split, split, unusable, config.shots, config.seed)
+    return split, [Skipped(error.name, error.reason) for error in unusable.values()]
 
 
 def _check_shots(split: Split, shots: int) -> None:

@@ -7,7 +7,7 @@ Sampling and halving follow CoOp, Dassl and MaPLe to the bit, so that results st
 import dataclasses
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -15,9 +15,11 @@ from cdc_jax.tasks import text_file
 
 PARTS = ("train", "val", "test")
 
-_PART_NAMES = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
+# As Hugging Face's `datasets` names the splits of folders (data_files.SPLIT_KEYWORDS).
+_PARTS_BY_NAME = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 # Paths that `safe_path` would not change: no empty part, . or .., and no character it refuses.
 _PLAIN_PATH = re.compile(r"(?:(?!\.{1,2}(?:/|\Z))[^/\\\0]+(?:/(?!\Z)|\Z))+")
@@ -45,6 +47,15 @@ class Split:
     val: tuple[Item, ...]
     test: tuple[Item, ...]
     class_names: tuple[str, ...]
+
+
+def part_of(name: str) -> str:
+    """What a split of that name is for, one of `PARTS`, in any case of letters; "" if unknown.
+
+    >>> part_of("Valid"), part_of("cat")
+    ('val', '')
+    """
+    return _PARTS_BY_NAME.get(name.strip().lower(), "")
 
 
 def read_split(path: str | Path) -> Split:
@@ -137,11 +148,6 @@ def _refuse_again(item: Item, before: int, class_names: Sequence[str], where: st
     )
 
 
-def part_named(name: str) -> str | None:
-    """The part that a name such as Training or valid means, in any case; None for no part."""
-    return _PART_NAMES.get(name.strip().casefold())
-
-
 def safe_path(path: str, where: str) -> str:
     """A path under the image root, in its plain form.
 
@@ -176,6 +182,36 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
     rng = random.Random(seed)
     train = _sample(split.train, shots, rng)
     return dataclasses.replace(split, train=train, val=_sample(split.val, min(shots, 4), rng))
+
+
+def refill(split: Split, drawn: Split, unusable: Container[str], shots: int, seed: int) -> Split:
+    """Replaces drawn images that can't be used by others of their class, while there are some.
+
+    The usable ones stay, so that a few unusable images change no more than themselves.
+
+    Args:
+      split: what was drawn from.
+      drawn: of `few_shot`, or of this.
+      unusable: paths of images that can't be used.
+      shots: as `few_shot`.
+      seed: as `few_shot`.
+    """
+
+    def refilled(items: Sequence[Item], few: Sequence[Item], count: int) -> tuple[Item, ...]:
+        groups, kept = by_label(items), []
+        for label, group in by_label(few).items():
+            usable = [item for item in group if item.path not in unusable]
+            if len(usable) < len(group):
+                taken = set(group)
+                rest = [i for i in groups[label] if i not in taken and i.path not in unusable]
+                random.Random(f"{seed} {label}").shuffle(rest)
+                usable += rest[: count - len(usable)]
+            kept += usable
+        return tuple(kept)
+
+    train = refilled(split.train, drawn.train, shots)
+    val = refilled(split.val, drawn.val, min(shots, 4))
+    return dataclasses.replace(drawn, train=train, val=val)
 
 
 def _sample(items: Sequence[Item], count: int, rng: random.Random) -> tuple[Item, ...]:

@@ -78,6 +78,7 @@ class Task:
       record: what results say of the task.
       others: training sets beside `train`, by name, for controls; made when asked for.
       skipped: images of its splits that were left out.
+      summary: one line on what was taken and what was left out; "" for images that are drawn.
     """
 
     train: Examples
@@ -89,6 +90,7 @@ class Task:
     record: TaskRecord
     others: Mapping[str, Callable[[], Examples]] = dataclasses.field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    summary: str = ""
 
     def items(self) -> dict[str, list[tuple[str, int, str]]]:
         """Split -> [file, label, class name] of every image used, as in CoOp's split files.

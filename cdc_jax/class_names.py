@@ -1,0 +1,74 @@
+"""Class names as a model reads them: which it can't tell apart, and which say nothing to it."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from cdc_jax.backbone import Backbone
+
+_BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
+_END_OF_WORD = "</w>"
+
+
+def require_distinct(names: Sequence[str], backbone: Backbone) -> None:
+    """Requires names of different tokens.
+
+    Args:
+      names: of the classes to tell apart.
+      backbone: whose tokens count.
+
+    Raises:
+      ValueError: two names have the same tokens, as "Cat" and "cat" have in CLIP's vocabulary, or a
+        name can't be told in tokens at all, see `Backbone.name_ids`.
+    """
+    first: dict[bytes, str] = {}
+    for name, ids in zip(names, backbone.name_ids(names), strict=True):
+        other = first.setdefault(np.asarray(ids).tobytes(), name)
+        if other is not name:
+            raise ValueError(
+                f"the class names {other!r} and {name!r} are the same tokens to this model, which "
+                "could not tell them apart: make one class of them, or rename one, in task.toml "
+                "under [class_names] if they are folders"
+            )
+
+
+def warn_of_unsaid(names: Sequence[str], backbone: Backbone) -> None:
+    """Warns once of names that hold no word of the vocabulary.
+
+    These have no letters at all, as numbers have none, or are in a script that the vocabulary only
+    knows as single bytes.
+
+    Args:
+      names: of classes.
+      backbone: whose vocabulary counts.
+    """
+    vocabulary = backbone.vocabulary()
+    tokens = {
+        name: [vocabulary[token] for token in backbone.word_ids(name.replace("_", " "))]
+        for name in names
+    }
+    unsaid = [name for name, said in tokens.items() if not _is_word(name, said)]
+    if unsaid:
+        listed = ", ".join(map(ascii, unsaid[:5])) + (", …" if len(unsaid) > 5 else "")
+        warnings.warn(
+            f"{len(unsaid)} class names hold no word that this model's vocabulary has ({listed}), "
+            "so its text features say nothing of them: give names, in task.toml under "
+            "[class_names] if they are folders",
+            stacklevel=2,
+        )
+
+
+def _is_word(name: str, tokens: Sequence[str]) -> bool:
+    """Whether there are letters in a name, and some are whole in one of its tokens."""
+    return any(map(str.isalpha, name)) and any(map(str.isalpha, "".join(map(_text, tokens))))
+
+
+def _text(token: str) -> str:
+    """What a token says alone; nothing if it is part of a letter."""
+    token = token.removesuffix(_END_OF_WORD)
+    try:
+        return bytes(_BYTES[char] for char in token).decode()
+    except (KeyError, UnicodeDecodeError):
+        return token if token.isascii() else ""
