@@ -4,10 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cdc_jax import backbone as backbone_lib
-from cdc_jax import class_names
+from cdc_jax import class_names, train
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +68,16 @@ def test_letters_that_a_vocabulary_has_whole_are_words():
     a, b, c = (alphabet[byte] for byte in "猫".encode())
     assert class_names._is_word("猫", [f"{a}{b}{c}</w>"])
     assert not class_names._is_word("猫", [a + b, f"{c}</w>"])
+
+
+def test_a_run_is_refused_before_it_leaves_a_trace(get_config, tmp_path, capsys):
+    for number, name in enumerate(("hot_dog", "hot dog", "cat")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            image = Image.new("RGB", (20 + number, 20 + i))
+            image.save(tmp_path / "photos" / name / f"{i}.png")
+    argument = f"dataset=folder,shots=1,methods=zero_shot,data.root={tmp_path / 'photos'}"
+    with pytest.raises(ValueError, match="'hot dog' and 'hot_dog' are the same tokens"):
+        train.train_and_evaluate(get_config("fewshot", argument), tmp_path / "run")
+    assert "folder: 3 classes (cat, hot dog, hot_dog), a folder a class" in capsys.readouterr().out
+    assert not list((tmp_path / "run").rglob("config.json"))

@@ -225,6 +225,7 @@ def test_settings_that_do_not_fit_are_refused(finished, tmp_path, change, error,
         ({"class_names": ["cat"]}, r"class names must be at least two, .*, got \('cat',\)"),
         ({"class_names": ["cat", "cat"]}, "none of them empty or given twice"),
         ({"class_names": ["cat", " "]}, "none of them empty or given twice"),
+        ({"class_names": ["cat", "Cat "]}, "names 'cat' and 'Cat ' are the same tokens"),
     ],
 )
 def test_a_bad_option_is_refused(finished, photos, options, message):
