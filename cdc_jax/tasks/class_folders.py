@@ -52,27 +52,34 @@ def read(
     files = Files(folder)
     remarks: tuple[str, ...] = ()
     if listed == folder:
-        if settings["names"] or settings["columns"]:
-            raise ValueError(
-                f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
-                "data.split=LIST"
-            )
-        rows, where = _class_folders(folder), str(folder)
-        split = _split(rows, sorted({name for _, name, _ in rows}), settings, where)
+        split = _of_folders(folder, settings)
     else:
-        listing, where = lists.read(listed, settings, files, skip_missing, progress), str(listed)
-        split = listing.split or _split(listing.rows, listing.class_names, settings, where)
-        remarks = listing.remarks
+        split, remarks = _of_list(listed, settings, files, skip_missing, progress)
     split = task_toml.renamed(split, settings["class_names"])
-    splits.check(split, where)
+    splits.check(split, str(listed))
     _check_files(folder, files, [item.path for part in PARTS for item in getattr(split, part)])
-    return Dataset(
-        split,
-        folder.joinpath,
-        task_toml.template(settings, split.class_names),
-        allow_fewer=allow_fewer,
-        remarks=remarks,
-    )
+    template = task_toml.template(settings, split.class_names)
+    remarks += task_toml.remarks(template, split.class_names)
+    return Dataset(split, folder.joinpath, template, allow_fewer=allow_fewer, remarks=remarks)
+
+
+def _of_list(
+    listed: Path, settings: Mapping[str, Any], files: Files, skip_missing: bool, progress: bool
+) -> tuple[Split, tuple[str, ...]]:
+    listing = lists.read(listed, settings, files, skip_missing, progress)
+    if listing.split is not None:
+        return listing.split, listing.remarks
+    return _split(listing.rows, listing.class_names, settings, str(listed)), listing.remarks
+
+
+def _of_folders(folder: Path, settings: Mapping[str, Any]) -> Split:
+    if settings["names"] or settings["columns"]:
+        raise ValueError(
+            f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
+            "data.split=LIST"
+        )
+    rows = _class_folders(folder)
+    return _split(rows, sorted({name for _, name, _ in rows}), settings, str(folder))
 
 
 def _class_folders(folder: Path) -> list[Row]:
