@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_features_are_normalised_averaged_and_normalised_again(world, monkeypatc
     found = hand_crafted_features(world, [OWN], NAMES)
     assert found.shape == (1, 3, world.sizes.embed_width)
     np.testing.assert_allclose(found[0], expected, atol=2e-6)
-    monkeypatch.setattr("cdc_jax.methods.method._TEXTS", 2)  # in chunks
+    monkeypatch.setattr("cdc_jax.methods.method._TEXTS", 6)  # in chunks
     np.testing.assert_allclose(hand_crafted_features(world, [OWN], NAMES)[0], expected, atol=2e-6)
 
 
@@ -113,8 +114,6 @@ def test_prompts_without_a_phrase_start_as_the_single_template(world, support):
 
 @pytest.mark.parametrize("row", ["zero_shot", "cdc"])
 def test_an_exported_model_keeps_its_words(world, support, row, tmp_path):
-    import jax
-
     choice, method = create(world, support, row, OWN)
     learned = method.initialize(jax.random.key(0), world, support)
     export.write(
@@ -218,8 +217,12 @@ def test_own_words_in_task_toml(photos):
         '\ufefftemplate = "a {}."\n[class_names]\ncat = "a cat"\n[descriptions]\n'
         'cat = ["It purrs.", "{} purrs."]\ndog = "It barks."'
     ) == Wording("a {}.", (), {"a cat": ("It purrs.", "{} purrs."), "dog": ("It barks.",)})
+    assert class_folders.read(photos).remarks == ()
     by_new_name = '[class_names]\ncat = "tom"\n[descriptions]\ntom = "It purrs."'
     assert template(by_new_name).descriptions == {"tom": ("It purrs.",)}
+    assert class_folders.read(photos).remarks == (
+        "1 of the 2 classes have no description, such as 'dog': they get 'a photo of a {}.'",
+    )
 
 
 @pytest.mark.parametrize(

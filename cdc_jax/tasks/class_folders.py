@@ -7,7 +7,7 @@ beside them may add.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdc_jax.tasks import layouts, lists, splits, task_toml
 from cdc_jax.tasks.class_labels import Row
@@ -65,38 +65,57 @@ def read(
     listed = Path(items).expanduser() if items else folder / settings["items"]
     if root.is_file() and not items:
         listed = root
-    files, where = Files(folder), str(listed)
-    unusable: tuple[UnreadableImage, ...] = ()
+    files = Files(folder)
     if listed == folder:
-        if settings["names"] or settings["columns"]:
-            raise ValueError(
-                f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
-                "data.split=LIST"
-            )
-        found = layouts.read(folder, choices.layout, choices.follow_links)
-        names = sorted({name for _, name, _ in found.rows})
-        split = _split(found.rows, names, settings, where)
-        layout, remarks, unusable = found.layout, found.remarks, found.unusable
+        found = _of_folders(folder, settings, choices)
     else:
-        listing = lists.read(listed, settings, files, skip_missing, progress)
-        split = listing.split or _split(listing.rows, listing.class_names, settings, where)
-        layout, remarks = f"listed in {where}", listing.remarks
-    split = task_toml.renamed(split, settings["class_names"])
+        found = _of_list(listed, settings, files, skip_missing, progress)
+    split = task_toml.renamed(found.split, settings["class_names"])
+    remarks = found.remarks
     if choices.val_is_test:
         remarks = ("the images of val are the test", *remarks)
-    split = _tested(split, choices.val_is_test, where)
-    splits.check(split, where)
+    split = _tested(split, choices.val_is_test, str(listed))
+    splits.check(split, str(listed))
     paths = [item.path for part in PARTS for item in getattr(split, part)]
     _check_files(folder, files, paths, choices.follow_links)
+    template = task_toml.template(settings, split.class_names)
     return Dataset(
         split,
         folder.joinpath,
-        task_toml.template(settings, split.class_names),
+        template,
         allow_fewer=choices.allow_fewer,
-        layout=layout,
-        remarks=remarks,
-        unusable=unusable,
+        layout=found.layout,
+        remarks=(*remarks, *task_toml.remarks(template, split.class_names)),
+        unusable=found.unusable,
     )
+
+
+class _Found(NamedTuple):
+    """The fields of a `Dataset` that a folder or a list decides."""
+
+    split: Split
+    layout: str
+    remarks: tuple[str, ...]
+    unusable: tuple[UnreadableImage, ...] = ()
+
+
+def _of_list(
+    listed: Path, settings: Mapping[str, Any], files: Files, skip_missing: bool, progress: bool
+) -> _Found:
+    listing = lists.read(listed, settings, files, skip_missing, progress)
+    split = listing.split or _split(listing.rows, listing.class_names, settings, str(listed))
+    return _Found(split, f"listed in {listed}", listing.remarks)
+
+
+def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> _Found:
+    if settings["names"] or settings["columns"]:
+        raise ValueError(
+            f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
+            "data.split=LIST"
+        )
+    rows, *others = layouts.read(folder, choices.layout, choices.follow_links)
+    split = _split(rows, sorted({name for _, name, _ in rows}), settings, str(folder))
+    return _Found(split, *others)
 
 
 def _tested(split: Split, val_is_test: bool, where: str) -> Split:

@@ -142,6 +142,20 @@ def template(settings: Mapping[str, Any], class_names: Sequence[str]) -> Templat
     return Wording(several[0] if several else settings["template"], several, descriptions)
 
 
+def remarks(template: Template, class_names: Sequence[str]) -> tuple[str, ...]:
+    """What is assumed of classes that have no description, where others have one."""
+    if not isinstance(template, Wording) or not template.descriptions:
+        return ()
+    without = [name for name in class_names if name not in template.descriptions]
+    if not without:
+        return ()
+    instead = ", ".join(map(repr, template.templates or [template.template]))
+    return (
+        f"{len(without)} of the {len(class_names)} classes have no description, such as "
+        f"{without[0]!r}: they get {instead:.300}",
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that is most like another, for a message; the first ones are compared."""
     names = sorted(known)[:_COMPARED]
