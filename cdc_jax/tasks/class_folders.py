@@ -113,9 +113,10 @@ def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> 
             f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
             "data.split=LIST"
         )
-    rows, *others = layouts.read(folder, choices.layout, choices.follow_links)
-    split = _split(rows, sorted({name for _, name, _ in rows}), settings, str(folder))
-    return _Found(split, *others)
+    listing = layouts.read(folder, choices.layout, choices.follow_links)
+    names = sorted({name for _, name, _ in listing.rows})
+    split = _split(listing.rows, names, settings, str(folder))
+    return _Found(split, listing.layout, listing.remarks, listing.unusable)
 
 
 def _tested(split: Split, val_is_test: bool, where: str) -> Split:
