@@ -1,6 +1,7 @@
 """Image files -> upright RGB images -> uint8 arrays of the size that a CLIP takes."""
 
 import contextlib
+import ctypes
 import errno
 import functools
 import io
@@ -30,6 +31,7 @@ MAX_PIXELS = 89_478_485
 With at most 16 bytes a pixel while colours are converted, that is 1.4 GB whatever the number of
 threads.
 """
+_LARGE = 2**24  # pixels
 _LONGEST = 1000  # times the short side: scaling the short side up must not exhaust the memory
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _UPRIGHT = {
@@ -114,8 +116,8 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
     Raises:
       UnreadableImage: see `opened`.
     """
-    with opened(source, name) as image:
-        return image
+    with contextlib.ExitStack() as held:
+        return _named(source, name, held)
 
 
 @contextlib.contextmanager
@@ -148,22 +150,15 @@ def opened(
         than `MAX_PIXELS` (as JPEG, twice that), or of pixels whose range is unknown: floating
         point, or integers beyond 16 bits.
     """
-    if isinstance(source, Image.Image):
-        name = name or getattr(source, "filename", "") or "the image"
-    elif isinstance(source, bytes):
-        name = name or "the image"
-    else:
-        name = name or str(source)
     with contextlib.ExitStack() as held:
+        image = _named(source, name, held)
+        large = image.width * image.height > _LARGE
         try:
-            image = _decoded(source, held)
-        except UnidentifiedImageError as error:
-            raise UnreadableImage(name, str(error)) from None
-        # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
-        except Exception as error:
-            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise UnreadableImage(name, " ".join(told.split())) from None
-        yield image
+            yield image
+        finally:
+            image.close()  # its memory goes back before its share does
+            if large:
+                _trim()
 
 
 def irregular(path: str | Path) -> str:
@@ -202,6 +197,29 @@ def _require_regular(status: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a regular file")
 
 
+def _named(
+    source: str | Path | bytes | Image.Image, name: str | None, held: contextlib.ExitStack
+) -> Image.Image:
+    """The decoded image; errors have its name."""
+    if isinstance(source, Image.Image):
+        name = name or getattr(source, "filename", "") or "the image"
+    elif isinstance(source, bytes):
+        name = name or "the image"
+    try:
+        return _decoded(source, held)
+    # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
+    except Exception as error:
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(told.split())
+    raise UnreadableImage(name or str(source), reason)  # out here, it keeps no pixels alive
+
+
+def _trim() -> None:
+    """Gives freed memory back; glibc otherwise keeps what each thread has freed."""
+    if release := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        release(0)
+
+
 def _decoded(source: str | Path | bytes | Image.Image, held: contextlib.ExitStack) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_size(source)
@@ -211,21 +229,22 @@ def _decoded(source: str | Path | bytes | Image.Image, held: contextlib.ExitStac
     if not content:
         raise ValueError("it is empty")
     try:
-        image = held.enter_context(Image.open(io.BytesIO(content), formats=formats()))
+        file = Image.open(io.BytesIO(content), formats=formats())
     except UnidentifiedImageError:
         heic = content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS
         if heic and "HEIF" not in formats():
             raise ValueError(f"it is a HEIC file, whatever its name says: {HEIC_REMEDY}") from None
-        raise UnidentifiedImageError(f"it is damaged, or none of {', '.join(formats())}") from None
-    if image.format in ("JPEG", "MPO") and image.width * image.height > MAX_PIXELS:
-        # The transform of 8 x 8 pixels gives the smaller sizes without the large one.
-        fitting = [part for part in (2, 4) if image.width * image.height <= MAX_PIXELS * part**2]
-        part = min(fitting, default=8)
-        image.draft(None, (image.width // part, image.height // part))
-    _check_size(image)
-    held.enter_context(_PIXELS.share(image.width * image.height))
-    _use_low_bits(image, content)
-    return _rgb(image)
+        raise ValueError(f"it is damaged, or none of {', '.join(formats())}") from None
+    with file as image:
+        if image.format in ("JPEG", "MPO") and image.width * image.height > MAX_PIXELS:
+            # The transform of 8 x 8 pixels gives the smaller sizes without the large one.
+            pixels = image.width * image.height
+            part = min((part for part in (2, 4) if pixels <= MAX_PIXELS * part**2), default=8)
+            image.draft(None, (image.width // part, image.height // part))
+        _check_size(image)
+        held.enter_context(_PIXELS.share(image.width * image.height))
+        _use_low_bits(image, content)
+        return _rgb(image)
 
 
 def _read(path: Path, held: contextlib.ExitStack) -> bytes:
