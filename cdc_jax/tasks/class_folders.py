@@ -60,6 +60,8 @@ def read(
         raise FileNotFoundError(
             f"data.root {root} is not there: give a folder with a folder of images a class"
         )
+    if not (root.is_dir() or root.is_file()):
+        raise ValueError(f"data.root {root} is neither a folder nor a list of images: give one")
     folder = root.parent if root.is_file() else root
     settings = task_toml.read(folder / "task.toml")
     listed = Path(items).expanduser() if items else folder / settings["items"]
