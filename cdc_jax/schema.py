@@ -29,7 +29,9 @@ LARGEST = 64 * 2**20
 DEEPEST = 64
 """Lists and objects within each other, at most."""
 
-_SHORT = reprlib.Repr(maxstring=80, maxother=80, maxlevel=3, maxdict=4, maxlist=6)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 3
 
 
 class Misfit(ValueError):
@@ -320,7 +322,8 @@ def record(**fields: Kind) -> Kind:
                 found[name] = kind.read(value[name], _joined(key, name))
         return found
 
-    return Kind("an object", read)
+    needed = ", ".join(name for name, kind in fields.items() if kind.default is REQUIRED)
+    return Kind(f"an object with {needed}" if needed else "an object", read)
 
 
 def optional(kind: Kind, default: Any = None) -> Kind:

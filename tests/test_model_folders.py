@@ -248,11 +248,15 @@ def test_an_id_beyond_the_models_is_refused(folder):
         (
             "tokenizer_config.json",
             '{"bos_token": 3}',
-            "bos_token must be a text or an object, got 3",
+            "bos_token must be a text or an object with content, got 3",
         ),
         ("tokenizer_config.json", '{"model_max_length": "x"}', "model_max_length must be a finite"),
         ("tokenizer_config.json", '{"tokenizer_class": ["x"]}', "tokenizer_class must be a text"),
-        ("special_tokens_map.json", '{"eos_token": {}}', "eos_token lacks content"),
+        (
+            "special_tokens_map.json",
+            '{"eos_token": {}}',
+            "eos_token must be a text or an object with content, got {}",
+        ),
     ],
 )
 def test_other_files_of_a_tokenizer(folder, name, content, message):
