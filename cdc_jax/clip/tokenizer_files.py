@@ -20,6 +20,7 @@ _FILES = {
             type=optional(text(), "BPE"),
             # Lists are those of other kinds of tokenizers.
             vocab=either(_VOCABULARY, list_of(schema.anything(), 1)),
+            continuing_subword_prefix=optional(text(), ""),
             merges=optional(list_of(either(text(), list_of(text(), 2, 2))), []),
         ),
     ),
@@ -62,7 +63,7 @@ def check(folder: Path) -> None:
     if "tokenizer.json" in found:
         model, path = found["tokenizer.json"]["model"], folder / "tokenizer.json"
         if model["type"] == "BPE" and isinstance(model["vocab"], Mapping):
-            prefix = model.get("continuing_subword_prefix") or ""
+            prefix = model["continuing_subword_prefix"]
             _check_bpe(model["vocab"], model["merges"], prefix, f"{path}: model")
         added = [token["content"] for token in found["tokenizer.json"]["added_tokens"]]
         if len(set(added)) < len(added):
