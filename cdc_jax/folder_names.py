@@ -4,8 +4,8 @@ import hashlib
 import re
 import unicodedata
 
-LONGEST = 120
-"""Bytes of a name in UTF-8. File systems take 255, some that encrypt names take 143."""
+LONGEST = 200
+"""Bytes of a name in UTF-8. File systems take 255, and files in the folder may add a suffix."""
 
 _KEPT = 60  # characters of a name that is too long or has others than these
 _REPLACED = re.compile(r"[^A-Za-z0-9@=.,;+_-]+")

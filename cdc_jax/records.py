@@ -172,35 +172,36 @@ def _names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-SKIPPED = schema.list_of(schema.record(file=text(unicode=False), reason=text(unicode=False)))
+_NAME = text(unicode=False)  # may hold the bytes of any file name
+SKIPPED = schema.list_of(schema.record(file=_NAME, reason=_NAME))
 """What results.json says of images that were left out."""
 
 _OBJECT = schema.table(schema.anything())
 _RESULTS = schema.record(
     row=schema.record(
-        name=text(),
-        row=text(),
-        title=text(),
-        role=text(),
+        name=_NAME,
+        row=_NAME,
+        title=_NAME,
+        role=_NAME,
         changes=_OBJECT,
         changes_images=schema.boolean(),
     ),
     task=schema.record(
-        dataset=text(),
-        protocol=text(),
-        heading=text(),
+        dataset=_NAME,
+        protocol=_NAME,
+        heading=_NAME,
         shots=integer(0),
         seed=integer(),
         settings=_OBJECT,
-        note=text(),
+        note=_NAME,
     ),
     summary=_OBJECT,
     facts=_OBJECT,
     steps=integer(0),
     trainable_parameters=integer(0),
     skipped=SKIPPED,
-    device=text(),
+    device=_NAME,
     splits=schema.table(
-        schema.record(group=schema.one_of(*GROUPS), condition=text(), headline=schema.boolean())
+        schema.record(group=schema.one_of(*GROUPS), condition=_NAME, headline=schema.boolean())
     ),
 )

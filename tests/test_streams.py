@@ -58,7 +58,8 @@ def test_a_full_disk_is_told_once(tmp_path):
 
 
 def test_no_standard_output_at_all(tmp_path):
-    run = start(tmp_path, preexec_fn=lambda: (os.close(1), os.close(2)))
+    closing = ["sh", "-c", 'exec "$0" "$@" >&- 2>&-']
+    run = subprocess.Popen([*closing, sys.executable, "-c", SCRIPT, str(tmp_path / "done")])
     assert run.wait(30) == 0 and (tmp_path / "done").read_text() == "done"
 
 

@@ -71,11 +71,11 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
       ValueError: a setting that is unknown, the message names the nearest; data that can't be used.
       FileNotFoundError: data that is not there; the message says what is expected where.
     """
-    if config.data.template:
-        require_template(config.data.template, "data.template")
     names = ("world", "folder", "hf", *catalog.PUBLISHED)
     if _known("dataset", config.dataset, names) == "world":
         return fewshot.load(config)
+    if config.data.template:
+        require_template(config.data.template, "data.template")
     others = targets(config)
     _known("classes", config.classes, ("all", "base_new"))
     data = config.data
