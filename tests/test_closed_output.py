@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import forked_runs
+import jax
 import pytest
 
 pytestmark = pytest.mark.slow  # starts commands
@@ -14,11 +15,15 @@ pytestmark = pytest.mark.slow  # starts commands
 def test_a_training_goes_on_to_its_end(tmp_path, lines):
     """As with `| head -0` and `| head -1`."""
     setting = (
-        "fewshot.py:methods=zero_shot,coop,shots=1,world.test_images=1,coop.optimizer.epochs=2"
+        "fewshot.py:methods=zero_shot,coop,shots=1,world.test_images=1,evaluation_batch_size=12,"
+        "coop.optimizer.epochs=2"
     )
     command = [sys.executable, str(forked_runs.EXPERIMENTS / "run.py"), f"--config={setting}"]
     command += [f"--workdir={tmp_path}", "--config.sweep.seeds=1,2"]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    environment = os.environ | {
+        "PYTHONIOENCODING": "ascii",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    }
     with open(tmp_path / "errors", "wb") as errors:
         run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
         for _ in range(lines):

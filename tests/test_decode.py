@@ -281,9 +281,7 @@ def test_heic_bytes_are_called_so(no_heif, tmp_path):
     head = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic"
     file = tmp_path / "photo.jpg"
     file.write_bytes(head + bytes(200))
-    message = (
-        r"photo.jpg can't .*: it is a HEIC file, .*: pip install 'cdc_jax\[heif\]' reads HEIC$"
-    )
+    message = r"photo.jpg can't .*: it is a HEIC file, .*: pip install -e '.\[heif\]' reads HEIC$"
     with pytest.raises(UnreadableImage, match=message):
         decode(file)
 

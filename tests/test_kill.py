@@ -12,6 +12,13 @@ from cdc_jax import report
 pytestmark = pytest.mark.slow  # starts and kills runs
 
 
+CONFIG = (
+    "fewshot.py:methods=coop,shots=4,world.test_images=5,evaluation_batch_size=60,log_every=2,"
+    "checkpoint_every=3,curve_every=4,progress=False,coop.views=flip,coop.optimizer.epochs=12,"
+    "coop.optimizer.batch_size=8"
+)
+
+
 def fork(workdir, config, cache):
     """As the script's `start`, but forked."""
     run = forked_runs.EXPERIMENTS / "run.py"
@@ -31,12 +38,10 @@ def kill_test():
 def test_killed_between_steps_while_saving_and_while_evaluating(kill_test, tmp_path, monkeypatch):
     """Against a run as the script starts it; those that are killed are forked."""
     cache = tmp_path / "programs"
-    kill_test.finish(kill_test.start(tmp_path / "alone", kill_test.CONFIG, cache))
+    kill_test.finish(kill_test.start(tmp_path / "alone", CONFIG, cache))
     monkeypatch.setattr(kill_test, "start", fork)
     phases = ("stepping", "saving", "evaluating")
-    killed, unequal = kill_test.differences(
-        tmp_path, kill_test.CONFIG, cache, phases, random.Random(0)
-    )
+    killed, unequal = kill_test.differences(tmp_path, CONFIG, cache, phases, random.Random(0))
     assert len(killed) >= 2, "the runs ended before they could be killed"
     assert not unequal
 

@@ -123,7 +123,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, monkeypatch):
     assert found(listing) == of_parts("")
     assert list(listing.remarks) == [
         "1 images outside the class folders are left out",
-        "6 HEIC files are left out, such as cat/0.HEIC (pip install 'cdc_jax[heif]' reads HEIC)",
+        "6 HEIC files are left out, such as cat/0.HEIC (pip install -e '.[heif]' reads HEIC)",
         "3 files that are no images are left out (2 .txt, 1 no suffix)",
     ]
 
@@ -199,9 +199,7 @@ def test_what_is_refused(tmp_path, paths, message):
 def test_a_class_of_heic_files_only(tmp_path, monkeypatch):
     without_heif(monkeypatch)
     tree(tmp_path, *images("{c}"), "owl/0.heic")
-    with pytest.raises(
-        ValueError, match=r"owl holds no image, but 1 HEIC files \(pip install 'cdc"
-    ):
+    with pytest.raises(ValueError, match=r"owl holds no image, but 1 HEIC files \(pip install -e"):
         layouts.read(tmp_path)
 
 

@@ -89,7 +89,7 @@ def test_one_line_says_what_a_run_takes(load, photos):
     (photos / "test" / "dog" / "0.png").write_text("no image")
     summary = load(on_error="skip").summary
     assert summary.startswith(
-        "folder: 2 classes (cat, dog), class folders in split folders; 9 to 9 images a class "
+        "folder: 2 classes (cat, dog), class folders in split folders; 9 images a class "
         "(12 train, 0 val, 6 test); used: 4 train, 0 val, 5 test; 1 files that are no images are "
         "left out (1 .txt); 1 hidden or tools' files and folders are left out (.ipynb_checkpoints);"
         f" 1 images that can't be used are left out, such as {photos}/test/dog/0.png: it is damaged"

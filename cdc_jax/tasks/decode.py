@@ -22,7 +22,7 @@ from cdc_jax.preprocessing import Preprocessing
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
 """What files may hold; Pillow alone would also start Ghostscript for a PostScript file."""
 HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif", ".heics", ".heifs"))
-HEIC_REMEDY = "pip install 'cdc_jax[heif]' reads HEIC"
+HEIC_REMEDY = "pip install -e '.[heif]' reads HEIC"
 MAX_BYTES = 2**29
 """Largest file, and the most that all threads together hold of files: 512 MiB."""
 MAX_PIXELS = 89_478_485

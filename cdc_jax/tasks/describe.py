@@ -76,7 +76,8 @@ def summarize(
     """
     names = dataset.split.class_names
     counts = Counter(item.label for part in PARTS for item in getattr(dataset.split, part))
-    sizes = f"{min(counts.values())} to {max(counts.values())}"
+    least, most = min(counts.values()), max(counts.values())
+    sizes = f"{least} to {most}" if least < most else f"{most}"
     there = ", ".join(f"{len(getattr(dataset.split, part))} {part}" for part in PARTS)
     taken = ", ".join(f"{len(examples)} {split}" for split, examples in used.items())
     told = [
