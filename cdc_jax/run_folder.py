@@ -52,6 +52,8 @@ _HOLDER, _LONGEST_HOLDER = "process ", 300  # what a lock begins with, and its c
 _GALLERY = 6  # images at each end of a split
 _LARGEST = 2**30  # bytes of a log or JSON file
 _LINE = schema.record(step=schema.integer(0))
+_FIELD = schema.either(schema.integer(), schema.text(unicode=False))
+_ITEMS = schema.table(schema.list_of(schema.list_of(_FIELD, 3, 3)))  # of split.json
 _SHOWN = ("predicted", "probability", "uncertainty", "conflict", "templates")
 
 
@@ -294,9 +296,8 @@ def require_same_items(folder: Folder, items: Mapping[str, Sequence[tuple[str, i
     path = folder / "split.json"
     if not path.exists() or not _begun(folder):
         return
-    old = {
-        (part, *item) for part, listed in json.loads(path.read_text()).items() for item in listed
-    }
+    there = schema.read_json(path, _ITEMS, remedy="delete that folder", largest=_LARGEST)
+    old = {(part, *item) for part, listed in there.items() for item in listed}
     new = {(part, *item) for part, listed in items.items() for item in listed}
     if different := sorted(old ^ new):
         part, file, _, name = different[0]

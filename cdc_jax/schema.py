@@ -18,6 +18,7 @@ import math
 import os
 import reprlib
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,24 @@ def parse(
     Raises:
       ValueError: as `read_json`.
     """
+    value = parse_value(content, where=where, remedy=remedy)
+    if not isinstance(value, dict):
+        name = type(value).__name__
+        raise ValueError(f"{where}: expected a JSON object, got {name}; {remedy}")
+    return value if kind is None else check(value, kind, where, remedy)
+
+
+def parse_value(content: str | bytes, *, where: str, remedy: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+      content: the text.
+      where: what messages call it.
+      remedy: see `read_json`.
+
+    Raises:
+      ValueError: not JSON in UTF-8, a key twice in one object, or nested too deeply.
+    """
     if isinstance(content, bytes):
         content = _text(content, where, remedy)
     try:
@@ -169,11 +188,8 @@ def parse(
         raise ValueError(f"{where} {error.problem}; {remedy}") from None
     except ValueError as error:
         raise ValueError(f"{where}: half-written or not JSON ({error}); {remedy}") from None
-    if not isinstance(value, dict):
-        name = type(value).__name__
-        raise ValueError(f"{where}: expected a JSON object, got {name}; {remedy}")
     _require_shallow(value, where, remedy)
-    return value if kind is None else check(value, kind, where, remedy)
+    return value
 
 
 def check(value: Any, kind: Kind, where: str, remedy: str) -> Any:
@@ -199,14 +215,13 @@ def _text(content: bytes, where: str, remedy: str) -> str:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise Misfit("", f"has the key {shown(twice)} twice")
     return found
 
 
 def _require_shallow(value: Any, where: str, remedy: str) -> None:
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(DEEPEST):
         level = [
             child

@@ -649,9 +649,13 @@ TEST = {"group": "all", "condition": "", "headline": True, "images": 3}
         ("curve.jsonl", '{"step": 1}\n', "without an epoch"),
         ("scores.npz", "no archive", "can't be read"),
         ("interpretation.json", {"template_cosine": [[1, 2], [3]]}, "must be square"),
-        ("interpretation.json", "{}", "expected a list words"),
-        ("interpretation.json", {"words": [[["a"]]]}, "words holds 'a'"),
-        ("gallery.json", "{}", "expected a JSON list"),
+        ("interpretation.json", "{}", "lacks words"),
+        (
+            "interpretation.json",
+            {"words": [[["a"]]]},
+            r"words\[0\]\[0\]\[0\] must be an object, got 'a'",
+        ),
+        ("gallery.json", "{}", "must be a list, got {}"),
         ("gallery.json", '[{"split": "test"}]', "an image lacks end, file"),
     ],
 )

@@ -195,7 +195,7 @@ def test_bad_entries(part, entry, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not JSON: "),
+        ("{", "half-written or not JSON"),
         ("[]", "must hold the lists train, val and test, found list"),
         ('{"train": [], "test": []}', r"found \['test', 'train'\]"),
         ('{"train": {}, "val": [], "test": []}', "train in .* must be a list"),

@@ -6,7 +6,6 @@ escapes in place of control characters.
 """
 
 import dataclasses
-import json
 import os
 import zipfile
 import zlib
@@ -18,13 +17,14 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from cdc_jax import older_formats, run_folder
+from cdc_jax import older_formats, run_folder, schema
 from cdc_jax.escaping import visible, visible_tree
 from cdc_jax.methods import families, rows
 from cdc_jax.records import Results, SplitRecord
 
 _FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
+_REMEDY = "delete its folder and run it again"
 _SCORES = ("labels", "predicted", "confidence", "uncertainty")
 
 
@@ -169,42 +169,26 @@ def read(folder: Path, name: str) -> Cell:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file.
+def read_json(path: Path, kind: schema.Kind | None = None) -> dict[str, Any]:
+    """An object from a JSON file of a run, its texts made visible.
 
     Raises:
-      ValueError: not one; the message names the file.
+      ValueError: not one, or not of that kind; the message names the file.
     """
-    return _object(path, _parsed(path, path.read_text(errors="replace")))
+    return visible_tree(schema.read_json(path, kind, remedy=_REMEDY))
 
 
 def read_json_list(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON file with a list of them; errors as in `read_json`."""
-    content = _parsed(path, path.read_text(errors="replace"))
-    if not isinstance(content, list):
-        raise ValueError(f"{path}: expected a JSON list, got {type(content).__name__}")
-    return [_object(path, item) for item in content]
+    value = schema.parse_value(schema.read_bytes(path), where=str(path), remedy=_REMEDY)
+    objects = schema.list_of(schema.table(schema.anything()))
+    return visible_tree(schema.check(value, objects, str(path), _REMEDY))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file with one a line; errors as in `read_json`."""
-    lines = path.read_text(errors="replace").splitlines()
-    return [_object(path, _parsed(path, line)) for line in lines]
-
-
-def _parsed(path: Path, text: str) -> Any:
-    try:
-        return visible_tree(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: half-written or not JSON ({error.msg}); delete its folder and run it again"
-        ) from None
-
-
-def _object(path: Path, content: Any) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+    lines = schema.read_text(path, _REMEDY).splitlines()
+    return [visible_tree(schema.parse(line, where=str(path), remedy=_REMEDY)) for line in lines]
 
 
 def scores(

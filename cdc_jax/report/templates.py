@@ -6,10 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from cdc_jax import schema
 from cdc_jax.report.cells import Cell, read_json
 from cdc_jax.report.curves import Plot
 from cdc_jax.report.drawing import Style, canvas, color, svg
 from cdc_jax.report.measures import headline
+
+_SQUARE = schema.list_of(schema.list_of(schema.number()))
+_NEAR = schema.record(word=schema.text(), distance=schema.number())
+_INTERPRETATION = schema.record(
+    words=schema.list_of(schema.list_of(schema.list_of(_NEAR))),
+    template_cosine=_SQUARE,
+    disagreement=_SQUARE,
+)
 
 
 def template_accuracy(
@@ -57,17 +66,11 @@ def interpretation(cell: Cell) -> dict[str, Any] | None:
     path = cell.folder / "interpretation.json"
     if not path.exists():
         return None
-    content = read_json(path)
-    for key in ("words", "template_cosine", "disagreement"):
-        if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: expected a list {key}; run that cell again")
+    content = read_json(path, _INTERPRETATION)
     for key in ("template_cosine", "disagreement"):
         rows = content[key]
-        if any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
+        if any(len(row) != len(rows) for row in rows):
             raise ValueError(f"{path}: {key} must be square, templates by templates")
-    for near in (near for vectors in content["words"] for vector in vectors for near in vector):
-        if not isinstance(near, dict) or not {"word", "distance"} <= near.keys():
-            raise ValueError(f"{path}: words holds {near!r}; run that cell again")
     return content
 
 

@@ -1,13 +1,13 @@
 """Text files that users give: regular, of bounded size, in UTF-8 with or without its mark."""
 
 import codecs
-import json
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from cdc_jax import schema
 
 MAX_BYTES = 2**30
 """The largest text file that is read, 1 GiB: a list of 1.3 million images has about 0.1."""
@@ -118,19 +118,6 @@ def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-      ValueError: not JSON, nested too deeply, or a key given twice.
+      ValueError: see `schema.parse_value`.
     """
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError:
-        raise ValueError(f"{where} is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice!r} is given twice in one object")
-    return found
+    return schema.parse_value(text, where=where, remedy="mend it")
