@@ -276,7 +276,7 @@ def text(empty: bool = True, longest: int = 2**20, unicode: bool = True) -> Kind
     """
 
     def fits(value: Any) -> bool:
-        if not isinstance(value, str) or len(value) > longest or not (value or empty):
+        if not isinstance(value, str) or len(value) > longest or not (value.strip() or empty):
             return False
         return not unicode or not any("\ud800" <= char <= "\udfff" for char in value)
 
@@ -297,7 +297,7 @@ def anything() -> Kind:
 
 def list_of(kind: Kind, least: int = 0, most: int | None = None) -> Kind:
     """A list whose items are all of one kind."""
-    count = f"{least}" if least == most else _bounds(least, most).removeprefix(" ")
+    count = f"{least}" if least == most else _bounds(least, most).removeprefix(" of ").strip()
     what = f"a list of {count} items" if least or most is not None else "a list"
 
     def read(value: Any, key: str) -> list[Any]:

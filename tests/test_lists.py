@@ -484,10 +484,10 @@ def test_refused(root, tmp_path, text, message):
     ("toml", "text", "message"),
     [
         ("names = []\n[columns]\nfile = 'a'", PLAIN, "may name the columns of path, label, split"),
-        ("[columns]\npath = 3", PLAIN, "may name the columns of path, label, split, got path = 3"),
+        ("[columns]\npath = 3", PLAIN, "columns.path must be a text, got 3"),
         ("[columns]\npath = 'pth'", PLAIN, "has no column 'pth', which columns in task.toml names"),
-        ("names = 3", PLAIN, "names in .* must be of type list, got 3"),
-        ("names = [1]", PLAIN, r"names in .* must be texts, got \[1\]"),
+        ("names = 3", PLAIN, "names must be a text or a list, got 3"),
+        ("names = [1]", PLAIN, r"names\[0\] must be a text that is not empty, got 1"),
         ("names = ['cat']", PLAIN, "'dog' is not among the names in task.toml; 'cat' is"),
         ("names = ['cat']", NUMBERED, "label 1 has no name: task.toml names 1 classes, 0 to 0; if"),
         ("names = ['cat', 'cat']", NUMBERED, "two classes are called 'cat'"),

@@ -176,7 +176,7 @@ def test_templates_that_are_refused_wherever_they_enter(template, photos, world,
             create(world, support, f"coop@prompts.anchors=a {{}}.|{template}", "a {}.")
     for key, value in (("template", template), ("templates", ["a {}.", template])):
         (photos / "task.toml").write_text(f"{key} = {json.dumps(value)}")
-        with pytest.raises(ValueError, match=f"(template in .*task.toml {wrong}|must be texts)"):
+        with pytest.raises(ValueError, match=f"(template in .*task.toml {wrong}|must be a text)"):
             class_folders.read(photos)
 
 
@@ -228,22 +228,25 @@ def test_own_words_in_task_toml(photos):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('templates = "a {}."', "templates in .* must be of type list, got 'a {}.'"),
-        ("templates = [1]", r"templates in .* must be texts, got \[1\]"),
-        ('templates = ["a {}.", " "]', "templates in .* must be texts"),
+        ('templates = "a {}."', "templates must be a list, got 'a {}.'"),
+        ("templates = [1]", r"templates\[0\] must be a text that is not empty, got 1"),
+        ('templates = ["a {}.", " "]', r"templates\[1\] must be a text that is not empty"),
         ('template = "a {}."\ntemplates = ["a {}."]', "gives both template and templates: put"),
-        ('descriptions = "x"', "descriptions in .* must be of type dict"),
-        ("[descriptions]\ncat = 3", "descriptions in .*: 'cat' needs one or more sentences, got 3"),
-        ("[descriptions]\ncat = []", r"'cat' needs one or more sentences, got \[\]"),
-        ('[descriptions]\ncat = ["a", ""]', "'cat' needs one or more sentences"),
-        ('[descriptions]\ncat = ["a", 1]', "'cat' needs one or more sentences"),
-        ("[descriptions.cat]\na = 1", "'cat' needs one or more sentences, got {'a': 1}"),
+        ('descriptions = "x"', "descriptions must be an object, got"),
+        (
+            "[descriptions]\ncat = 3",
+            "descriptions.cat must be a text .* or a list of at least 1 items, got 3",
+        ),
+        ("[descriptions]\ncat = []", r"descriptions.cat must be a text .* or a list .*, got \[\]"),
+        ('[descriptions]\ncat = ["a", ""]', r"descriptions.cat\[1\] must be a text"),
+        ('[descriptions]\ncat = ["a", 1]', r"descriptions.cat\[1\] must be a text"),
+        ("[descriptions.cat]\na = 1", "descriptions.cat must be a text .*, got {'a': 1}"),
         ('[descriptions]\ncta = "x"', "descriptions in task.toml: no class 'cta', but 'cat'"),
         ('[descriptions]\ncat = "a {c}"', "description of class 'cat' must be a sentence, in whic"),
         ('[class_names]\ncat = "tom"\n[descriptions]\ncat = "a"\ntom = "b"', "'tom' is described"),
         ("a = " + "[" * 100_000, "nested too deeply|is not TOML"),
         ("template = 'a {}.'\ntemplate = 'a {}.'", "is not TOML"),
-        ("\ufeffval = true", "val in .* must be of type float, got True"),
+        ("\ufeffval = true", "val must be a finite number from 0 to 1, got True"),
         (b"template = 'caf\xe9 {}.'", "line 1, is not UTF-8"),
         (b"\xff\xfev\0", "is in UTF-16: save it as UTF-8"),
     ],

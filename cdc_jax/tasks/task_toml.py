@@ -28,6 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cdc_jax import schema
 from cdc_jax.tasks import text_file
 from cdc_jax.tasks.splits import Split
 from cdc_jax.wording import Template, Wording, require_template
@@ -42,7 +43,17 @@ DEFAULTS: dict[str, Any] = {
 COLUMNS = ("path", "label", "split")
 """Columns of a list that `columns` may name."""
 
-_ALSO: dict[str, tuple[type, ...]] = {"names": (str,), "val": (int,), "test": (int,)}
+_TEXT, _TEXTS = schema.text(empty=False), schema.list_of(schema.text(empty=False))
+_KINDS = {
+    "template": schema.text(), "templates": _TEXTS, "items": schema.text(),
+    "names": schema.either(schema.text(), _TEXTS), "val": schema.number(0, 1),
+    "test": schema.number(0, 1), "seed": schema.integer(0, 2**32 - 1),
+    "columns": schema.table(schema.text()), "class_names": schema.table(_TEXT),
+    "descriptions": schema.table(schema.either(_TEXT, schema.list_of(_TEXT, 1))),
+}  # fmt: skip
+_SETTINGS = schema.record(
+    **{key: schema.optional(kind, DEFAULTS[key]) for key, kind in _KINDS.items()}
+)
 _COMPARED = 1000  # names that a nearest one is sought among
 
 
@@ -61,55 +72,34 @@ def read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not TOML: {error}") from None
     except RecursionError:
         raise ValueError(f"{file} is not task.toml: its values are nested too deeply") from None
-    for key, value in given.items():
+    for key in given:
         if key not in DEFAULTS:
             near = nearest(key, DEFAULTS)
             raise ValueError(f"unknown key {key!r} in {file}: did you mean {near}?")
-        kind = type(DEFAULTS[key])
-        if type(value) not in (kind, *_ALSO.get(key, ())):
-            raise ValueError(f"{key} in {file} must be of type {kind.__name__}, got {value!r:.200}")
-    _check(given, file)
-    return DEFAULTS | given
-
-
-def _check(given: Mapping[str, Any], file: Path) -> None:
-    for key in ("templates", "names"):
-        values = given.get(key, [])
-        if isinstance(values, list) and not all(_is_text(value) for value in values):
-            raise ValueError(f"{key} in {file} must be texts, got {values!r:.200}")
-    for key, column in given.get("columns", {}).items():
-        if key not in COLUMNS or not isinstance(column, str):
-            raise ValueError(
-                f"columns in {file} may name the columns of {', '.join(COLUMNS)}, got "
-                f"{key} = {column!r:.200}"
-            )
-    for name, sentences in given.get("descriptions", {}).items():
-        listed = [sentences] if isinstance(sentences, str) else sentences
-        if not isinstance(listed, list) or not listed or not all(map(_is_text, listed)):
-            raise ValueError(
-                f"descriptions in {file}: {name!r} needs one or more sentences, got "
-                f"{sentences!r:.200}"
-            )
+    settings = schema.check(given, _SETTINGS, str(file), "mend it")
     if "template" in given and "templates" in given:
         raise ValueError(f"{file} gives both template and templates: put all into templates")
-    for text in (given.get("template", DEFAULTS["template"]), *given.get("templates", [])):
+    for text in (settings["template"], *settings["templates"]):
         require_template(text, f"template in {file}")
+    if unknown := set(settings["columns"]) - set(COLUMNS):
+        raise ValueError(
+            f"columns in {file} may name the columns of {', '.join(COLUMNS)}, got {min(unknown)!r}"
+        )
+    return settings
 
 
 def renamed(split: Split, changes: Mapping[str, Any]) -> Split:
     """A split whose classes are called by what `class_names` says.
 
     Raises:
-      ValueError: a class that is not there, a name that is none, or two classes of one name.
+      ValueError: a class that is not there, or two classes of one name.
     """
     known = set(split.class_names)
-    for name, new in changes.items():
+    for name in changes:
         if name not in known:
             raise ValueError(
                 f"class_names in task.toml: no class {name!r}, but {nearest(name, known)}"
             )
-        if not _is_text(new):
-            raise ValueError(f"class_names in task.toml: {name!r} needs a name, got {new!r:.200}")
     names = tuple(changes.get(name, name) for name in split.class_names)
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"two classes are called {twice[0]!r}: CLIP could not tell them")
@@ -160,7 +150,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that is most like another, for a message; the first ones are compared."""
     names = sorted(known)[:_COMPARED]
     return repr(difflib.get_close_matches(name, names, 1, 0)[0]) if names else "none"
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
