@@ -16,6 +16,9 @@ from cdc_jax import run_folder, train
 from cdc_jax.checkpoint import Checkpoints
 from cdc_jax.log import Log
 
+# A restore that fails leaves reads under way, whose event loop Orbax has closed when they end.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 LINES = [{"step": step, "loss": 1 / step} for step in (2, 4, 6, 8)]
 WHOLE = "".join(json.dumps(line) + "\n" for line in LINES)
 HALF = '{"step": 10, "lo'
@@ -264,8 +267,6 @@ def test_where_no_checkpoint_is_whole_the_newest_is_named(tmp_path, saved):
 
 
 @pytest.mark.slow
-# A restore that fails leaves reads under way, whose event loop Orbax has closed when they end.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_run_goes_on_after_a_power_loss_and_ends_with_the_same_numbers(
     get_config, tmp_path, capsys
 ):
