@@ -6,6 +6,7 @@ import json
 import pytest
 import transformers
 from flax import nnx
+from huggingface_hub.errors import StrictDataclassError
 from references import clip_reference as reference
 
 from cdc_jax import clip
@@ -136,7 +137,11 @@ def without(*keys, **sections):
     ],
 )
 def test_reads_what_transformers_reads_without_a_word(config):
-    assert ClipConfig.from_hf(config) == as_transformers_reads(json.loads(json.dumps(config)))
+    try:
+        expected = as_transformers_reads(json.loads(json.dumps(config)))
+    except StrictDataclassError:
+        pytest.skip("this release of transformers refuses it")
+    assert ClipConfig.from_hf(config) == expected
 
 
 def test_one_projection_of_both_sections_is_that_of_the_whole():

@@ -10,6 +10,7 @@ from cdc_jax import clip as clip_lib
 from cdc_jax import methods
 from cdc_jax.methods import prompts
 from cdc_jax.methods.prompts import ClassPrompts, CoupledPrompts, HandCrafted, SharedPrompts
+from cdc_jax.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,8 @@ class Abstract(backbone_lib.Backbone):
     """A backbone of which only sizes and words are asked."""
 
     sizes = backbone_lib.Sizes(512, 512, 12, 768, 12, 224)  # ViT-B/16
-    mean = std = (0.0, 0.0, 0.0)
+    preprocessing = Preprocessing.of(224)
+    mean, std = preprocessing.mean, preprocessing.std
     dtype, profile, logit_scale, logit_bias = "float32", "", jnp.ones(()), 0.0
 
     def word_ids(self, phrase):

@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc_jax.tasks import splits
@@ -126,6 +126,7 @@ def test_base_and_new_of_an_odd_number_of_classes():
     test=st.floats(0.01, 0.45),
     seed=st.integers(0, 5),
 )
+@settings(deadline=None)
 def test_partition(sizes, val, test, seed):
     items = [Item(f"{k}/{i}", k) for k, n in enumerate(sizes) for i in range(n)]
     names = [str(k) for k in range(len(sizes))]
