@@ -113,9 +113,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         missing = [name for name in names if name not in complete]
         if not missing:
             return {name: complete[name].to_json() for name in names}
-        task = load(
-            config, model_settings.preprocessing
-        )  # before weights are downloaded for missing data
+        # Before weights are downloaded for data that is missing.
+        task = load(config, model_settings.preprocessing)
         if task.summary and config.progress and devices.is_first():
             print(task.summary, flush=True)
         with devices.first_goes_first():

@@ -6,12 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdc_jax.tasks import task_toml, text_file
-
-MULTI_LABEL = (
-    "data with several labels an image (multi-label) is not supported: give every image one label"
-)
-"""What is said of data that is refused because an image has several labels."""
+from cdc_jax.tasks import splits, task_toml, text_file
 
 Row = tuple[str, str, str]  # path, label, part or ""
 
@@ -105,7 +100,9 @@ def _refuse_multi_label(labels: set[str], file: Path) -> None:
             if separator in label and all(parts):
                 several |= enough(part in labels for part in parts)
         if several:
-            raise ValueError(f"{file}: {label!r:.200} looks like several labels: {MULTI_LABEL}")
+            raise ValueError(
+                f"{file}: {label!r:.200} looks like several labels: {splits.MULTI_LABEL}"
+            )
 
 
 def _names(given: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bool]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+from cdc_jax.escaping import visible
 from cdc_jax.records import TaskRecord
 from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS
@@ -92,8 +93,7 @@ def summarize(
             f"{len(skipped)} images that can't be used are left out, such as {first.file}: "
             f"{first.reason}"
         )
-    line = f"{name}: {'; '.join(told)}."
-    return line if line.isprintable() else ascii(line)[1:-1]
+    return visible(f"{name}: {'; '.join(told)}.")
 
 
 def _few(names: Sequence[str]) -> str:

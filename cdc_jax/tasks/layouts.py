@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from cdc_jax.escaping import visible
 from cdc_jax.tasks import decode, splits
 from cdc_jax.tasks.class_labels import Row
 from cdc_jax.tasks.decode import UnreadableImage
@@ -288,7 +289,7 @@ def _ambiguous(where: Path, reading: str, layout: str, folders: Iterable[str]) -
 
 
 def _few(names: Iterable[str]) -> str:
-    listed = [name if name.isprintable() else ascii(name)[1:-1] for name in names]
+    listed = [visible(name) for name in names]
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cdc_jax.tasks import splits, text_file
-from cdc_jax.tasks.class_labels import MULTI_LABEL
 from cdc_jax.tasks.files import SUFFIXES, is_image
 from cdc_jax.tasks.list_columns import Columns, Entry
 from cdc_jax.tasks.splits import PARTS, Split
@@ -78,7 +77,7 @@ def _parts(
     if {"images", "annotations"} <= set(content):
         raise ValueError(
             f"{file} is an annotation file of COCO's form, whose images may have several labels: "
-            f"{MULTI_LABEL}, in a CSV of path and label"
+            f"{splits.MULTI_LABEL}, in a CSV of path and label"
         )
     lists: dict[str, Any] = {}
     for key, entries in content.items():

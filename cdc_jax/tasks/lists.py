@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from cdc_jax.progress import shown
 from cdc_jax.tasks import class_labels, list_formats, splits
-from cdc_jax.tasks.class_labels import MULTI_LABEL, Row
+from cdc_jax.tasks.class_labels import Row
 from cdc_jax.tasks.files import Files, is_image
 from cdc_jax.tasks.list_columns import Columns
 from cdc_jax.tasks.splits import PARTS, Split
@@ -109,7 +109,7 @@ def refuse_url(text: str) -> None:
 def _row(at: str, path: Any, label: Any, part: Any, roots: Sequence[str]) -> Row:
     if isinstance(label, list):
         if len(label) != 1:
-            raise ValueError(f"{at} has {len(label)} labels, {label!r:.80}: {MULTI_LABEL}")
+            raise ValueError(f"{at} has {len(label)} labels, {label!r:.80}: {splits.MULTI_LABEL}")
         label = label[0]
     if type(label) is int or isinstance(label, float) and math.isfinite(label):
         label = str(label)

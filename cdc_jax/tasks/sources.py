@@ -83,7 +83,7 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
     dataset = read(config.dataset, config)
     if len(dataset.split.class_names) < 2:
         raise ValueError(
-            f"{data.root or config.dataset} has only one class, "
+            f"{data.root or data.name or config.dataset} has only one class, "
             f"{', '.join(map(repr, dataset.split.class_names))} ({dataset.layout}): there must be "
             "at least two to tell apart"
         )

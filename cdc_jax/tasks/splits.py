@@ -15,6 +15,11 @@ from cdc_jax.tasks import text_file
 
 PARTS = ("train", "val", "test")
 
+MULTI_LABEL = (
+    "data with several labels an image (multi-label) is not supported: give every image one label"
+)
+"""What is said of data that is refused because an image has several labels."""
+
 # As Hugging Face's `datasets` names the splits of folders (data_files.SPLIT_KEYWORDS).
 _PARTS_BY_NAME = {
     "train": "train", "training": "train",
@@ -143,8 +148,7 @@ def _refuse_again(item: Item, before: int, class_names: Sequence[str], where: st
         raise ValueError(f"{where} lists {item.path} twice")
     raise ValueError(
         f"{where} lists {item.path} as {class_names[before]!r} and as {class_names[item.label]!r}: "
-        "data with several labels an image (multi-label) is not supported, give every image one "
-        "label"
+        + MULTI_LABEL
     )
 
 
