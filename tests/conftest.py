@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import fsspec.implementations.memory
+import hypothesis
 import jax
 import jaxtyping
 import pytest
@@ -12,6 +13,10 @@ from etils import epath
 
 # Before anything of the package is imported: annotations of arrays and all else are checked.
 jaxtyping.install_import_hook("cdc_jax", "typechecking.check")
+
+# The same examples in every run: a test fails because of a change, never by chance.
+hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("reproducible")
 
 collect_ignore = ["references"]  # what made the stored answers; it may need torch
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"

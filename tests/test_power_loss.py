@@ -81,7 +81,7 @@ def test_a_log_that_goes_on_holds_whole_lines_only(tmp_path):
 
 
 @hypothesis.given(st.data())
-def test_any_damage_of_a_log_leaves_lines_that_were_there(tmp_path_factory, data):
+def test_any_damage_of_a_log_leaves_whole_lines_in_order(tmp_path_factory, data):
     damaged = bytearray(WHOLE.encode())
     for _ in range(data.draw(st.integers(1, 3))):
         first = data.draw(st.integers(0, len(damaged)))
@@ -94,7 +94,7 @@ def test_any_damage_of_a_log_leaves_lines_that_were_there(tmp_path_factory, data
     lines, _ = run_folder.read_log(path)
     steps = [line["step"] for line in lines]
     assert steps == sorted(set(steps)) and all(type(step) is int for step in steps)
-    run_folder.cut(path, 10**9)
+    run_folder.cut(path, max(steps, default=0))
     assert run_folder.read_log(path) == (lines, 0)
 
 
