@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from cdc_jax import devices
-from cdc_jax.escaping import visible
+from cdc_jax.escaping import reason, visible
 
 PyTree = Any
 
@@ -122,7 +122,7 @@ class Checkpoints:
         except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
             raise ValueError(
                 f"{path} does not hold what this run saves: it is damaged or was written by "
-                f"another release, delete the run's folder ({error})"
+                f"another release, delete the run's folder ({reason(error)})"
             ) from error
         state, notes = restored["state"], dict(restored["notes"])
         if notes.pop(_DIGEST, None) not in (None, _digest(state)):

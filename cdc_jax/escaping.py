@@ -31,6 +31,15 @@ def visible(text: str, keep: str = "") -> str:
     return "".join(char if char in keep or not _steers(char) else _escape(char) for char in text)
 
 
+def reason(error: Exception) -> str:
+    r"""What another library says of a failure: one visible line of at most 300 characters.
+
+    >>> reason(ValueError("no such\n  version: \0")), reason(KeyError())
+    ('no such version: \\x00', 'KeyError')
+    """
+    return visible(" ".join((str(error) or type(error).__name__).split()))[:300]
+
+
 def visible_tree(tree: Any) -> Any:
     """All texts of a JSON value as `visible` makes them, keys as well."""
     if isinstance(tree, str):

@@ -23,6 +23,7 @@ from cdc_jax import older_formats, schema, wording
 from cdc_jax.backbone import Backbone
 from cdc_jax.clip import weights
 from cdc_jax.devices import first_only
+from cdc_jax.escaping import reason
 from cdc_jax.methods import Learned, Method, families
 from cdc_jax.preprocessing import MEAN, STD, Preprocessing
 from cdc_jax.schema import record, text
@@ -137,8 +138,7 @@ def read(folder: Path) -> Adapted:
     try:
         fields["settings"] = ConfigDict(fields["settings"]).lock()
     except ValueError as error:  # of a key with a dot
-        told = schema.shown(" ".join(str(error).split()))
-        raise ValueError(f"{path}: settings {told}; {_REMEDY}") from None
+        raise ValueError(f"{path}: settings {reason(error)}; {_REMEDY}") from None
     try:
         fields["template"] = wording.from_json(fields["template"])
     except ValueError as error:
@@ -242,7 +242,7 @@ def _read_arrays(path: Path, digest: str) -> dict[str, np.ndarray]:
     try:
         arrays = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: of a dtype
-        raise ValueError(f"{path} is damaged ({error}): adapt again") from error
+        raise ValueError(f"{path} is damaged ({reason(error)}): adapt again") from error
     if weights.digest(arrays) != digest:
         raise ValueError(f"{path} does not hold the arrays of {DESCRIPTION}: adapt again")
     return arrays

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cdc_jax import schema
+from cdc_jax.escaping import reason
 from cdc_jax.methods import choice, families, rows
 from cdc_jax.records import FORMAT, INTERVENTION, SKIPPED, SplitRecord
 from cdc_jax.schema import integer, number, optional, record, text
@@ -188,9 +189,8 @@ def read_adapted(
         for part, values in upgrade_settings(method).items():
             settings[part].update(ConfigDict(values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())
         raise ValueError(
-            f"{where}: method holds settings of no method ({told}); adapt again"
+            f"{where}: method holds settings of no method ({reason(error)}); adapt again"
         ) from None
     if settings.head.name == "evidential":
         settings.head.shift = settings.head.shift_multiple * description["mean_logit"]

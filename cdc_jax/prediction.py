@@ -14,6 +14,7 @@ from cdc_jax import backbone as backbone_lib
 from cdc_jax import devices, export, methods, schema
 from cdc_jax.backbone import Backbone
 from cdc_jax.class_names import require_distinct, warn_of_unsaid
+from cdc_jax.escaping import reason
 from cdc_jax.image_prediction import ImagePrediction, abstention, of_image
 from cdc_jax.inference import FrozenFeatures, Inference
 from cdc_jax.methods import Learned, Method
@@ -233,16 +234,16 @@ def _rebuilt(folder: Path, adapted: export.Adapted, backbone: Backbone) -> Metho
             adapted.family, adapted.settings, backbone, adapted.class_names, adapted.template
         )
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{folder} holds settings of no method: adapt again ({told})") from error
+        raise ValueError(
+            f"{folder} holds settings of no method: adapt again ({reason(error)})"
+        ) from error
     try:
         jax.eval_shape(answer, backbone, learned, views)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         shapes = schema.shown(jax.tree.map(np.shape, (learned.trained, learned.fixed)))
-        told = " ".join(str(error).split())
         raise ValueError(
             f"{folder} holds arrays of shapes {shapes}, which do not fit its settings: adapt again "
-            f"({told:.300})"
+            f"({reason(error)})"
         ) from error
     return method
 

@@ -8,6 +8,7 @@ import transformers
 from jaxtyping import Int
 
 from cdc_jax.clip import tokenizer_files
+from cdc_jax.escaping import reason
 
 
 class Tokenizer:
@@ -68,10 +69,9 @@ class Tokenizer:
             return cls(hf, context_length)
         # Settings that make no tokenizer end in many ways, by no common class of errors.
         except Exception as error:
-            told = " ".join((str(error) or type(error).__name__).split())
             raise ValueError(
-                f"the tokenizer files in {folder} make no tokenizer ({told:.300}): copy them again "
-                "from where the model came"
+                f"the tokenizer files in {folder} make no tokenizer ({reason(error)}): copy them "
+                "again from where the model came"
             ) from error
 
     def save(self, folder: str | Path) -> None:

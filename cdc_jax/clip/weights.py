@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.numpy
 
 from cdc_jax import schema
+from cdc_jax.escaping import reason
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _ANCHOR = "text_model.embeddings.token_embedding.weight"  # in every CLIP, once
@@ -117,10 +118,9 @@ def read(files: list[Path]) -> dict[str, np.ndarray]:
         except (MemoryError, OSError):
             raise
         except Exception as error:
-            told = " ".join((str(error) or type(error).__name__).split())
             raise ValueError(
-                f"{file} can't be read ({told:.200}): is it incomplete, or a Git LFS pointer? Copy "
-                "the file again from where the model came"
+                f"{file} can't be read ({reason(error)}): is it incomplete, or a Git LFS pointer? "
+                "Copy the file again from where the model came"
             ) from error
     return tensors
 

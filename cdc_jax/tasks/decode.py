@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from cdc_jax.escaping import reason
 from cdc_jax.preprocessing import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
@@ -209,9 +210,8 @@ def _named(
         return _decoded(source, held)
     # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
     except Exception as error:
-        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = " ".join(told.split())
-    raise UnreadableImage(name or str(source), reason)  # out here, it keeps no pixels alive
+        problem = getattr(error, "strerror", None) or reason(error)
+    raise UnreadableImage(name or str(source), problem)  # out here, it keeps no pixels alive
 
 
 def _trim() -> None:

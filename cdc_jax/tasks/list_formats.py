@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cdc_jax.escaping import reason
 from cdc_jax.tasks import splits, text_file
 from cdc_jax.tasks.files import SUFFIXES, is_image
 from cdc_jax.tasks.list_columns import Columns, Entry
@@ -174,7 +175,7 @@ def _table(
             )
             yield at, (path, label, part)
     except csv.Error as error:
-        raise ValueError(f"{file}, line {reader.line_num}, is not CSV: {error}") from None
+        raise ValueError(f"{file}, line {reader.line_num}, is not CSV: {reason(error)}") from None
 
 
 def _spaced(file: Path, skipped: int) -> Iterator[Entry]:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from cdc_jax import schema
+from cdc_jax.escaping import reason
 from cdc_jax.tasks import text_file
 from cdc_jax.tasks.splits import Split
 from cdc_jax.wording import Template, Wording, require_template
@@ -69,7 +70,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         given = tomllib.loads(text_file.read(file))
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file} is not TOML: {error}") from None
+        raise ValueError(f"{file} is not TOML: {reason(error)}") from None
     except RecursionError:
         raise ValueError(f"{file} is not task.toml: its values are nested too deeply") from None
     for key in given:

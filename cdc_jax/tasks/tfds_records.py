@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cdc_jax.escaping import reason
 from cdc_jax.progress import Progress
 from cdc_jax.tasks import catalog, coop_splits, splits, task_toml
 from cdc_jax.tasks.catalog import Published, Tfds
@@ -81,8 +82,8 @@ def _open(
     except (ValueError, NotImplementedError) as error:
         if builder.is_prepared():
             raise ValueError(
-                f"{builder.data_dir} can't be read without TensorFlow ({error}): prepare it again "
-                "with file_format='array_record'"
+                f"{builder.data_dir} can't be read without TensorFlow ({reason(error)}): prepare "
+                "it again with file_format='array_record'"
             ) from None
         raise FileNotFoundError(
             f"{name} is not prepared in {builder.data_dir}: get it (about {published.size}, "
