@@ -38,7 +38,7 @@ _CONFIG = {
     "seed": integer(),
     "model": text(),
     "method": record(prompts=optional(_OBJECT)),
-    "data": optional(record(root=optional(text()), split=optional(text()))),
+    "data": optional(record(root=text(), split=optional(text()))),
     "world": optional(record(kind=text())),
 }
 
@@ -68,7 +68,9 @@ def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> di
         ("config.json beside it", config, _CONFIG),
     ):
         keys = [key for key, field in kind.items() if field.default is schema.REQUIRED]
-        if missing := [key for key in keys if key not in content]:
+        if content is config:  # what `describe` reads
+            keys.append("world" if config.get("dataset") == "world" else "data")
+        if missing := [key for key in keys if content.get(key) is None]:
             raise ValueError(f"{name} lacks {', '.join(missing)}, so it is not a whole run's")
     if results["splits"] in ({}, None):
         raise ValueError(f"splits must name at least one test split, got {results['splits']!r}")

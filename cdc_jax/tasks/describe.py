@@ -106,7 +106,7 @@ def _dataset(settings: Mapping[str, Any]) -> str:
         return f"world {settings['world']['kind']}"
     if dataset == "folder" and (root := settings["data"]["root"]):
         return f"folder {Path(root).expanduser().resolve().name}"
-    if dataset == "hf" and (name := settings["data"]["name"]):
+    if dataset == "hf" and (name := settings["data"].get("name")):
         path = Path(name).expanduser()
         return f"hf {path.resolve().name if path.exists() else name}"
     return dataset
