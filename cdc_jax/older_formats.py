@@ -68,8 +68,9 @@ def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> di
         ("config.json beside it", config, _CONFIG),
     ):
         keys = [key for key, field in kind.items() if field.default is schema.REQUIRED]
-        if content is config:  # what `describe` reads
-            keys.append("world" if config.get("dataset") == "world" else "data")
+        needed = {"world": "world", "folder": "data"}  # by `describe`
+        if content is config and (part := needed.get(str(config.get("dataset")))):
+            keys.append(part)
         if missing := [key for key in keys if content.get(key) is None]:
             raise ValueError(f"{name} lacks {', '.join(missing)}, so it is not a whole run's")
     if results["splits"] in ({}, None):
