@@ -9,7 +9,9 @@ gradient of 9 layers of 2 visual prompts.
 """
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,23 +29,51 @@ from cdc_jax.tasks.batches import TrainingBatches
 CLASSES, NAME, IMAGES, LAYERS, PROMPTS, ROUNDS = 100, 10, 8, 9, 2, 2
 
 
-def build_step(
-    method: str, sizes: clip_lib.ClipConfig = measuring.VIT_B16
-) -> dict[str, tuple[Callable, tuple]]:
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A method's training step on random weights, images and class names.
+
+    Attributes:
+      method: a row.
+      sizes: of the CLIP.
+      classes: K.
+      dtype: of the weights.
+      changes: of the row's settings, dots reaching into the parts.
+      std: of the weights.
+    """
+
+    method: str
+    sizes: clip_lib.ClipConfig = measuring.VIT_B16
+    classes: int = CLASSES
+    dtype: str = "float32"
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    std: float = 0.02
+
+
+def build_step(setup: Setup) -> dict[str, tuple[Callable, tuple]]:
     """A method's training step, as a case."""
-    clip, (_, tokenizer) = measuring.random_clip(sizes), clip_lib.load("world")
+    phase, arguments = prepare(setup)
+    return {"step": (train.make_step(phase, 0), arguments)}
+
+
+def prepare(setup: Setup) -> tuple[train.Phase, tuple]:
+    """What training a method is made of, and the arguments of its step."""
+    sizes, classes = setup.sizes, setup.classes
+    clip = measuring.random_clip(sizes, setup.dtype, setup.std)
+    _, tokenizer = clip_lib.load("world")
     backbone = ClipBackbone(clip, tokenizer)
-    choice = methods.configure(method)
-    chosen, class_names = choice.config.unlock(), [str(i) for i in range(CLASSES)]
+    choice = methods.configure(setup.method)
+    chosen, class_names = choice.config.unlock(), [str(i) for i in range(classes)]
     chosen.head.shift = 20.0
+    chosen.update_from_flattened_dict(setup.changes)
     built = methods.rebuild(choice.family_name, chosen, backbone, class_names, "a photo of a {}.")
     rng, size, batch = np.random.default_rng(0), sizes.image_size, chosen.optimizer.batch_size
-    names = rng.integers(1, sizes.vocab_size - 2, (CLASSES, NAME), np.int32)
+    names = rng.integers(1, sizes.vocab_size - 2, (classes, NAME), np.int32)
     names[:, -1] = sizes.eot_id
-    anchors = clip_lib.normalize(rng.standard_normal((1, CLASSES, sizes.embed_width)))
+    anchors = clip_lib.normalize(rng.standard_normal((1, classes, sizes.embed_width)))
     arrays = {
         "images": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
-        "labels": rng.integers(0, CLASSES, batch, np.int32),
+        "labels": rng.integers(0, classes, batch, np.int32),
         "indices": np.arange(batch, dtype=np.int32),
     }
     examples = Examples(arrays["images"], arrays["labels"], tuple(class_names))
@@ -60,11 +90,11 @@ def build_step(
         first=0,
         steps=100,
     )  # fmt: skip
-    support = methods.Support(anchors[0], np.arange(CLASSES))
+    support = methods.Support(anchors[0], np.arange(classes))
     learned = built.initialize(jax.random.key(0), backbone, support)
     state = train.initial_state(stage, phase.update, learned.trained)
     arguments = (state, backbone, learned.fixed, Classes(names, anchors), arrays)
-    return {"step": (train.make_step(phase, 0), arguments)}
+    return phase, arguments
 
 
 def build_image() -> dict[str, tuple[Callable, tuple]]:
@@ -126,7 +156,7 @@ def main() -> None:
     print(f"{measuring.LEGEND}\n\n{ROUNDS} rounds in turn\n{measuring.HEADER}")
     with contextlib.ExitStack() as stack:
         cases = {"image": measuring.Case(build_image)}
-        cases |= {method: measuring.Case(build_step, method) for method in ("coop", "cdc")}
+        cases |= {method: measuring.Case(build_step, Setup(method)) for method in ("coop", "cdc")}
         for case in cases.values():
             stack.enter_context(contextlib.closing(case))
         times = measuring.take_turns(cases, ROUNDS)
