@@ -251,15 +251,21 @@ def row(name: str, program: Program, times: Times, necessary: float, peak: int) 
 
 
 def random_clip(
-    config: clip_lib.ClipConfig, dtype: str = "float32", std: float = 0.02
+    config: clip_lib.ClipConfig,
+    dtype: str = "float32",
+    std: float = 0.02,
+    logit_scale: float = 0.0,
 ) -> clip_lib.Clip:
-    """A CLIP whose weights are all drawn from N(0, std²)."""
+    """A CLIP whose weights are all drawn from N(0, std²), but for a logit scale that is given."""
     rng = np.random.default_rng(0)
 
     def weights(leaf):
         return jnp.asarray(std * rng.standard_normal(leaf.shape, np.float32), dtype)
 
-    return jax.tree.map(weights, nnx.eval_shape(lambda: clip_lib.Clip(config, nnx.Rngs(0))))
+    clip = jax.tree.map(weights, nnx.eval_shape(lambda: clip_lib.Clip(config, nnx.Rngs(0))))
+    if logit_scale:
+        clip.log_logit_scale = nnx.Param(jnp.log(jnp.float32(logit_scale)))
+    return clip
 
 
 def tower_flops(sizes: clip_lib.Transformer, tokens: int, pairs: int) -> int:

@@ -55,8 +55,9 @@ SMALL = clip_lib.ClipConfig(
 
 PARITY_CHANGES = {
     "views": "clean", "head.shift": 0.0, "head.kl_weight": 1.0, "optimizer.batch_size": 4,
+    "optimizer.warmup_rate": 0.2, "optimizer.learning_rate": 0.4,
 }  # fmt: skip
-"""So that every term of the loss counts on the small CLIP, and both sides see the same pixels."""
+"""So that both sides see the same pixels, and every term and every step counts in the losses."""
 
 
 def main() -> None:
@@ -125,7 +126,7 @@ def torch_task(setup: step.Setup, folder: Path) -> dict[str, Any]:
     }
     return {
         "programs": ["step"],
-        "weights": weights_file(folder, setup.sizes, setup.std),
+        "weights": weights_file(folder, setup.sizes, setup.std, setup.logit_scale),
         "config": setup.sizes.to_hf(),
         "arrays": str(file),
         "settings": settings,
@@ -162,11 +163,11 @@ def learned(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def weights_file(folder: Path, sizes: clip_lib.ClipConfig, std: float) -> str:
-    """Writes the weights of `measuring.random_clip` by CLIPModel's names; the file's path."""
-    clip = measuring.random_clip(sizes, std=std)
+def weights_file(folder: Path, sizes: clip_lib.ClipConfig, *others: float) -> str:
+    """Writes a `measuring.random_clip` by CLIPModel's names, in float32; the file's path."""
+    clip = measuring.random_clip(sizes, "float32", *others)
     tensors = weights.to_hf(jax.device_get(pretrained.parameters(clip)))
-    file = folder / f"weights_{sizes.vision.width}_{std}.npz"
+    file = folder / f"weights_{len(list(folder.iterdir()))}.npz"
     np.savez(file, **{name: np.ascontiguousarray(value) for name, value in tensors.items()})
     return str(file)
 
@@ -177,7 +178,8 @@ def weights_file(folder: Path, sizes: clip_lib.ClipConfig, std: float) -> str:
 def small(method: str) -> step.Setup:
     """A method's step on a CLIP so small that both sides run within seconds."""
     deep = {"prompts.layers": 3} if method in ("maple", "cdc") else {}
-    return step.Setup(method, SMALL, classes=6, changes=PARITY_CHANGES | deep, std=0.2)
+    changes = PARITY_CHANGES | deep
+    return step.Setup(method, SMALL, classes=6, changes=changes, std=0.3, logit_scale=10.0)
 
 
 def our_steps(setup: step.Setup) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -195,7 +197,8 @@ def torch_steps(
     setup: step.Setup, python: str, folder: Path
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The same of PyTorch's form."""
-    with contextlib.closing(TorchCase(python, torch_task(setup, folder))) as case:
+    task = torch_task(setup, folder) | {"threads": 1}  # threads cost more than so small a CLIP
+    with contextlib.closing(TorchCase(python, task)) as case:
         losses = [case.answer("step")["loss"] for _ in range(STEPS)]
         velocity = case.answer("velocity")
     names = velocity.keys() - {"seconds", "peak"}
@@ -242,7 +245,7 @@ def machine(
     np.savez(file, pixels=pixels)
     task = {
         "programs": ["product", "image"],
-        "weights": weights_file(folder, sizes, 0.02),
+        "weights": weights_file(folder, sizes),
         "config": sizes.to_hf(),
         "arrays": str(file),
         "dtype": dtype,

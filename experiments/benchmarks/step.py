@@ -40,6 +40,7 @@ class Setup:
       dtype: of the weights.
       changes: of the row's settings, dots reaching into the parts.
       std: of the weights.
+      logit_scale: of the CLIP; 0 draws it like a weight.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Setup:
     dtype: str = "float32"
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     std: float = 0.02
+    logit_scale: float = 0.0
 
 
 def build_step(setup: Setup) -> dict[str, tuple[Callable, tuple]]:
@@ -59,7 +61,7 @@ def build_step(setup: Setup) -> dict[str, tuple[Callable, tuple]]:
 def prepare(setup: Setup) -> tuple[train.Phase, tuple]:
     """What training a method is made of, and the arguments of its step."""
     sizes, classes = setup.sizes, setup.classes
-    clip = measuring.random_clip(sizes, setup.dtype, setup.std)
+    clip = measuring.random_clip(sizes, setup.dtype, setup.std, setup.logit_scale)
     _, tokenizer = clip_lib.load("world")
     backbone = ClipBackbone(clip, tokenizer)
     choice = methods.configure(setup.method)

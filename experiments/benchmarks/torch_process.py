@@ -49,7 +49,8 @@ class TorchCase:
 
     Args:
       python: the interpreter.
-      task: the first line of the worker's input, without `threads` and `memory`.
+      task: the first line of the worker's input; by default with a thread for each core and all
+        memory that is free.
 
     Attributes:
       programs: their names.
@@ -60,8 +61,8 @@ class TorchCase:
     """
 
     def __init__(self, python: str, task: Mapping[str, Any]):
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        task = {**task, "threads": threads or os.cpu_count(), "memory": free_memory()}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        task = {"threads": cores, "memory": free_memory(), **task}
         self.programs = tuple(task["programs"])
         self._peak = 0
         self._process = subprocess.Popen(
