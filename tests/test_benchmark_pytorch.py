@@ -77,6 +77,7 @@ def test_a_step_or_a_term_less_would_show(benchmarks, stored):
         assert np.abs(np.array(others) - values[0]).min() > 1e-3, method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_references_are_what_torch_answers(benchmarks, stored, tmp_path, method):
     pytest.importorskip("torch")

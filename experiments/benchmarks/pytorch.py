@@ -40,7 +40,7 @@ from cdc_jax.step import make_step
 METHODS = {"coop": 32, "kgcoop": 32, "maple": 4, "cdc": 4}
 """Rows and their batch sizes."""
 DTYPES = ("float32", "bfloat16")
-SIDE, IMAGES, MACHINE_ROUNDS, STEPS = 3072, 16, 5, 3
+SIDE, IMAGES, STEPS = 3072, 16, 3
 SMALL = clip_lib.ClipConfig(
     vision=clip_lib.Transformer(48, 4, 6, 192),
     text=clip_lib.Transformer(32, 4, 4, 128),
@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for dtype in values.dtypes:
-            print(machine(dtype, python, folder), flush=True)
+            print(machine(dtype, python, folder, rounds), flush=True)
         for method in values.methods:
             print(parity(method, python, folder), flush=True)
         print(f"\n{rounds} rounds in turn\n{HEADER}", flush=True)
@@ -235,7 +235,11 @@ def build_machine(dtype: str, sizes: clip_lib.ClipConfig) -> dict[str, tuple[Cal
 
 
 def machine(
-    dtype: str, python: str, folder: Path, sizes: clip_lib.ClipConfig = measuring.VIT_B16
+    dtype: str,
+    python: str,
+    folder: Path,
+    rounds: int,
+    sizes: clip_lib.ClipConfig = measuring.VIT_B16,
 ) -> str:
     """Rates of a matrix product of both libraries, and the image tower's shares of the better."""
     pixels = np.random.default_rng(0).standard_normal(
@@ -254,7 +258,7 @@ def machine(
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(contextlib.closing(measuring.Case(build_machine, dtype, sizes)))
         torch = stack.enter_context(contextlib.closing(TorchCase(python, task)))
-        times = in_turns(ours, torch, MACHINE_ROUNDS)
+        times = in_turns(ours, torch, rounds)
     product, image = 2 * SIDE**3, IMAGES * step.image_flops(sizes)
     rates = {side: product / np.median(times[side, "product"].seconds) for side in SIDES}
     lines = [

@@ -64,10 +64,10 @@ class TorchCase:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         task = {"threads": cores, "memory": free_memory(), **task}
         self.programs = tuple(task["programs"])
-        self._peak = 0
+        self._peak, paths = 0, (str(ROOT), os.environ.get("PYTHONPATH"))
         self._process = subprocess.Popen(
             [python, "-m", MODULE],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
