@@ -49,7 +49,8 @@ class TorchCase:
 
     Args:
       python: the interpreter.
-      task: the first line of the worker's input, without `threads` and `memory`.
+      task: the first line of the worker's input, without `threads`; `memory` is what is free
+        unless it is given.
 
     Attributes:
       programs: their names.
@@ -61,7 +62,7 @@ class TorchCase:
 
     def __init__(self, python: str, task: Mapping[str, Any]):
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        task = {**task, "threads": threads or os.cpu_count(), "memory": free_memory()}
+        task = {"memory": free_memory(), **task, "threads": threads or os.cpu_count()}
         self.programs = tuple(task["programs"])
         self._peak = 0
         self._process = subprocess.Popen(

@@ -1,20 +1,23 @@
 """Parity, speed and memory on a GPU or TPU, in at most eight minutes, for a table and a report.
 
     python experiments/benchmark.py --only=accelerator
-      [--accelerator_json=FILE] [--accelerator_seconds=480] [--tiny]
+      [--accelerator_json=FILE] [--accelerator_seconds=480] [--torch_python=PATH] [--tiny]
 
 The parts run in order of worth: the device's rate of matrix products; parity with answers of a CPU;
 training steps of CoOp, MaPLe and CDC at ViT-B/16 sizes with random weights, with the published
-batch size, in bfloat16 and float32; the README's first command; a kill and a resume; the steps with
-the other batch size; CDC's compilation with other options. A part whose estimate does not fit the
-time left is skipped, and one that takes twice its estimate is stopped. The table names both. The
-JSON file is written after every measurement. Needs jax, flax, optax, orbax, chex and transformers;
-a part that needs another library which is missing says so, and the others run.
+batch size, in bfloat16 and float32, and PyTorch's where it is installed; the README's first
+command; a kill and a resume; steps with the other batch size; CDC's compilation with other options.
+
+A part whose estimate does not fit the time left is skipped, and a part that takes twice its
+estimate is stopped. The table names what was not run. The JSON file is written after every
+measurement. Needs jax, flax, optax, orbax, chex and transformers. A part that needs another library
+says so where that is missing, and the others run.
 
 Without an accelerator, `--tiny` tries the script on the CPU with small sizes.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -46,17 +49,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the part, too
     # Programs of several processes share a GPU, and its peak is what was used.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    report = measure(Path(values.accelerator_json), values.accelerator_seconds, values.tiny)
+    context = Context(values.tiny, values.accelerator_seconds, values.torch_python)
+    report = measure(Path(values.accelerator_json), context)
     print(f"\n{table.text(report)}\n\nall figures: {values.accelerator_json}")
 
 
-def measure(file: Path, budget: float, tiny: bool) -> dict[str, Any]:
+def measure(file: Path, context: Context) -> dict[str, Any]:
     """Runs the parts that fit the time, and writes what they measure.
 
     Args:
       file: of the report, JSON.
-      budget: seconds for all parts.
-      tiny: see `Context`.
+      context: with the seconds for all parts.
 
     Returns:
       The report.
@@ -72,8 +75,8 @@ def measure(file: Path, budget: float, tiny: bool) -> dict[str, Any]:
     report: dict[str, Any] = {
         "format": FORMAT,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "tiny": tiny,
-        "budget_seconds": budget,
+        "tiny": context.tiny,
+        "budget_seconds": context.seconds,
         "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
@@ -82,18 +85,18 @@ def measure(file: Path, budget: float, tiny: bool) -> dict[str, Any]:
     }
     start = time.monotonic()
     for part in PARTS:
-        left = budget - (time.monotonic() - start)
+        left = context.seconds - (time.monotonic() - start)
         entry = report["parts"][part.name] = {
             "title": part.title, "estimate_seconds": part.seconds, "cases": {},
         }  # fmt: skip
         print(f"{part.title}: about {part.seconds} s, {left:.0f} s are left", flush=True)
         began = time.monotonic()
-        with contextlib.closing(_run(part, left, tiny)) as measurements:
+        with contextlib.closing(_run(part, left, context)) as measurements:
             for case, measured in measurements:
                 entry["cases"][case] = measured
                 entry["seconds"] = time.monotonic() - began
                 if case == "facts":
-                    _require_accelerator(measured, tiny)
+                    _require_accelerator(measured, context.tiny)
                 _write(file, report)
                 print(f"  {case}: {table.short(measured)}", flush=True)
     report["seconds"] = time.monotonic() - start
@@ -101,13 +104,13 @@ def measure(file: Path, budget: float, tiny: bool) -> dict[str, Any]:
     return report
 
 
-def _run(part: Part, left: float, tiny: bool) -> Measurements:
+def _run(part: Part, left: float, context: Context) -> Measurements:
     """The cases of a part, each with what was measured."""
-    cases = part.cases(tiny)
+    cases = part.cases(context.tiny)
     if part.seconds > left:
         return ((case, worker.NO_TIME) for case in cases)
-    limit = left if tiny else min(2 * part.seconds, left)
-    return worker.run(part.measure, cases, Context(tiny, limit))
+    limit = left if context.tiny else min(2 * part.seconds, left)
+    return worker.run(part.measure, cases, dataclasses.replace(context, seconds=limit))
 
 
 def _require_accelerator(facts: dict[str, Any], tiny: bool) -> None:

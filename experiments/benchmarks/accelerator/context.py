@@ -15,10 +15,12 @@ class Context:
     Attributes:
       tiny: small models and few cases, to try the script where there is no accelerator.
       seconds: that all measurements of a part may take.
+      torch_python: an interpreter that has torch, where there is one.
     """
 
     tiny: bool
     seconds: float
+    torch_python: str
 
     @property
     def clip(self) -> ClipConfig:

@@ -137,11 +137,14 @@ def _random_backbone() -> ClipBackbone:
 
 @functools.cache
 def drawn_images(task: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of a task's 24 classes in turn, every other factor drawn at random, and classes."""
+    """Images of a task's 24 classes in turn under do(), as in its test splits, and the classes."""
     kind = kinds.known("aligned")
     classes = kinds.draw_classes(kind, task)
     chosen = np.arange(IMAGES) % len(classes)
+    cut = {name: factors.uniform(name) for name in kind.irrelevant}
+    cut["style"] = {style: 1 / len(kind.styles) for style in kind.styles}
     scenes = factors.sample(IMAGES, [task, 1])
+    scenes = factors.do(scenes, [task, 3], **cut | kind.frequencies)
     of_class = {f: np.array([c.factors[f] for c in classes])[chosen] for f in kind.relevant}
     return kind.render(scenes | of_class, [task, 2]), chosen
 

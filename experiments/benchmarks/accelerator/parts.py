@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.accelerator import parity, runs, steps
+from benchmarks.accelerator import parity, runs, steps, torch_steps
 from benchmarks.accelerator.context import Context
 from benchmarks.accelerator.worker import Measure
 
@@ -50,9 +50,10 @@ PARTS = (
         _always("views", *parity.ROWS, "decisions float32", "decisions bfloat16"),
     ),
     Part("steps", "training steps", 120, steps.measure_step, steps.published),
-    Part("command", "first command", 100, runs.measure_command, _always("first command")),
+    Part("pytorch", "PyTorch's steps", 40, torch_steps.measure_torch, steps.published),
+    Part("command", "first command", 90, runs.measure_command, _always("first command")),
     Part("resume", "kill and resume", 80, runs.measure_resume, _always("kill and resume")),
     Part("batches", "other batch size", 60, steps.measure_step, steps.others),
+    Part("pytorch_batches", "PyTorch's", 30, torch_steps.measure_torch, steps.others),
     Part("options", "compile options", 40, steps.measure_option, _always(*steps.OPTIONS)),
 )  # fmt: skip
-"""PyTorch's steps belong behind `steps`."""

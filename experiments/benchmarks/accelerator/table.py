@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 Measured = Mapping[str, Any]
-_STEP = "{:<32} {:>9} {:>9} {:>30} {:>9} {:>9} {:>9}"
+_STEP = "{:<32} {:>9} {:>9} {:>30} {:>9} {:>9} {:>9} {:>12}"
 
 
 def text(report: Measured) -> str:
@@ -26,7 +26,7 @@ def text(report: Measured) -> str:
         lines += ["", f"{part['title']}: {part.get('seconds', 0):.0f} s"]
         cases = part["cases"]
         if any("program_bytes" in measured for measured in cases.values()):
-            lines += _steps(cases, _rates(report))
+            lines += _steps(cases, report)
         else:
             lines += [f"  {case:<30} {short(measured)}" for case, measured in cases.items()]
     return "\n".join([*lines, "", LEGEND])
@@ -37,7 +37,8 @@ LEGEND = (
     "on one device:\ncompile: seconds in XLA; step: median [min .. max] of the rounds; of rate: "
     "necessary matrix products a second,\nover the device's own rate in that dtype (float32 at "
     "highest precision); program: arguments, results and\ntemporaries by the compiler; peak: the "
-    "most bytes on the device, – where it does not say or an earlier step took more"
+    "most bytes on the device, – where it does not say or an earlier step took more;\nproducts: "
+    "matrix products in the program, each of which XLA may autotune on a GPU"
 )
 
 
@@ -78,6 +79,10 @@ _SHORT = {
     "program_bytes": lambda m: (
         f"{np.median(m['seconds']):.3g} s a step, compiled in {m['compile_seconds']:.1f} s"
     ),
+    "torch_seconds": lambda m: (
+        f"{np.median(m['torch_seconds']):.3g} s a step by PyTorch "
+        f"{m['torch']} on {m['torch_device']}, peak {_gigabytes(m['torch_peak_bytes'])}"
+    ),
     "kind": lambda m: f"{m['devices']} x {m['kind']} ({m['platform']})",
 }
 """How a measurement is told, by a key that only its kind has."""
@@ -88,8 +93,20 @@ def _rates(report: Measured) -> dict[str, float]:
     return {name: measured.get("operations_per_second", 0.0) for name, measured in cases.items()}
 
 
-def _steps(cases: Mapping[str, Measured], rates: Mapping[str, float]) -> Iterator[str]:
-    yield _STEP.format("", "products", "compile", "step", "of rate", "program", "peak")
+def _torch(report: Measured) -> dict[str, float]:
+    """PyTorch's seconds a step, by case."""
+    return {
+        case: float(np.median(measured["torch_seconds"]))
+        for part in report["parts"].values()
+        for case, measured in part["cases"].items()
+        if "torch_seconds" in measured
+    }
+
+
+def _steps(cases: Mapping[str, Measured], report: Measured) -> Iterator[str]:
+    rates, torch = _rates(report), _torch(report)
+    heads = ("", "products", "compile", "step", "of rate", "program", "peak", "PyTorch/ours")
+    yield _STEP.format(*heads)
     for case, measured in cases.items():
         if "program_bytes" not in measured:
             yield f"  {case:<30} {short(measured)}"
@@ -105,6 +122,7 @@ def _steps(cases: Mapping[str, Measured], rates: Mapping[str, float]) -> Iterato
             "–" if share is None else f"{share:.0%}",
             _gigabytes(measured["program_bytes"]),
             _gigabytes(measured["peak_bytes"]),
+            f"{torch[case] / middle:.2f}" if case in torch else "–",
         )
 
 

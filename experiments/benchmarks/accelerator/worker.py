@@ -4,6 +4,7 @@ Only one process may hold a TPU, and memory that one holds on a GPU is missing e
 process never asks for devices, and parts run one after the other.
 """
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -79,7 +80,7 @@ def _work(measure: Measure, cases: Sequence[str], context: Context, sending: Con
     for case in cases:
         compiled.clear()
         start = time.monotonic()
-        left = Context(context.tiny, end - start)
+        left = dataclasses.replace(context, seconds=end - start)
         measured = _measured(measure, case, left)
         sending.send(
             {
