@@ -1,6 +1,7 @@
 """Speed and memory on this machine: `python experiments/benchmark.py [--only=evidence,text]`.
 
-Without `--only` all parts run but pytorch, which needs PyTorch.
+Without `--only` all parts run but pytorch, which needs PyTorch, and accelerator, which needs a GPU
+or TPU.
 
 Every part prints a table. Compared cases take turns in one run, so that their ratios mean
 something on a machine that others use, too; a rate is a share of the rate that matrix products
@@ -15,8 +16,12 @@ from absl import app, flags
 from cdc_jax import config_file
 
 PARTS = ("evidence", "text", "step", "pipeline", "lists")
-ON_REQUEST = ("pytorch",)
+ON_REQUEST = ("pytorch", "accelerator")
 _ONLY = flags.DEFINE_list("only", list(PARTS), "Parts to run.")
+# Of the accelerator part.
+flags.DEFINE_string("accelerator_json", "accelerator.json", "The report to write.")
+flags.DEFINE_float("accelerator_seconds", 480, "For all measurements.", lower_bound=1)
+flags.DEFINE_bool("tiny", False, "Small sizes, to try the part on a CPU.")
 # Of the pytorch part.
 flags.DEFINE_list("methods", ["coop", "kgcoop", "maple", "cdc"], "Rows to compare with PyTorch.")
 flags.DEFINE_list("classes", ["10", "100"], "Numbers of classes.")

@@ -172,6 +172,7 @@ def test_the_compiled_step_does_as_little_as_it_must(benchmarks, method):
         context_length=77,
         eot_id=2999,
     )
-    function, inputs = step.build_step(step.Setup(method, sizes))["step"]
-    expected = step.step_flops(sizes, method)
+    setup = step.Setup(method, sizes)
+    function, inputs = step.build_step(setup)["step"]
+    expected = step.step_flops(setup)
     assert expected < flops(measuring, function, *inputs) < 1.05 * expected

@@ -5,9 +5,9 @@ import difflib
 from typing import Any
 
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict, config_dict
 
 from cdc_jax import config_file
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import families, rows
 from cdc_jax.records import RowRecord
 
@@ -59,10 +59,13 @@ class Choice:
 
 def overrides(row: str) -> ConfigDict:
     """What a user may set of a row: its family's settings with every value left open."""
-    config = families.family_settings(rows.ROWS[row].family)
+    import ml_collections
+    from ml_collections import config_dict
+
+    config: Any = families.family_settings(rows.ROWS[row].family)
     for key in config:
         open_part = config[key]
-        if isinstance(open_part, ConfigDict):
+        if isinstance(open_part, ml_collections.ConfigDict):
             for name, value in open_part.items():
                 open_part[name] = config_dict.placeholder(type(value))
         else:

@@ -4,9 +4,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from ml_collections import ConfigDict
-
 from cdc_jax.backbone import Backbone
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import linear_probe, prompt_tuning
 from cdc_jax.methods.method import Method, Support
 from cdc_jax.wording import Template
@@ -67,4 +66,6 @@ FAMILIES: dict[str, Family] = {"prompt_tuning": prompt_tuning, "linear_probe": l
 
 def family_settings(family: str) -> ConfigDict:
     """The settings of a family before any row changes them."""
-    return ConfigDict(copy.deepcopy(FAMILIES[family].SETTINGS | SETTINGS))
+    import ml_collections  # only where settings are made, see `config_type`
+
+    return ml_collections.ConfigDict(copy.deepcopy(FAMILIES[family].SETTINGS | SETTINGS))

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from ml_collections import ConfigDict
 
 from cdc_jax.backbone import Backbone
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods.heads import Head, Prediction
 from cdc_jax.wording import Template, sentences
 

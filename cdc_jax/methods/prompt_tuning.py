@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from cdc_jax.backbone import Backbone
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads, losses, prompts
 from cdc_jax.methods.method import (
     Batch,

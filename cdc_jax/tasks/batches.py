@@ -1,9 +1,9 @@
 """Training batches: a pure function of (seed, step), so that a position is nothing but a step."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 
@@ -55,8 +55,14 @@ class TrainingBatches:
         self._rows = self._size // hosts
         self._first_row = host * self._rows
         self.per_epoch = len(examples) // self._size
-        # One order an epoch, reshuffled; batches do not cross epochs.
-        self._order = grain.MapDataset.range(len(examples)).seed(seed).shuffle().repeat()
+        self._seed = seed
+
+    @functools.cached_property
+    def _order(self) -> Any:
+        """One order an epoch, reshuffled; batches do not cross epochs."""
+        import grain  # takes a second, and only those who read batches need it
+
+        return grain.MapDataset.range(len(self._examples)).seed(self._seed).shuffle().repeat()
 
     def __getitem__(self, step: int) -> Batch:
         """This host's rows of batch number `step`.
@@ -86,6 +92,8 @@ class TrainingBatches:
           last: number of steps.
           put: from a batch to what is yielded, such as its copy on the devices.
         """
+        import grain
+
         # One batch is put together while the photographs of the next are decoded. Arrays in memory
         # need no threads.
         ahead = _BATCHES_AHEAD if isinstance(self._examples.images, Photographs) else 0

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarks import measuring
+from benchmarks import measuring, row_settings
 
 from cdc_jax import clip as clip_lib
-from cdc_jax import methods, optimizer, train, views
+from cdc_jax import methods, optimizer, views
 from cdc_jax.clip.backbone import ClipBackbone
 from cdc_jax.methods import prompt_tuning
 from cdc_jax.methods.prompts import Classes
+from cdc_jax.step import Phase, initial_state, make_step
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 
@@ -55,20 +56,18 @@ class Setup:
 def build_step(setup: Setup) -> dict[str, tuple[Callable, tuple]]:
     """A method's training step, as a case."""
     phase, arguments = prepare(setup)
-    return {"step": (train.make_step(phase, 0), arguments)}
+    return {"step": (make_step(phase, 0), arguments)}
 
 
-def prepare(setup: Setup) -> tuple[train.Phase, tuple]:
+def prepare(setup: Setup) -> tuple[Phase, tuple]:
     """What training a method is made of, and the arguments of its step."""
     sizes, classes = setup.sizes, setup.classes
     clip = measuring.random_clip(sizes, setup.dtype, setup.std, setup.logit_scale)
     _, tokenizer = clip_lib.load("world")
     backbone = ClipBackbone(clip, tokenizer)
-    choice = methods.configure(setup.method)
-    chosen, class_names = choice.config.unlock(), [str(i) for i in range(classes)]
-    chosen.head.shift = 20.0
-    chosen.update_from_flattened_dict(setup.changes)
-    built = methods.rebuild(choice.family_name, chosen, backbone, class_names, "a photo of a {}.")
+    chosen = row_settings.configure(setup.method, {"head.shift": 20.0, **setup.changes})
+    family, class_names = methods.ROWS[setup.method].family, [str(i) for i in range(classes)]
+    built = methods.rebuild(family, chosen, backbone, class_names, "a photo of a {}.")
     rng, size, batch = np.random.default_rng(0), sizes.image_size, chosen.optimizer.batch_size
     names = rng.integers(1, sizes.vocab_size - 2, (classes, NAME), np.int32)
     names[:, -1] = sizes.eot_id
@@ -80,7 +79,7 @@ def prepare(setup: Setup) -> tuple[train.Phase, tuple]:
     }
     examples = Examples(arrays["images"], arrays["labels"], tuple(class_names))
     (stage,) = built.stages()
-    phase = train.Phase(
+    phase = Phase(
         stage=stage,
         examples=examples,
         batches=TrainingBatches(examples, batch, 0),
@@ -94,7 +93,7 @@ def prepare(setup: Setup) -> tuple[train.Phase, tuple]:
     )  # fmt: skip
     support = methods.Support(anchors[0], np.arange(classes))
     learned = built.initialize(jax.random.key(0), backbone, support)
-    state = train.initial_state(stage, phase.update, learned.trained)
+    state = initial_state(stage, phase.update, learned.trained)
     arguments = (state, backbone, learned.fixed, Classes(names, anchors), arrays)
     return phase, arguments
 
@@ -123,24 +122,24 @@ def image_flops(config: clip_lib.ClipConfig, visual: int = 0) -> int:
     return pixels + measuring.tower_flops(config.vision, tokens, tokens**2)
 
 
-def text_flops(config: clip_lib.ClipConfig, context: int, words: int) -> int:
+def text_flops(config: clip_lib.ClipConfig, context: int, words: int, classes: int) -> int:
     """Operations of the products of one template's forward pass; the prefix is shared."""
     before = 1 + context + words
     prefix = measuring.tower_flops(config.text, before, before * (before + 1) // 2)
     pairs = NAME * before + NAME * (NAME + 1) // 2
-    return prefix + CLASSES * measuring.tower_flops(config.text, NAME, pairs)
+    return prefix + classes * measuring.tower_flops(config.text, NAME, pairs)
 
 
-def step_flops(config: clip_lib.ClipConfig, method: str) -> int:
+def step_flops(setup: Setup) -> int:
     """Operations of the products that a method's step needs in the towers.
 
     Twice the forward pass where prompts are learned; images without visual prompts run forward
     only, and once for all templates that share a view.
     """
-    settings = methods.configure(method).config
+    config, settings = setup.sizes, row_settings.configure(setup.method, setup.changes)
     chosen, batch = settings.prompts, settings.optimizer.batch_size
     words = len(chosen.phrases.split()) - chosen.context
-    text = 2 * chosen.templates * text_flops(config, chosen.context, words)
+    text = 2 * chosen.templates * text_flops(config, chosen.context, words, setup.classes)
     if not prompt_tuning.kind_of(chosen).changes_images:
         return text + batch * image_flops(config)
     return text + 2 * chosen.templates * batch * image_flops(config, chosen.context)
@@ -152,8 +151,8 @@ def main() -> None:
     necessary = {
         ("image", "forward"): IMAGES * image_flops(config),
         ("image", "gradient"): 2 * IMAGES * image_flops(config, PROMPTS),
-        ("coop", "step"): step_flops(config, "coop"),
-        ("cdc", "step"): step_flops(config, "cdc"),
+        ("coop", "step"): step_flops(Setup("coop")),
+        ("cdc", "step"): step_flops(Setup("cdc")),
     }
     print(f"{measuring.LEGEND}\n\n{ROUNDS} rounds in turn\n{measuring.HEADER}")
     with contextlib.ExitStack() as stack:

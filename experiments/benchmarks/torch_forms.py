@@ -123,7 +123,7 @@ class Clip:
         x = x + self._tensors["text_model.embeddings.position_embedding.weight"]
         x = self._text(x, prompts, 1)
         x = self._normed(self._text, x, "text_model.final_layer_norm")
-        x = x[torch.arange(len(x)), ends]
+        x = x[torch.arange(len(x), device=x.device), ends]
         return F.normalize(F.linear(x, self._tensors["text_projection.weight"]).float(), dim=-1)
 
     def image(self, pixels: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
@@ -217,6 +217,7 @@ class Training:
       settings: `kl_weight`, `shift`, `decoupling`, `consistency`, `evidential`, and the optimiser's
         `rate`, `warmup`, `decay`, `epochs`.
       autocast: whether products run in bfloat16.
+      device: where the frozen model is.
     """
 
     def __init__(
@@ -225,8 +226,10 @@ class Training:
         arrays: Mapping[str, np.ndarray],
         settings: Mapping[str, Any],
         autocast: bool,
+        device: str = "cpu",
     ):
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        self.device = device
         learned = [n for n in ("context", "coupling_weight", "coupling_bias") if n in tensors]
         self.learned = {name: tensors[name].requires_grad_() for name in learned}
         self.clip, self.settings, self.autocast, self.steps = clip, settings, autocast, 0
@@ -242,7 +245,7 @@ class Training:
             group["lr"] = self._rate()
         self.steps += 1
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             text, logits = self._forward()
         loss = self._loss(text, logits)
         loss.backward()
@@ -252,7 +255,7 @@ class Training:
     def velocity(self) -> dict[str, np.ndarray]:
         """The optimiser's momentum of everything learned."""
         return {
-            name: self.optimizer.state[tensor]["momentum_buffer"].numpy()
+            name: self.optimizer.state[tensor]["momentum_buffer"].cpu().numpy()
             for name, tensor in self.learned.items()
         }
 
@@ -262,7 +265,7 @@ class Training:
         for m, embedded in enumerate(self.embedded):
             image = self._image(m)
             text.append(self.clip.text(embedded, self.ends, self.learned["context"][m]))
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(self.device, enabled=False):
                 logits.append(self.clip.logit_scale * image @ text[m].T)
         return text, logits
 

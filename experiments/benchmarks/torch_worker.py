@@ -8,13 +8,15 @@ The first line of the input is a JSON object:
   arrays    an .npz file: the arrays of `torch_forms.Training`, or `pixels` alone
   settings  the settings of `torch_forms.Training`
   dtype     "float32", or "bfloat16" for products under autocast
+  device    of PyTorch, "cpu" unless given; only `step` runs on others
   side      of the matrices that `product` multiplies
   threads   of PyTorch
   memory    bytes that the process may allocate; 0 sets no bound
 
 The process answers `{}` when it is ready. Each further line of input names a program to run. The
-answer is a line of JSON: `seconds` of the run, the most bytes that the process has held (`peak`),
-and what the program returns. `{"refused": reason}` says that the memory did not suffice.
+answer is a line of JSON: `seconds` of the run, the most bytes that the process has held (`peak`; on
+a GPU, of its memory), and what the program returns. `{"refused": reason}` says that the memory did
+not suffice.
 """
 
 import functools
@@ -45,7 +47,8 @@ def build(task: Mapping[str, Any]) -> dict[str, Program]:
 
 def _training(task: Mapping[str, Any]) -> dict[str, Program]:
     arrays, autocast = _arrays(task["arrays"]), task["dtype"] != "float32"
-    training = torch_forms.Training(_clip(task), arrays, task["settings"], autocast)
+    device = task.get("device", "cpu")
+    training = torch_forms.Training(_clip(task), arrays, task["settings"], autocast, device)
 
     def velocity() -> dict[str, Any]:
         return {name: value.tolist() for name, value in training.velocity().items()}
@@ -78,7 +81,8 @@ def _product(task: Mapping[str, Any]) -> dict[str, Program]:
 
 
 def _clip(task: Mapping[str, Any]) -> torch_forms.Clip:
-    tensors = {name: torch.from_numpy(array) for name, array in _arrays(task["weights"]).items()}
+    device, arrays = task.get("device", "cpu"), _arrays(task["weights"])
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return torch_forms.Clip(tensors, task["config"], task["dtype"])
 
 
@@ -92,6 +96,8 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
 
 
 def _peak() -> int:
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
     # Linux's ru_maxrss starts at that of the parent.
     status = Path("/proc/self/status")
     if status.exists():
