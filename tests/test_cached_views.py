@@ -94,7 +94,8 @@ def trained_on(world, phase, learned):
         batches = batches.of_features(features_of(world, phase))
     state = train.initial_state(phase.stage, phase.update, learned.trained, FIRST)
     classes = phase.stage.method.classes(world, NAMES)
-    step = jax.jit(chex.assert_max_traces(train.make_step(phase, SEED), n=1))
+    step = chex.assert_max_traces(train.make_step(phase, SEED), n=1)
+    step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})  # compiles sooner
     logs = []
     for i in range(phase.steps):
         state, losses = step(state, world, learned.fixed, classes, batches[i])
@@ -185,7 +186,7 @@ def test_how_many_views_are_cached(world, drawn, row, asked, expected):
         ("linear_probe@views=jitter", "drawn"),
         pytest.param("coop@views=crop", "photographs", marks=pytest.mark.slow),
         # Four templates, each with its own draws of two views; and with one view for all.
-        pytest.param("cdc@views=flip; jitter", "drawn", marks=pytest.mark.slow),
+        pytest.param("vsd@views=flip; jitter", "drawn", marks=pytest.mark.slow),
         pytest.param("cdc_plus@views=flip", "photographs", marks=pytest.mark.slow),
     ],
 )
@@ -194,7 +195,7 @@ def test_as_many_views_as_epochs_equal_fresh_views(world, request, row, kind):
     fresh, cached = (
         trained_on(world, *phase_of(world, examples, row, cached=cached)) for cached in (0, EPOCHS)
     )
-    chex.assert_trees_all_close(cached, fresh, rtol=2e-4, atol=2e-5)
+    chex.assert_trees_all_close(cached, fresh, rtol=2e-5, atol=2e-5)
     losses = [float(line["loss"]) for line in fresh[0]]
     assert len(losses) == 2 * EPOCHS and np.std(losses) > 1e-3
 
@@ -204,7 +205,7 @@ def test_fewer_views_than_epochs_differ_from_fresh_views_when_they_come_back(wor
         trained_on(world, *phase_of(world, drawn, "linear_probe@views=jitter", cached=cached))[0]
         for cached in (0, 2)
     )
-    chex.assert_trees_all_close(cached[:4], fresh[:4], rtol=2e-4, atol=2e-5)
+    chex.assert_trees_all_close(cached[:4], fresh[:4], rtol=2e-5, atol=2e-5)
     assert abs(cached[4]["loss"] - fresh[4]["loss"]) > 1e-3
 
 
