@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cdc_jax import devices, views
+from cdc_jax.backbone import Backbone
 from cdc_jax.inference import FrozenFeatures
 from cdc_jax.methods import Stage
 from cdc_jax.step import Phase
@@ -71,6 +72,30 @@ def batches(phase: Phase, frozen: FrozenFeatures) -> int:
     return -(-phase.cached_views * len(phase.examples) // frozen.batch_size)
 
 
+def encoder(phase: Phase, seed: int) -> Callable[[Backbone, dict[str, jax.Array]], jax.Array]:
+    """The function that encodes a batch of `Drawings`, to be jitted.
+
+    Args:
+      phase: the stage.
+      seed: of the views.
+
+    Returns:
+      (backbone, batch) -> features, (templates or 1, batch, embed).
+    """
+
+    def features(backbone: Backbone, batch: dict[str, jax.Array]) -> jax.Array:
+        def one(step, index, image, aspect):
+            aspects = None if aspect is None else aspect[None]
+            made = phase.make_views(np.uint32(seed), step, index[None], image[None], aspects)
+            return made[:, 0]
+
+        drawn = (batch["steps"], batch["indices"], batch["images"], batch.get("aspects"))
+        # One template at a time: activations take no more memory than those of evaluation.
+        return jax.lax.map(backbone.encode_images, jax.vmap(one, out_axes=1)(*drawn))
+
+    return features
+
+
 def encode(
     phase: Phase, seed: int, frozen: FrozenFeatures, before_batch: Callable[[], None]
 ) -> Float[np.ndarray, "examples views templates_or_1 embed"]:
@@ -86,18 +111,7 @@ def encode(
       Frozen features of view v of each example, for `TrainingBatches.of_features`.
     """
     rows = Drawings(phase.examples, phase.batches, phase.first, phase.cached_views)
-
-    def features(backbone, batch):
-        def one(step, index, image, aspect):
-            aspects = None if aspect is None else aspect[None]
-            made = phase.make_views(np.uint32(seed), step, index[None], image[None], aspects)
-            return made[:, 0]
-
-        drawn = (batch["steps"], batch["indices"], batch["images"], batch.get("aspects"))
-        # One template at a time: activations take no more memory than those of evaluation.
-        return jax.lax.map(backbone.encode_images, jax.vmap(one, out_axes=1)(*drawn))
-
-    compiled = jax.jit(features, out_shardings=devices.everywhere(frozen.mesh))
+    compiled = jax.jit(encoder(phase, seed), out_shardings=devices.everywhere(frozen.mesh))
 
     def encode_batch(batch):
         before_batch()

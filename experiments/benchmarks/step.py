@@ -10,6 +10,7 @@ gradient of 9 layers of 2 visual prompts.
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,19 +32,27 @@ def build_step(
     method: str, sizes: clip_lib.ClipConfig = measuring.VIT_B16
 ) -> dict[str, tuple[Callable, tuple]]:
     """A method's training step, as a case."""
+    phase, arguments = training(method, sizes, CLASSES)
+    return {"step": (train.make_step(phase, 0), arguments)}
+
+
+def training(
+    method: str, sizes: clip_lib.ClipConfig, classes: int
+) -> tuple[train.Phase, tuple[Any, ...]]:
+    """A stage of training that has one batch, and the arguments of its step."""
     clip, (_, tokenizer) = measuring.random_clip(sizes), clip_lib.load("world")
     backbone = ClipBackbone(clip, tokenizer)
     choice = methods.configure(method)
-    chosen, class_names = choice.config.unlock(), [str(i) for i in range(CLASSES)]
+    chosen, class_names = choice.config.unlock(), [str(i) for i in range(classes)]
     chosen.head.shift = 20.0
     built = methods.rebuild(choice.family_name, chosen, backbone, class_names, "a photo of a {}.")
     rng, size, batch = np.random.default_rng(0), sizes.image_size, chosen.optimizer.batch_size
-    names = rng.integers(1, sizes.vocab_size - 2, (CLASSES, NAME), np.int32)
+    names = rng.integers(1, sizes.vocab_size - 2, (classes, NAME), np.int32)
     names[:, -1] = sizes.eot_id
-    anchors = clip_lib.normalize(rng.standard_normal((1, CLASSES, sizes.embed_width)))
+    anchors = clip_lib.normalize(rng.standard_normal((1, classes, sizes.embed_width)))
     arrays = {
         "images": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
-        "labels": rng.integers(0, CLASSES, batch, np.int32),
+        "labels": rng.integers(0, classes, batch, np.int32),
         "indices": np.arange(batch, dtype=np.int32),
     }
     examples = Examples(arrays["images"], arrays["labels"], tuple(class_names))
@@ -60,11 +69,11 @@ def build_step(
         first=0,
         steps=100,
     )  # fmt: skip
-    support = methods.Support(anchors[0], np.arange(CLASSES))
+    support = methods.Support(anchors[0], np.arange(classes))
     learned = built.initialize(jax.random.key(0), backbone, support)
     state = train.initial_state(stage, phase.update, learned.trained)
     arguments = (state, backbone, learned.fixed, Classes(names, anchors), arrays)
-    return {"step": (train.make_step(phase, 0), arguments)}
+    return phase, arguments
 
 
 def build_image() -> dict[str, tuple[Callable, tuple]]:
@@ -91,12 +100,14 @@ def image_flops(config: clip_lib.ClipConfig, visual: int = 0) -> int:
     return pixels + measuring.tower_flops(config.vision, tokens, tokens**2)
 
 
-def text_flops(config: clip_lib.ClipConfig, context: int, words: int) -> int:
+def text_flops(
+    config: clip_lib.ClipConfig, context: int, words: int, classes: int = CLASSES
+) -> int:
     """Operations of the products of one template's forward pass; the prefix is shared."""
     before = 1 + context + words
     prefix = measuring.tower_flops(config.text, before, before * (before + 1) // 2)
     pairs = NAME * before + NAME * (NAME + 1) // 2
-    return prefix + CLASSES * measuring.tower_flops(config.text, NAME, pairs)
+    return prefix + classes * measuring.tower_flops(config.text, NAME, pairs)
 
 
 def step_flops(config: clip_lib.ClipConfig, method: str) -> int:
