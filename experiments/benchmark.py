@@ -15,7 +15,7 @@ from absl import app, flags
 
 from cdc_jax import config_file
 
-PARTS = ("evidence", "text", "step", "pipeline", "lists")
+PARTS = ("evidence", "text", "step", "cached", "pipeline", "lists")
 ON_REQUEST = ("pytorch", "accelerator")
 _ONLY = flags.DEFINE_list("only", list(PARTS), "Parts to run.")
 # Of the accelerator part.
@@ -23,7 +23,8 @@ flags.DEFINE_string("accelerator_json", "accelerator.json", "The report to write
 flags.DEFINE_float("accelerator_seconds", 480, "For all measurements.", lower_bound=1)
 flags.DEFINE_bool("tiny", False, "Small sizes, to try the part on a CPU.")
 # Of the pytorch part.
-flags.DEFINE_list("methods", ["coop", "kgcoop", "maple", "cdc"], "Rows to compare with PyTorch.")
+_METHODS = ["coop", "coop_cached", "kgcoop", "maple", "cdc"]
+flags.DEFINE_list("methods", _METHODS, "Rows to compare with PyTorch.")
 flags.DEFINE_list("classes", ["10", "100"], "Numbers of classes.")
 flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Of the weights.")
 flags.DEFINE_integer("rounds", 3, "How often each step is timed.", lower_bound=1)

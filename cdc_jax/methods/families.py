@@ -12,6 +12,12 @@ from cdc_jax.wording import Template
 
 SETTINGS: dict[str, Any] = {
     "views": "shared",  # a name of views.SETS, or a composition
+    # How many views of each image are encoded before training; epoch e trains on the features of
+    # view e mod cached_views. View v is the fresh view of epoch v, so that as many views as epochs
+    # equal fresh views to rounding. 0 makes and encodes a fresh view in every step. Only for
+    # methods that do not change image features. These cache a view without random draws ("clean")
+    # in any case.
+    "cached_views": 0,
     "train_on": "train",  # the shots, or another name that `Task.training_set` knows
     # See heads. The evidential shift is shift_multiple times the mean logit of the training images.
     "head": {
@@ -53,6 +59,10 @@ class Family(Protocol):
         self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
     ) -> Method:
         """Puts a method together, of settled settings."""
+        ...
+
+    def changes_images(self, config: ConfigDict) -> bool:
+        """`Method.changes_images` of a method with these settings, known before it is built."""
         ...
 
     def suit_unfamiliar_names(self, config: ConfigDict) -> None:

@@ -75,6 +75,12 @@ def build(
     return LinearProbe(config, tuple(class_names), template, heads.build(config.head))
 
 
+def changes_images(config: ConfigDict) -> bool:
+    """No: a probe reads frozen features."""
+    del config
+    return False
+
+
 def suit_unfamiliar_names(config: ConfigDict) -> None:
     """Nothing to do: a probe reads no names."""
     del config

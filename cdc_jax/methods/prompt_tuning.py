@@ -199,6 +199,11 @@ def build(
     )
 
 
+def changes_images(config: ConfigDict) -> bool:
+    """Whether the prompts that the settings ask for enter the image tower."""
+    return kind_of(config.prompts).changes_images
+
+
 def suit_unfamiliar_names(config: ConfigDict) -> None:
     """Gives each class prompts of its own, where text prompts are learned.
 

@@ -7,8 +7,9 @@ Both sides have the same weights, images, class names and settings, and take tur
 process of its own, whose peak memory is given. PyTorch encodes texts of 77 tokens, one template
 after the other, with `scaled_dot_product_attention`; frozen weights need no gradient, and the image
 tower of CoOp and KgCoOp runs without a graph (`torch_forms`). Its bfloat16 is autocast with the
-frozen matrices in bfloat16. Only our step draws augmented views. A step that the machine's free
-memory does not hold is reported as "does not fit".
+frozen matrices in bfloat16. Only our step draws augmented views; that of `coop_cached` or
+`kgcoop_cached` takes features that were encoded before (`views.cached`), PyTorch's runs its tower.
+A step that the machine's free memory does not hold is reported as "does not fit".
 
 First the machine: a matrix product and the forward pass of the image tower. Then parity: losses of
 three steps, and the momentum after them, of both sides on a small CLIP. With all methods, 10 and
@@ -39,6 +40,9 @@ from cdc_jax.step import make_step
 
 METHODS = {"coop": 32, "kgcoop": 32, "maple": 4, "cdc": 4}
 """Rows and their batch sizes."""
+CACHED = "_cached"
+"""At the end of a row's name: our step takes features that were encoded before, PyTorch's does not."""
+KNOWN = (*METHODS, *(row + CACHED for row in ("coop", "kgcoop")))
 DTYPES = ("float32", "bfloat16")
 SIDE, IMAGES, STEPS = 3072, 16, 3
 SMALL = clip_lib.ClipConfig(
@@ -63,7 +67,7 @@ PARITY_CHANGES = {
 def main() -> None:
     """Prints the parts in turn, for what the flags say."""
     values = flags.FLAGS
-    _require_known("methods", values.methods, METHODS)
+    _require_known("methods", values.methods, KNOWN)
     _require_known("dtypes", values.dtypes, DTYPES)
     python, rounds = values.torch_python, values.rounds
     print(
@@ -74,15 +78,13 @@ def main() -> None:
         folder = Path(name)
         for dtype in values.dtypes:
             print(machine(dtype, python, folder, rounds), flush=True)
-        for method in values.methods:
+        for method in dict.fromkeys(name.removesuffix(CACHED) for name in values.methods):
             print(parity(method, python, folder), flush=True)
         print(f"\n{rounds} rounds in turn\n{HEADER}", flush=True)
         for dtype in values.dtypes:
             for method in values.methods:
                 for classes in map(int, values.classes):
-                    changes = {"optimizer.batch_size": METHODS[method]}
-                    setup = step.Setup(method, classes=classes, dtype=dtype, changes=changes)
-                    print(row(setup, python, folder, rounds), flush=True)
+                    print(row(timed(method, classes, dtype), python, folder, rounds), flush=True)
 
 
 def _require_known(flag: str, values: Sequence[str], known: Collection[str]) -> None:
@@ -98,7 +100,7 @@ def _require_known(flag: str, values: Sequence[str], known: Collection[str]) -> 
 
 def torch_task(setup: step.Setup, folder: Path) -> dict[str, Any]:
     """A training step as `torch_worker` takes it; arrays go to files in the folder."""
-    float32 = dataclasses.replace(setup, dtype="float32")
+    float32 = dataclasses.replace(setup, dtype="float32", cached=False)
     phase, (state, backbone, _, classes, batch) = step.prepare(float32)
     method, config = phase.stage.method, phase.stage.method.config
     ids, ends = texts(method.prompts, backbone, classes.names)
@@ -275,15 +277,24 @@ def machine(
 
 SIDES = ("ours", "PyTorch")
 HEADER = (
-    f"{'step':<27} {'ours':>27} {'PyTorch':>27} {'PyTorch / ours':>21} {'memory: ours':>13} "
+    f"{'step':<34} {'ours':>27} {'PyTorch':>27} {'PyTorch / ours':>21} {'memory: ours':>13} "
     f"{'PyTorch':>9} {'ours / PyTorch':>15}"
 )
+
+
+def timed(name: str, classes: int, dtype: str) -> step.Setup:
+    """The step of one of `KNOWN` at ViT-B/16 sizes."""
+    method = name.removesuffix(CACHED)
+    changes = {"optimizer.batch_size": METHODS[method]}
+    cached = name != method
+    return step.Setup(method, classes=classes, dtype=dtype, changes=changes, cached=cached)
 
 
 def row(setup: step.Setup, python: str, folder: Path, rounds: int) -> str:
     """A line under `HEADER`."""
     batch = setup.changes["optimizer.batch_size"]
-    name = f"{setup.method} {batch}, K = {setup.classes} {setup.dtype}"
+    method = setup.method + CACHED * setup.cached
+    name = f"{method} {batch}, K = {setup.classes} {setup.dtype}"
     task = torch_task(setup, folder)
     with contextlib.closing(measuring.Case(step.build_step, setup)) as ours:
         try:
@@ -292,9 +303,9 @@ def row(setup: step.Setup, python: str, folder: Path, rounds: int) -> str:
                 held, other = ours.peak(), torch.peak()
         except MemoryError:
             alone = measuring.take_turns({"ours": ours}, rounds)["ours", "step"]
-            return f"{name:<27} {alone!s:>27} {'does not fit':>27} {'':>21} {_size(ours.peak())}"
+            return f"{name:<34} {alone!s:>27} {'does not fit':>27} {'':>21} {_size(ours.peak())}"
     return (
-        f"{name:<27} {times['ours', 'step']!s:>27} {times['PyTorch', 'step']!s:>27} "
+        f"{name:<34} {times['ours', 'step']!s:>27} {times['PyTorch', 'step']!s:>27} "
         f"{ratios(times, 'step'):>21} {_size(held)} {other / 1e9:>6.2f} GB {held / other:>15.2f}"
     )
 

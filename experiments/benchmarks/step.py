@@ -42,6 +42,7 @@ class Setup:
       changes: of the row's settings, dots reaching into the parts.
       std: of the weights.
       logit_scale: of the CLIP; 0 draws it like a weight.
+      cached: whether the step takes the features of encoded views in place of images.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Setup:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     std: float = 0.02
     logit_scale: float = 0.0
+    cached: bool = False
 
 
 def build_step(setup: Setup) -> dict[str, tuple[Callable, tuple]]:
@@ -90,7 +92,12 @@ def prepare(setup: Setup) -> tuple[Phase, tuple]:
         ),
         first=0,
         steps=100,
+        cached_views=int(setup.cached),
     )  # fmt: skip
+    if setup.cached:
+        drawn = rng.standard_normal((batch, 1, sizes.embed_width), np.float32)
+        arrays["features"] = np.asarray(clip_lib.normalize(drawn))
+        del arrays["images"]
     support = methods.Support(anchors[0], np.arange(classes))
     learned = built.initialize(jax.random.key(0), backbone, support)
     state = initial_state(stage, phase.update, learned.trained)
