@@ -184,4 +184,6 @@ while read -r program; do echo '{"seconds": 60.0, "peak": 8000000000}'; done
         "2.00 GB 8.00 GB 0.25"
     ).split()  # fmt: skip
     refused = pytorch.row(setup, interpreter("""echo '{"refused": "9 bytes"}'"""), tmp_path, 1)
-    assert refused.split() == "coop 4, K = 6 float32 30 s [30 .. 30] does not fit 2.00 GB".split()
+    assert refused.split() == (
+        "coop 4, K = 6 float32 30 s [30 .. 30] does not fit 2.00 GB (9 bytes)"
+    ).split()  # fmt: skip

@@ -41,7 +41,7 @@ from cdc_jax.step import make_step
 METHODS = {"coop": 32, "kgcoop": 32, "maple": 4, "cdc": 4}
 """Rows and their batch sizes."""
 CACHED = "_cached"
-"""At the end of a row's name: our step takes features that were encoded before, PyTorch's does not."""
+"""At the end of a row's name: our step takes features that were encoded before."""
 KNOWN = (*METHODS, *(row + CACHED for row in ("coop", "kgcoop")))
 DTYPES = ("float32", "bfloat16")
 SIDE, IMAGES, STEPS = 3072, 16, 3
@@ -301,9 +301,12 @@ def row(setup: step.Setup, python: str, folder: Path, rounds: int) -> str:
             with contextlib.closing(TorchCase(python, task)) as torch:
                 times = in_turns(ours, torch, rounds)
                 held, other = ours.peak(), torch.peak()
-        except MemoryError:
+        except MemoryError as error:
             alone = measuring.take_turns({"ours": ours}, rounds)["ours", "step"]
-            return f"{name:<34} {alone!s:>27} {'does not fit':>27} {'':>21} {_size(ours.peak())}"
+            return (
+                f"{name:<34} {alone!s:>27} {'does not fit':>27} {'':>21} {_size(ours.peak())}   "
+                f"({error})"
+            )
     return (
         f"{name:<34} {times['ours', 'step']!s:>27} {times['PyTorch', 'step']!s:>27} "
         f"{ratios(times, 'step'):>21} {_size(held)} {other / 1e9:>6.2f} GB {held / other:>15.2f}"
