@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
 
 from cdc_jax import streams
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.escaping import visible
 from cdc_jax.interruption import Interrupted
 
@@ -31,6 +31,8 @@ def define(script: str, default: str) -> Any:
     Returns:
       A holder whose `value` is the locked configuration, once the flags are parsed.
     """
+    from ml_collections import config_flags
+
     path = str(Path(script).resolve().parent / "configs" / default)
     with _one_line(script):  # already reads the command line
         return config_flags.DEFINE_config_file("config", path, "Configuration file[:key=value,…].")
@@ -164,6 +166,8 @@ def assign(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
 
 
 def _known(config: Any, key: str) -> str:
+    from ml_collections import ConfigDict
+
     if isinstance(config, ConfigDict) and key in config:
         return key
     keys = list(config.keys()) if isinstance(config, ConfigDict) else []

@@ -5,7 +5,7 @@ Image features that a method does not change are encoded once for all methods of
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +31,15 @@ class ClassList(NamedTuple):
 
     classes: PyTree
     text: Text | None
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """`Images`, or anything whose slices are trees of arrays with as many rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> PyTree: ...
 
 
 class FrozenFeatures:
@@ -72,11 +81,11 @@ class FrozenFeatures:
         """Features of images, (1, images, embed)."""
         return self.in_batches(images, lambda batch: self._encode(self.backbone, batch))
 
-    def in_batches(self, images: Images, encode: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+    def in_batches(self, images: Rows, encode: Callable[[PyTree], jax.Array]) -> np.ndarray:
         """What a function makes of all images, (templates or 1, images, embed).
 
         Args:
-          images: uint8, (images, size, size, 3) where indexed.
+          images: uint8, (images, size, size, 3) where indexed; or rows of another form.
           encode: from a batch on the devices to its features.
 
         Raises:
@@ -92,7 +101,7 @@ class FrozenFeatures:
             made[-2:-1] = jax.device_get(made[-2:-1])
         return np.concatenate(jax.device_get(made), 1)[:, :total]
 
-    def batch(self, read: Callable[[slice], np.ndarray], first: int, total: int) -> jax.Array:
+    def batch(self, read: Callable[[slice], PyTree], first: int, total: int) -> PyTree:
         """A batch on the devices, padded by its last row.
 
         Args:

@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
+
+from cdc_jax.config_type import ConfigDict
 
 
 def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -33,6 +33,8 @@ class Phase:
       make_views: the view function.
       first: number of the steps before it.
       steps: number of its steps.
+      cached_views: number of views of each image whose features are encoded before the first step;
+        0 makes views in the step.
     """
 
     stage: Stage
@@ -42,6 +44,7 @@ class Phase:
     make_views: ViewFunction
     first: int
     steps: int
+    cached_views: int = 0
 
     @property
     def end(self) -> int:
@@ -78,7 +81,7 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
 
     Returns:
       (state, backbone, fixed, classes, batch) -> (state, losses by name and the norms of gradient
-      and update).
+      and update). With cached views the batch holds their `features`, and no image is encoded.
     """
     stage, method = phase.stage, phase.stage.method
     any_seed = np.uint32(seed)  # as a plain number it would have to be below 2^31
@@ -90,10 +93,14 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         classes: PyTree,
         batch: dict[str, jax.Array],
     ):
-        images = phase.make_views(
-            any_seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
-        )
-        images = devices.split(images, "model", "data")
+        views = features = None
+        if phase.cached_views:
+            features = devices.split(batch["features"].swapaxes(0, 1), "model", "data")
+        else:
+            made = phase.make_views(
+                any_seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
+            )
+            views = devices.split(made, "model", "data")
         moving, resting = stage.split(state["trained"])
         done = state["step"] - phase.first
 
@@ -101,7 +108,7 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
             learned = Learned(moving | resting, fixed)
             progress = done / phase.steps
             return methods.objective(
-                method, backbone, learned, classes, images, batch["labels"], progress
+                method, backbone, learned, classes, views, batch["labels"], progress, features
             )
 
         made = jax.grad(objective, has_aux=True)(moving)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from cdc_jax import backbone as backbone_lib
 from cdc_jax import (
+    cached_views,
     class_names,
     devices,
     export,
@@ -224,7 +225,8 @@ def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) 
         batches = TrainingBatches(examples, stage.optimizer.batch_size, seed)
         update = optimizer.make(stage.optimizer, batches.per_epoch)
         steps = stage.optimizer.epochs * batches.per_epoch
-        phases.append(Phase(stage, examples, batches, update, make_views, first, steps))
+        cached = cached_views.count(stage, task.about)
+        phases.append(Phase(stage, examples, batches, update, make_views, first, steps, cached))
         first += steps
     return phases
 
@@ -321,6 +323,8 @@ def _train_phase(
 ) -> dict[str, PyTree]:
     """The trained parts at the end of a stage, from its start or from where it was interrupted."""
     config, stage, batches = run.config, phase.stage, phase.batches
+    if phase.cached_views:
+        batches = batches.of_features(_cached_features(run, phase))
     mesh = devices.make_mesh(images=len(batches.indices(0)))
     with jax.set_mesh(mesh):
         backbone, fixed = run.frozen.backbone, devices.replicate(run.initial.fixed, mesh)
@@ -369,6 +373,23 @@ def _train_phase(
                     "same command goes on with it"
                 )
     return state["average"] if stage.average else state["trained"]
+
+
+def _cached_features(run: Run, phase: Phase) -> np.ndarray:
+    """See `cached_views.encode`. What SIGTERM interrupts is encoded again by the next run."""
+    batches = cached_views.batches(phase, run.frozen)
+    title = f"{run.choice.title}: encoding views"
+    with Progress(title, batches, show=run.config.progress) as progress:
+
+        def before_batch() -> None:
+            if run.notice.came():
+                raise Interrupted(
+                    f"{run.folder} was stopped while its views were encoded: the same command "
+                    "goes on with that"
+                )
+            progress.advance()
+
+        return cached_views.encode(phase, run.config.seed, run.frozen, before_batch)
 
 
 def _resume(run: Run, trained: dict[str, PyTree], checkpoints: Checkpoints) -> Resumed | None:

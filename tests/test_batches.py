@@ -194,6 +194,41 @@ def test_what_is_refused(examples):
         TrainingBatches(Examples(examples.images[:0], np.zeros(0, int), ("a",)), 4, seed=0)
 
 
+# ---- cached features
+
+
+@pytest.mark.parametrize("size", [5, 8, 23, 40])
+def test_the_steps_of_an_epoch_are_those_of_its_batches(examples, size):
+    batches = TrainingBatches(examples, size, seed=3)
+    for epoch in range(3):
+        steps = batches.steps(epoch)
+        assert steps.shape == (23,)
+        last = (epoch + 1) * batches.per_epoch - 1
+        expected = np.full(23, last)  # of those that the epoch leaves out
+        for step in range(epoch * batches.per_epoch, last + 1):
+            expected[batches.indices(step)] = step
+        np.testing.assert_array_equal(steps, expected)
+
+
+def test_features_take_the_place_of_images_and_nothing_is_decoded(files):
+    def contents(path):
+        raise AssertionError(f"{path} is read")
+
+    images = Photographs([file.name for file in files], contents, size=16, side=24)
+    plain = Examples(images, np.arange(23) % 3, ("a", "b", "c"))
+    numbers = np.arange(23.0)[:, None, None, None] + 100 * np.arange(2)[:, None, None]
+    features = np.broadcast_to(numbers, (23, 2, 4, 6)).astype(np.float32)
+    batches = TrainingBatches(plain, 5, seed=3, host=1, hosts=1 + 4).of_features(features)
+    assert batches.per_epoch == 4
+    for step, batch in enumerate(batches.stream(0, 16, put=lambda batch: batch)):
+        assert batch.keys() == {"labels", "indices", "features"}
+        assert batch["indices"].tolist() == batches.indices(step)[1:2]  # the second of five hosts
+        np.testing.assert_array_equal(batch["labels"], batch["indices"] % 3)
+        view = (step // 4) % 2
+        expected = np.broadcast_to(batch["indices"][:, None, None] + 100 * view, (1, 4, 6))
+        np.testing.assert_array_equal(batch["features"], expected)
+
+
 # ---- the benchmark
 
 

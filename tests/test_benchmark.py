@@ -172,6 +172,28 @@ def test_the_compiled_step_does_as_little_as_it_must(benchmarks, method):
         context_length=77,
         eot_id=2999,
     )
-    function, inputs = step.build_step(method, sizes)["step"]
-    expected = step.step_flops(sizes, method)
+    setup = step.Setup(method, sizes)
+    function, inputs = step.build_step(setup)["step"]
+    expected = step.step_flops(setup)
     assert expected < flops(measuring, function, *inputs) < 1.05 * expected
+
+
+def test_a_step_on_cached_views_has_no_product_of_the_image_tower(benchmarks):
+    from benchmarks import cached
+
+    measuring, *_ = benchmarks
+    sizes = clip_lib.ClipConfig(
+        vision=clip_lib.Transformer(128, 3, 4, 512),
+        text=clip_lib.Transformer(128, 3, 4, 512),
+        embed_width=32,
+        image_size=32,
+        patch_size=8,
+        vocab_size=3000,
+        context_length=77,
+        eot_id=2999,
+    )
+    expected = cached.necessary(sizes)
+    assert expected["fresh"] == expected["cached"] + expected["encode"]
+    for name, (function, inputs) in cached.build(sizes).items():
+        # Beside the towers there are the logits, and the crops of the views.
+        assert expected[name] < flops(measuring, function, *inputs) < 1.08 * expected[name], name

@@ -91,6 +91,7 @@ FAMILY = types.SimpleNamespace(
     SETTINGS=SETTINGS,
     settle=lambda config, backbone, class_names, template, support: config,
     build=build,
+    changes_images=lambda config: True,
     suit_unfamiliar_names=lambda config: None,
 )
 ROW = methods.Row(

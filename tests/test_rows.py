@@ -101,7 +101,7 @@ def test_small_clips_learn_other_settings_than_the_published_ones():
 
 def test_a_linear_probe_has_neither_prompts_nor_a_loss_of_templates():
     choice = methods.configure("linear_probe")
-    assert set(choice.config) == {"views", "train_on", "head", "optimizer"}
+    assert set(choice.config) == {"views", "cached_views", "train_on", "head", "optimizer"}
     assert set(choice.defaults()) == set(choice.config) == set(methods.overrides("linear_probe"))
     with pytest.raises(ValueError, match="unknown key 'prompts'"):
         methods.configure("linear_probe@prompts.context=4")

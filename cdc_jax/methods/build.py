@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from ml_collections import ConfigDict
-
 from cdc_jax.backbone import Backbone
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods.choice import Choice
 from cdc_jax.methods.families import FAMILIES
 from cdc_jax.methods.method import Method, Support

@@ -5,9 +5,9 @@ import difflib
 from typing import Any
 
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict, config_dict
 
 from cdc_jax import config_file
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import families, rows
 from cdc_jax.records import RowRecord
 
@@ -59,10 +59,13 @@ class Choice:
 
 def overrides(row: str) -> ConfigDict:
     """What a user may set of a row: its family's settings with every value left open."""
-    config = families.family_settings(rows.ROWS[row].family)
+    import ml_collections
+    from ml_collections import config_dict
+
+    config: Any = families.family_settings(rows.ROWS[row].family)
     for key in config:
         open_part = config[key]
-        if isinstance(open_part, ConfigDict):
+        if isinstance(open_part, ml_collections.ConfigDict):
             for name, value in open_part.items():
                 open_part[name] = config_dict.placeholder(type(value))
         else:
@@ -86,7 +89,8 @@ def configure(
         will be asked for. A setting that the user gives still wins.
 
     Raises:
-      ValueError: no such row, profile or setting, or a value of another type.
+      ValueError: no such row, profile or setting, a value of another type, or cached views for a
+        method that changes image features.
     """
     row, changes = split(name)
     if profile not in rows.PROFILES:
@@ -111,9 +115,22 @@ def configure(
         family.suit_unfamiliar_names(suited)
         wanted = flatten_dict(suited.to_dict(), sep=".").items()
         config.update_from_flattened_dict({k: v for k, v in wanted if k not in given})
+    _check_cached_views(name, families.FAMILIES[rows.ROWS[row].family], config)
     default, final = (flatten_dict(c.to_dict(), sep=".") for c in (own, config))
     differing = {key: value for key, value in final.items() if value != default[key]}
     return Choice(name, row, config.lock(), differing)
+
+
+def _check_cached_views(name: str, family: families.Family, config: ConfigDict) -> None:
+    views = config.cached_views
+    if views < 0:
+        raise ValueError(f"{name}: cached_views must be at least 0 (fresh views), got {views}")
+    if views and family.changes_images(config):
+        raise ValueError(
+            f"{name}: cached_views={views} keeps the image features of views, but this method "
+            "changes image features in every step: set cached_views=0, or choose a method that "
+            "learns on the text side only, such as coop"
+        )
 
 
 def names(methods: str) -> list[str]:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from ml_collections import ConfigDict
 
 from cdc_jax import evidence
+from cdc_jax.config_type import ConfigDict
 
 Logits = Float[Array, "*b templates classes"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from cdc_jax.backbone import Backbone
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads
 from cdc_jax.methods.method import Learned, Method, Support, support_logits
 from cdc_jax.wording import Template, require_template, single
@@ -73,6 +73,12 @@ def build(
     """Puts the probe together; see `prompt_tuning.build`."""
     del backbone
     return LinearProbe(config, tuple(class_names), template, heads.build(config.head))
+
+
+def changes_images(config: ConfigDict) -> bool:
+    """No: a probe reads frozen features."""
+    del config
+    return False
 
 
 def suit_unfamiliar_names(config: ConfigDict) -> None:

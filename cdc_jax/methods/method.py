@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from ml_collections import ConfigDict
 
 from cdc_jax.backbone import Backbone
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods.heads import Head, Prediction
 from cdc_jax.wording import Template, sentences
 
@@ -184,7 +184,7 @@ class Method(abc.ABC):
         """Whether image features depend on what is learned.
 
         Where they do not, frozen features are computed once and shared, and `image_features` is
-        not asked in evaluation.
+        asked neither in evaluation nor in training on cached views.
         """
         return False
 
@@ -318,9 +318,10 @@ def objective(
     backbone: Backbone,
     learned: Learned,
     classes: PyTree,
-    views: Float[Array, "views batch height width 3"],
+    views: Float[Array, "views batch height width 3"] | None,
     labels: Int[Array | np.ndarray, "batch"],
     progress: Float[Array, ""] | float,
+    image: Float[Array, "templates_or_1 batch embed"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The training objective: sum of the terms by their weights.
 
@@ -329,15 +330,22 @@ def objective(
       backbone: the frozen model.
       learned: the method's arrays.
       classes: the classes trained on, of `Method.classes`.
-      views: one view for each template, or one that all share.
+      views: one view for each template, or one that all share; None where `image` is given.
       labels: indices into the classes.
       progress: share of the stage's training that is done.
+      image: frozen features of the views, where they are known already and the method changes none.
 
     Returns:
       The objective; and the terms by name, their sum and the accuracy on the batch.
+
+    Raises:
+      ValueError: neither views nor features.
     """
     backbone = method.adapt(backbone, learned)
-    image = method.image_features(backbone, learned, views)
+    if views is not None:
+        image = method.image_features(backbone, learned, views)
+    elif image is None:
+        raise ValueError("the objective needs views or their features, and got neither")
     forward = method.forward(backbone, learned, classes, image)
     terms = method.terms(Batch(backbone, learned, classes, forward, labels, progress))
     first, *others = (term.weight * term.value for term in terms.values())

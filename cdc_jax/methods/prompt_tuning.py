@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from cdc_jax.backbone import Backbone
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads, losses, prompts
 from cdc_jax.methods.method import (
     Batch,
@@ -197,6 +197,11 @@ def build(
         prompts=kind_of(config.prompts)(_templates(config.prompts, template), backbone),
         hand_crafted=hand_crafted,
     )
+
+
+def changes_images(config: ConfigDict) -> bool:
+    """Whether the prompts that the settings ask for enter the image tower."""
+    return kind_of(config.prompts).changes_images
 
 
 def suit_unfamiliar_names(config: ConfigDict) -> None:

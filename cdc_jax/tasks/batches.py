@@ -1,14 +1,16 @@
 """Training batches: a pure function of (seed, step), so that a position is nothing but a step."""
 
+import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grain
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from cdc_jax.tasks.photographs import Photographs
-from cdc_jax.tasks.task import Examples
+from cdc_jax.tasks.task import Examples, Images
 
 Batch = dict[str, np.ndarray]
 _BATCHES_AHEAD = 2  # on the devices, and at least as many decoded in memory
@@ -46,6 +48,7 @@ class TrainingBatches:
         host = jax.process_index() if host is None else host
         hosts = jax.process_count() if hosts is None else hosts
         self._examples = examples
+        self._features: np.ndarray | None = None
         self._size = min(batch_size, len(examples))
         if self._size % hosts:
             raise ValueError(
@@ -55,8 +58,14 @@ class TrainingBatches:
         self._rows = self._size // hosts
         self._first_row = host * self._rows
         self.per_epoch = len(examples) // self._size
-        # One order an epoch, reshuffled; batches do not cross epochs.
-        self._order = grain.MapDataset.range(len(examples)).seed(seed).shuffle().repeat()
+        self._seed = seed
+
+    @functools.cached_property
+    def _order(self) -> Any:
+        """One order an epoch, reshuffled; batches do not cross epochs."""
+        import grain  # takes a second, and only those who read batches need it
+
+        return grain.MapDataset.range(len(self._examples)).seed(self._seed).shuffle().repeat()
 
     def __getitem__(self, step: int) -> Batch:
         """This host's rows of batch number `step`.
@@ -66,15 +75,34 @@ class TrainingBatches:
         """
         indices = np.array(self._rows_of(step, self._first_row, self._rows), np.int32)
         batch = {"labels": self._examples.labels[indices].astype(np.int32), "indices": indices}
-        images = self._examples.images
-        if isinstance(images, Photographs):
-            squeezed, aspects = images.squeezed(indices)
-            return batch | {"images": squeezed, "aspects": aspects}
-        return batch | {"images": images[indices]}
+        if self._features is not None:
+            view = step // self.per_epoch % self._features.shape[1]
+            return batch | {"features": self._features[indices, view]}
+        return batch | read_images(self._examples.images, indices)
+
+    def of_features(
+        self, features: Float[np.ndarray, "examples views templates embed"]
+    ) -> "TrainingBatches":
+        """The same batches with the features of views in place of images.
+
+        Epoch e has those of view e mod views: `features`, (rows, templates, embed).
+        """
+        made = copy.copy(self)
+        made._features = features
+        return made
 
     def indices(self, step: int) -> list[int]:
         """The examples of batch number `step`, on all hosts."""
         return self._rows_of(step, 0, self._size)
+
+    def steps(self, epoch: int) -> Int[np.ndarray, "examples"]:
+        """Number of the batch that each example is in, in an epoch; the last one's if in none."""
+        examples = len(self._examples)
+        order = self._order_of(epoch * examples, examples)
+        within = np.minimum(np.arange(examples) // self._size, self.per_epoch - 1)
+        steps = np.empty(examples, np.int32)
+        steps[order] = epoch * self.per_epoch + within
+        return steps
 
     def stream(self, first: int, last: int, put: Callable[[Batch], Any]) -> Iterator[Any]:
         """Batches `first` to `last` - 1, put where the computation wants them, ahead of it.
@@ -86,9 +114,12 @@ class TrainingBatches:
           last: number of steps.
           put: from a batch to what is yielded, such as its copy on the devices.
         """
+        import grain
+
         # One batch is put together while the photographs of the next are decoded. Arrays in memory
         # need no threads.
-        ahead = _BATCHES_AHEAD if isinstance(self._examples.images, Photographs) else 0
+        decodes = self._features is None and isinstance(self._examples.images, Photographs)
+        ahead = _BATCHES_AHEAD if decodes else 0
         options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
         batches = grain.MapDataset.range(first, last).map(self.__getitem__)
         return iter(
@@ -100,5 +131,16 @@ class TrainingBatches:
     def _rows_of(self, step: int, first: int, rows: int) -> list[int]:
         """The examples in `rows` rows of batch number `step`."""
         epoch, batch = divmod(step, self.per_epoch)
-        first += epoch * len(self._examples) + batch * self._size
-        return [int(self._order[row]) for row in range(first, first + rows)]
+        return self._order_of(first + epoch * len(self._examples) + batch * self._size, rows)
+
+    def _order_of(self, first: int, count: int) -> list[int]:
+        """The examples in places `first` to `first + count` of all epochs' orders."""
+        return [int(self._order[place]) for place in range(first, first + count)]
+
+
+def read_images(images: Images, indices: Int[np.ndarray, "images"]) -> Batch:
+    """Images as the view stage takes them, see `TrainingBatches.__getitem__`."""
+    if isinstance(images, Photographs):
+        squeezed, aspects = images.squeezed(indices)
+        return {"images": squeezed, "aspects": aspects}
+    return {"images": images[indices]}

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.tasks import splits, task_toml, text_file
 from cdc_jax.tasks.decode import UnreadableImage
 from cdc_jax.tasks.hf_loading import library, load

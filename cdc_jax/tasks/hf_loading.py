@@ -11,7 +11,8 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors
-from ml_collections import ConfigDict
+
+from cdc_jax.config_type import ConfigDict
 
 OTHER_SPLITS = "not CoOp's splits"
 """What tables say of datasets from the hub: some are the field's, divided in another way."""

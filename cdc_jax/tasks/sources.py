@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.records import SplitRecord
 from cdc_jax.tasks import (

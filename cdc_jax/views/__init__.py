@@ -11,6 +11,6 @@ those of Pillow and torchvision, on which the field's numbers stand.
 """
 
 from cdc_jax.views.augmentations import AUGMENTATIONS
-from cdc_jax.views.compose import ASPECTS, SETS, build, clean_view, compositions
+from cdc_jax.views.compose import ASPECTS, SETS, are_random, build, clean_view, compositions
 
-__all__ = ["ASPECTS", "AUGMENTATIONS", "SETS", "build", "clean_view", "compositions"]
+__all__ = ["ASPECTS", "AUGMENTATIONS", "SETS", "are_random", "build", "clean_view", "compositions"]

@@ -6,6 +6,7 @@ One string says it all: it fits a locked config, a command line and a results fi
 
 import ast
 import difflib
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt8
 
 from cdc_jax.views import pixels
-from cdc_jax.views.augmentations import AUGMENTATIONS, PRNGKey
+from cdc_jax.views.augmentations import AUGMENTATIONS, PRNGKey, draw_nothing
 
 Images = UInt8[Array | np.ndarray, "batch height width 3"]
 ViewFunction = Callable[..., Float[Array, "views batch size size 3"]]
@@ -165,6 +166,24 @@ def compositions(spec: str, *, templates: int, about: Collection[str] = ()) -> t
     if len(views) == 1:
         return tuple(views)
     return tuple(views[m % len(views)] for m in range(templates))
+
+
+def are_random(spec: str, *, templates: int, about: Collection[str] = ()) -> bool:
+    """Whether the views that `build` makes of an image differ from step to step.
+
+    Args:
+        spec: see `build`.
+        templates: see `build`.
+        about: see `build`.
+
+    >>> are_random("clean; grayscale", templates=2), are_random("grayscale(p=0.2)", templates=2)
+    (False, True)
+    """
+    steps = itertools.chain.from_iterable(compositions(spec, templates=templates, about=about))
+    return any(
+        AUGMENTATIONS[name].draw is not draw_nothing or 0 < options.get("p", 1) < 1
+        for name, options in steps
+    )
 
 
 def _apply(

@@ -8,10 +8,10 @@ import multiprocessing
 import re
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +106,16 @@ class Program:
     memory: int
 
 
+class Timed(Protocol):
+    """Programs that `take_turns` times."""
+
+    programs: Iterable[str]
+
+    def seconds(self, program: str) -> float:
+        """Time of one call."""
+        ...
+
+
 class Case:
     """Programs in a process of their own, so that the process's peak memory is theirs.
 
@@ -168,9 +178,9 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def product(dtype: str) -> dict[str, tuple[Callable, tuple]]:
+def product(dtype: str, side: int = PRODUCT) -> dict[str, tuple[Callable, tuple]]:
     """A square matrix product with float32 sums, as a case: the machine's own rate."""
-    a, b = jax.random.normal(jax.random.key(0), (2, PRODUCT, PRODUCT)).astype(dtype)
+    a, b = jax.random.normal(jax.random.key(0), (2, side, side)).astype(dtype)
 
     def multiply(a, b):
         return jnp.dot(a, b, precision="highest", preferred_element_type=jnp.float32)
@@ -194,7 +204,7 @@ class Times:
         return f"{middle:.3g} s [{low:.3g} .. {high:.3g}]"
 
 
-def take_turns(cases: Mapping[str, Case], rounds: int) -> dict[tuple[str, str], Times]:
+def take_turns(cases: Mapping[str, Timed], rounds: int) -> dict[tuple[str, str], Times]:
     """Times every program of every case, one after the other, so many rounds.
 
     Before and after each the machine's rate of matrix products is taken in a process of its own.
@@ -241,15 +251,21 @@ def row(name: str, program: Program, times: Times, necessary: float, peak: int) 
 
 
 def random_clip(
-    config: clip_lib.ClipConfig, dtype: str = "float32", std: float = 0.02
+    config: clip_lib.ClipConfig,
+    dtype: str = "float32",
+    std: float = 0.02,
+    logit_scale: float = 0.0,
 ) -> clip_lib.Clip:
-    """A CLIP whose weights are all drawn from N(0, std²)."""
+    """A CLIP whose weights are all drawn from N(0, std²), but for a logit scale that is given."""
     rng = np.random.default_rng(0)
 
     def weights(leaf):
         return jnp.asarray(std * rng.standard_normal(leaf.shape, np.float32), dtype)
 
-    return jax.tree.map(weights, nnx.eval_shape(lambda: clip_lib.Clip(config, nnx.Rngs(0))))
+    clip = jax.tree.map(weights, nnx.eval_shape(lambda: clip_lib.Clip(config, nnx.Rngs(0))))
+    if logit_scale:
+        clip.log_logit_scale = nnx.Param(jnp.log(jnp.float32(logit_scale)))
+    return clip
 
 
 def tower_flops(sizes: clip_lib.Transformer, tokens: int, pairs: int) -> int:

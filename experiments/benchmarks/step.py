@@ -9,46 +9,79 @@ gradient of 9 layers of 2 visual prompts.
 """
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarks import measuring
+from benchmarks import measuring, row_settings
 
 from cdc_jax import clip as clip_lib
-from cdc_jax import methods, optimizer, train, views
+from cdc_jax import methods, optimizer, views
 from cdc_jax.clip.backbone import ClipBackbone
 from cdc_jax.methods import prompt_tuning
 from cdc_jax.methods.prompts import Classes
+from cdc_jax.step import Phase, initial_state, make_step
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 
 CLASSES, NAME, IMAGES, LAYERS, PROMPTS, ROUNDS = 100, 10, 8, 9, 2, 2
 
 
-def build_step(
-    method: str, sizes: clip_lib.ClipConfig = measuring.VIT_B16
-) -> dict[str, tuple[Callable, tuple]]:
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A method's training step on random weights, images and class names.
+
+    Attributes:
+      method: a row.
+      sizes: of the CLIP.
+      classes: K.
+      dtype: of the weights.
+      changes: of the row's settings, dots reaching into the parts.
+      std: of the weights.
+      logit_scale: of the CLIP; 0 draws it like a weight.
+      cached: whether the step takes the features of encoded views in place of images.
+    """
+
+    method: str
+    sizes: clip_lib.ClipConfig = measuring.VIT_B16
+    classes: int = CLASSES
+    dtype: str = "float32"
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    std: float = 0.02
+    logit_scale: float = 0.0
+    cached: bool = False
+
+
+def build_step(setup: Setup) -> dict[str, tuple[Callable, tuple]]:
     """A method's training step, as a case."""
-    clip, (_, tokenizer) = measuring.random_clip(sizes), clip_lib.load("world")
+    phase, arguments = prepare(setup)
+    return {"step": (make_step(phase, 0), arguments)}
+
+
+def prepare(setup: Setup) -> tuple[Phase, tuple]:
+    """What training a method is made of, and the arguments of its step."""
+    sizes, classes = setup.sizes, setup.classes
+    clip = measuring.random_clip(sizes, setup.dtype, setup.std, setup.logit_scale)
+    _, tokenizer = clip_lib.load("world")
     backbone = ClipBackbone(clip, tokenizer)
-    choice = methods.configure(method)
-    chosen, class_names = choice.config.unlock(), [str(i) for i in range(CLASSES)]
-    chosen.head.shift = 20.0
-    built = methods.rebuild(choice.family_name, chosen, backbone, class_names, "a photo of a {}.")
+    chosen = row_settings.configure(setup.method, {"head.shift": 20.0, **setup.changes})
+    family, class_names = methods.ROWS[setup.method].family, [str(i) for i in range(classes)]
+    built = methods.rebuild(family, chosen, backbone, class_names, "a photo of a {}.")
     rng, size, batch = np.random.default_rng(0), sizes.image_size, chosen.optimizer.batch_size
-    names = rng.integers(1, sizes.vocab_size - 2, (CLASSES, NAME), np.int32)
+    names = rng.integers(1, sizes.vocab_size - 2, (classes, NAME), np.int32)
     names[:, -1] = sizes.eot_id
-    anchors = clip_lib.normalize(rng.standard_normal((1, CLASSES, sizes.embed_width)))
+    anchors = clip_lib.normalize(rng.standard_normal((1, classes, sizes.embed_width)))
     arrays = {
         "images": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
-        "labels": rng.integers(0, CLASSES, batch, np.int32),
+        "labels": rng.integers(0, classes, batch, np.int32),
         "indices": np.arange(batch, dtype=np.int32),
     }
     examples = Examples(arrays["images"], arrays["labels"], tuple(class_names))
     (stage,) = built.stages()
-    phase = train.Phase(
+    phase = Phase(
         stage=stage,
         examples=examples,
         batches=TrainingBatches(examples, batch, 0),
@@ -59,12 +92,17 @@ def build_step(
         ),
         first=0,
         steps=100,
+        cached_views=int(setup.cached),
     )  # fmt: skip
-    support = methods.Support(anchors[0], np.arange(CLASSES))
+    if setup.cached:
+        drawn = rng.standard_normal((batch, 1, sizes.embed_width), np.float32)
+        arrays["features"] = np.asarray(clip_lib.normalize(drawn))
+        del arrays["images"]
+    support = methods.Support(anchors[0], np.arange(classes))
     learned = built.initialize(jax.random.key(0), backbone, support)
-    state = train.initial_state(stage, phase.update, learned.trained)
+    state = initial_state(stage, phase.update, learned.trained)
     arguments = (state, backbone, learned.fixed, Classes(names, anchors), arrays)
-    return {"step": (train.make_step(phase, 0), arguments)}
+    return phase, arguments
 
 
 def build_image() -> dict[str, tuple[Callable, tuple]]:
@@ -91,24 +129,24 @@ def image_flops(config: clip_lib.ClipConfig, visual: int = 0) -> int:
     return pixels + measuring.tower_flops(config.vision, tokens, tokens**2)
 
 
-def text_flops(config: clip_lib.ClipConfig, context: int, words: int) -> int:
+def text_flops(config: clip_lib.ClipConfig, context: int, words: int, classes: int) -> int:
     """Operations of the products of one template's forward pass; the prefix is shared."""
     before = 1 + context + words
     prefix = measuring.tower_flops(config.text, before, before * (before + 1) // 2)
     pairs = NAME * before + NAME * (NAME + 1) // 2
-    return prefix + CLASSES * measuring.tower_flops(config.text, NAME, pairs)
+    return prefix + classes * measuring.tower_flops(config.text, NAME, pairs)
 
 
-def step_flops(config: clip_lib.ClipConfig, method: str) -> int:
+def step_flops(setup: Setup) -> int:
     """Operations of the products that a method's step needs in the towers.
 
     Twice the forward pass where prompts are learned; images without visual prompts run forward
     only, and once for all templates that share a view.
     """
-    settings = methods.configure(method).config
+    config, settings = setup.sizes, row_settings.configure(setup.method, setup.changes)
     chosen, batch = settings.prompts, settings.optimizer.batch_size
     words = len(chosen.phrases.split()) - chosen.context
-    text = 2 * chosen.templates * text_flops(config, chosen.context, words)
+    text = 2 * chosen.templates * text_flops(config, chosen.context, words, setup.classes)
     if not prompt_tuning.kind_of(chosen).changes_images:
         return text + batch * image_flops(config)
     return text + 2 * chosen.templates * batch * image_flops(config, chosen.context)
@@ -120,13 +158,13 @@ def main() -> None:
     necessary = {
         ("image", "forward"): IMAGES * image_flops(config),
         ("image", "gradient"): 2 * IMAGES * image_flops(config, PROMPTS),
-        ("coop", "step"): step_flops(config, "coop"),
-        ("cdc", "step"): step_flops(config, "cdc"),
+        ("coop", "step"): step_flops(Setup("coop")),
+        ("cdc", "step"): step_flops(Setup("cdc")),
     }
     print(f"{measuring.LEGEND}\n\n{ROUNDS} rounds in turn\n{measuring.HEADER}")
     with contextlib.ExitStack() as stack:
         cases = {"image": measuring.Case(build_image)}
-        cases |= {method: measuring.Case(build_step, method) for method in ("coop", "cdc")}
+        cases |= {method: measuring.Case(build_step, Setup(method)) for method in ("coop", "cdc")}
         for case in cases.values():
             stack.enter_context(contextlib.closing(case))
         times = measuring.take_turns(cases, ROUNDS)

@@ -24,8 +24,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from cdc_jax.config_type import ConfigDict
 from cdc_jax.records import INTERVENTION, SplitRecord
 from cdc_jax.tasks.describe import describe
 from cdc_jax.tasks.task import Examples, Task

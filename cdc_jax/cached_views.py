@@ -1,0 +1,122 @@
+"""Cached views: image features of a few views of each image, encoded before a stage trains.
+
+Where a method does not change image features, a step that makes fresh views spends nearly all of
+its time in the frozen image tower. With cached views the tower runs before the first step, in the
+large batches of evaluation, and never in a step.
+"""
+
+from collections.abc import Callable, Collection
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from cdc_jax import devices, views
+from cdc_jax.backbone import Backbone
+from cdc_jax.inference import FrozenFeatures
+from cdc_jax.methods import Stage
+from cdc_jax.step import Phase
+from cdc_jax.tasks import Examples
+from cdc_jax.tasks.batches import Batch, TrainingBatches, read_images
+
+
+def count(stage: Stage, about: Collection[str]) -> int:
+    """Number of views of each image to cache for a stage; 0 makes views in the step.
+
+    Args:
+      stage: its method's setting `cached_views` asks for them. No more are cached than there are
+        epochs. Views that draw nothing at random are cached without being asked for: one is all.
+      about: what the labels are about, see `views.build`.
+    """
+    method = stage.method
+    if method.changes_images:
+        return 0
+    if not views.are_random(method.config.views, templates=method.templates, about=about):
+        return 1
+    return min(method.config.cached_views, stage.optimizer.epochs)
+
+
+class Drawings:
+    """What the view function needs for all cached views: a row each, an example's side by side.
+
+    View v of an example is the fresh view of epoch v. An example that epoch v leaves out gets the
+    view that it would have had in the epoch's last batch.
+
+    Args:
+      examples: the training set.
+      batches: of the examples.
+      first: number of the steps before the stage.
+      count: number of views of each example.
+    """
+
+    def __init__(self, examples: Examples, batches: TrainingBatches, first: int, count: int):
+        self._images, self._views = examples.images, count
+        # Shape (examples, views).
+        self._steps = first + np.stack([batches.steps(epoch) for epoch in range(count)], 1)
+
+    def __len__(self) -> int:
+        return self._steps.size
+
+    def __getitem__(self, rows: slice) -> Batch:
+        numbers = np.arange(len(self), dtype=np.int32)[rows]
+        indices = numbers // self._views
+        # A photograph is decoded once for all of its views.
+        different, which = np.unique(indices, return_inverse=True)
+        read = read_images(self._images, different)
+        repeated = {key: values[which] for key, values in read.items()}
+        return repeated | {"indices": indices, "steps": self._steps.ravel()[numbers]}
+
+
+def batches(phase: Phase, frozen: FrozenFeatures) -> int:
+    """Number of batches in which `encode` encodes the cached views of a stage."""
+    return -(-phase.cached_views * len(phase.examples) // frozen.batch_size)
+
+
+def encoder(phase: Phase, seed: int) -> Callable[[Backbone, dict[str, jax.Array]], jax.Array]:
+    """The function that encodes a batch of `Drawings`, to be jitted.
+
+    Args:
+      phase: the stage.
+      seed: of the views.
+
+    Returns:
+      (backbone, batch) -> features, (templates or 1, batch, embed).
+    """
+
+    def features(backbone: Backbone, batch: dict[str, jax.Array]) -> jax.Array:
+        def one(step, index, image, aspect):
+            aspects = None if aspect is None else aspect[None]
+            made = phase.make_views(np.uint32(seed), step, index[None], image[None], aspects)
+            return made[:, 0]
+
+        drawn = (batch["steps"], batch["indices"], batch["images"], batch.get("aspects"))
+        # One template at a time: activations take no more memory than those of evaluation.
+        return jax.lax.map(backbone.encode_images, jax.vmap(one, out_axes=1)(*drawn))
+
+    return features
+
+
+def encode(
+    phase: Phase, seed: int, frozen: FrozenFeatures, before_batch: Callable[[], None]
+) -> Float[np.ndarray, "examples views templates_or_1 embed"]:
+    """Encodes the cached views of a stage.
+
+    Args:
+      phase: the stage.
+      seed: of the views.
+      frozen: encodes the batches, each host its share.
+      before_batch: called before each batch; may stop the encoding by an exception.
+
+    Returns:
+      Frozen features of view v of each example, for `TrainingBatches.of_features`.
+    """
+    rows = Drawings(phase.examples, phase.batches, phase.first, phase.cached_views)
+    compiled = jax.jit(encoder(phase, seed), out_shardings=devices.everywhere(frozen.mesh))
+
+    def encode_batch(batch):
+        before_batch()
+        return compiled(frozen.backbone, batch)
+
+    made = frozen.in_batches(rows, encode_batch)
+    shape = (len(made), len(phase.examples), phase.cached_views, made.shape[-1])
+    return np.ascontiguousarray(np.moveaxis(made.reshape(shape), 0, 2))
