@@ -307,8 +307,13 @@ def run(config, workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
-    return run(config, tmp_path_factory.mktemp("whole"))
+def whole(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def finished(config, whole):
+    return run(config, whole)
 
 
 @pytest.mark.slow
@@ -354,14 +359,25 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
 
 @pytest.mark.slow
 def test_sigterm_while_views_are_encoded(finished, config, tmp_path, monkeypatch):
-    encode = cached_views.encode
-    monkeypatch.setattr(train.Notice, "came", lambda notice, meeting=True: True)
-    with pytest.raises(train.Interrupted, match="stopped while its views were encoded"):
-        train.train_and_evaluate(config, tmp_path)
-    monkeypatch.undo()
-    assert cached_views.encode is encode
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Notice, "came", lambda notice, meeting=True: True)
+        with pytest.raises(train.Interrupted, match="stopped while its views were encoded"):
+            train.train_and_evaluate(config, tmp_path)
     lines, _ = run(config, tmp_path)
     assert lines == finished[0]
+
+
+@pytest.mark.slow
+def test_views_are_not_encoded_where_only_the_evaluation_is_missing(
+    finished, config, whole, monkeypatch
+):
+    def encode(*arguments):
+        raise AssertionError("views are encoded")
+
+    monkeypatch.setattr(cached_views, "encode", encode)
+    (whole / config.methods / "results.json").unlink()
+    _, arrays = run(config, whole)
+    chex.assert_trees_all_equal(arrays, finished[1])
 
 
 # ---- refusals
