@@ -36,8 +36,8 @@ def count(stage: Stage, about: Collection[str]) -> int:
     return min(method.config.cached_views, stage.optimizer.epochs)
 
 
-class Drawings:
-    """What the view function needs for all cached views: a row each, an example's side by side.
+class ViewRows:
+    """What the view function needs: a row for each cached view, those of an example side by side.
 
     View v of an example is the fresh view of epoch v. An example that epoch v leaves out gets the
     view that it would have had in the epoch's last batch.
@@ -73,7 +73,7 @@ def batches(phase: Phase, frozen: FrozenFeatures) -> int:
 
 
 def encoder(phase: Phase, seed: int) -> Callable[[Backbone, dict[str, jax.Array]], jax.Array]:
-    """The function that encodes a batch of `Drawings`, to be jitted.
+    """The function that encodes a batch of `ViewRows`, to be jitted.
 
     Args:
       phase: the stage.
@@ -108,9 +108,9 @@ def encode(
       before_batch: called before each batch; may stop the encoding by an exception.
 
     Returns:
-      Frozen features of view v of each example, for `TrainingBatches.of_features`.
+      Frozen features of view v of each example in host memory, for `TrainingBatches.of_features`.
     """
-    rows = Drawings(phase.examples, phase.batches, phase.first, phase.cached_views)
+    rows = ViewRows(phase.examples, phase.batches, phase.first, phase.cached_views)
     compiled = jax.jit(encoder(phase, seed), out_shardings=devices.everywhere(frozen.mesh))
 
     def encode_batch(batch):

@@ -323,16 +323,16 @@ def _train_phase(
 ) -> dict[str, PyTree]:
     """The trained parts at the end of a stage, from its start or from where it was interrupted."""
     config, stage, batches = run.config, phase.stage, phase.batches
-    if phase.cached_views:
+    first = start.step if start else phase.first
+    if phase.cached_views and first < phase.end:  # else only the evaluation was interrupted
         batches = batches.of_features(_cached_features(run, phase))
     mesh = devices.make_mesh(images=len(batches.indices(0)))
     with jax.set_mesh(mesh):
         backbone, fixed = run.frozen.backbone, devices.replicate(run.initial.fixed, mesh)
         classes = stage.method.classes(backbone, run.task.class_names)
         window: list[Any] = []
-        first = phase.first
         if start:
-            first, state, window = start
+            _, state, window = start
         else:
             if stage.begin:
                 trained = stage.begin(backbone, Learned(trained, fixed), classes)

@@ -244,17 +244,11 @@ def test_the_image_tower_is_not_in_the_step(world, drawn, monkeypatch):
 
     monkeypatch.setattr(ClipBackbone, "encode_images", encode_images)
     state = train.initial_state(phase.stage, phase.update, learned.trained, FIRST)
-    classes = phase.stage.method.classes(world, NAMES)
-    for one, arguments in (
-        (phase, batch),
-        (dataclasses.replace(phase, cached_views=0), phase.batches[0]),
-    ):
-        trace = jax.jit(train.make_step(one, SEED)).lower
-        if one is phase:
-            trace(state, world, learned.fixed, classes, arguments)
-        else:  # fresh views are encoded there
-            with pytest.raises(AssertionError, match="an image is encoded"):
-                trace(state, world, learned.fixed, classes, arguments)
+    given = (state, world, learned.fixed, phase.stage.method.classes(world, NAMES))
+    jax.jit(train.make_step(phase, SEED)).lower(*given, batch)
+    fresh = dataclasses.replace(phase, cached_views=0)
+    with pytest.raises(AssertionError, match="an image is encoded"):
+        jax.jit(train.make_step(fresh, SEED)).lower(*given, fresh.batches[0])
 
 
 # ---- runs
@@ -313,8 +307,13 @@ def run(config, workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
-    return run(config, tmp_path_factory.mktemp("whole"))
+def whole(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def finished(config, whole):
+    return run(config, whole)
 
 
 @pytest.mark.slow
@@ -360,14 +359,25 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
 
 @pytest.mark.slow
 def test_sigterm_while_views_are_encoded(finished, config, tmp_path, monkeypatch):
-    encode = cached_views.encode
-    monkeypatch.setattr(train.Notice, "came", lambda notice, meeting=True: True)
-    with pytest.raises(train.Interrupted, match="stopped while its views were encoded"):
-        train.train_and_evaluate(config, tmp_path)
-    monkeypatch.undo()
-    assert cached_views.encode is encode
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Notice, "came", lambda notice, meeting=True: True)
+        with pytest.raises(train.Interrupted, match="stopped while its views were encoded"):
+            train.train_and_evaluate(config, tmp_path)
     lines, _ = run(config, tmp_path)
     assert lines == finished[0]
+
+
+@pytest.mark.slow
+def test_views_are_not_encoded_where_only_the_evaluation_is_missing(
+    finished, config, whole, monkeypatch
+):
+    def encode(*arguments):
+        raise AssertionError("views are encoded")
+
+    monkeypatch.setattr(cached_views, "encode", encode)
+    (whole / config.methods / "results.json").unlink()
+    _, arrays = run(config, whole)
+    chex.assert_trees_all_equal(arrays, finished[1])
 
 
 # ---- refusals

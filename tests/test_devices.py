@@ -28,10 +28,18 @@ CONFIG = (
 )
 
 
-def start(*arguments, **environment):
+# Of 48 cached views, a second batch of 40 gives 8 to the first of two processes.
+CACHED = (
+    "shots=2,world.test_images=1,methods=linear_probe,progress=False,log_every=1,"
+    "evaluation_batch_size=40,linear_probe.views=jitter,linear_probe.cached_views=2,"
+    "linear_probe.optimizer.epochs=3,linear_probe.optimizer.batch_size=8"
+)
+
+
+def start(*arguments, config=CONFIG, **environment):
     """Starts tests/pod.py; the last of the keywords are environment variables."""
     pod = Path(__file__).parent / "pod.py"
-    return forked_runs.Script(pod, CONFIG, *arguments, **environment)
+    return forked_runs.Script(pod, config, *arguments, **environment)
 
 
 def virtual(count):
@@ -80,13 +88,15 @@ def pair(eight, tmp_path_factory):
     return trained, resumed / "cdc", stopped, [output for _, output, _ in ended]
 
 
-def two_processes(*arguments):
+def two_processes(*arguments, config=CONFIG):
     """Exit code, output and errors of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     pod = {"CDC_COORDINATOR": address, "CDC_PROCESSES": "2"}
-    processes = [start(*arguments, CDC_PROCESS=str(i), **pod, **virtual(4)) for i in range(2)]
+    processes = [
+        start(*arguments, config=config, CDC_PROCESS=str(i), **pod, **virtual(4)) for i in range(2)
+    ]
     printed = [process.communicate() for process in processes]
     return [(process.returncode, *text) for process, text in zip(processes, printed, strict=True)]
 
@@ -163,6 +173,21 @@ def test_devices_share_the_work(eight, bound):
 def test_the_mesh_follows_the_batch(eight):
     # 8 devices; batches of 16, 12, 4 and 3 images
     assert eight[1]["meshes"] == [[8, 1], [4, 2], [4, 2], [1, 8]]
+
+
+def test_two_processes_of_four_devices_cache_the_views_of_one_device(tmp_path):
+    ended = two_processes(tmp_path / "two", config=CACHED)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    process = start(tmp_path / "one", config=CACHED, **virtual(1))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    one, two = (
+        (tmp_path / name / "linear_probe/metrics.jsonl").read_text().splitlines()
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 9
+    for mine, theirs in zip(map(json.loads, one), map(json.loads, two), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
 def test_the_same_under_pmap(eight):

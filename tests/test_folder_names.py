@@ -29,7 +29,15 @@ def test_so_is_a_simple_change(name):
 
 
 def test_so_are_the_rows_of_all_studies(get_config):
-    for study in ("components", "templates", "views", "fusion", "evidence", "cdc_plus"):
+    for study in (
+        "components",
+        "templates",
+        "views",
+        "cached_views",
+        "fusion",
+        "evidence",
+        "cdc_plus",
+    ):
         for name in methods.names(get_config("ablation", f"study={study}").methods):
             assert folder_name(name) == name
 

@@ -91,7 +91,7 @@ def test_refusals(get_config, argument, message):
 
 
 @pytest.mark.parametrize(
-    "study", ["components", "templates", "views", "fusion", "evidence", "cdc_plus"]
+    "study", ["components", "templates", "views", "cached_views", "fusion", "evidence", "cdc_plus"]
 )
 def test_the_studies_of_the_ablation_are_methods(get_config, study):
     from cdc_jax import methods

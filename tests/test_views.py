@@ -465,6 +465,25 @@ def test_composed_keeps_what_the_label_is_about(about, expected):
     assert names("composed", about=about) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("clean", False),
+        ("grayscale | flip(p=1)", False),
+        ("clean; flip(p=0)", False),
+        ("clean; flip", True),
+        ("grayscale(p=0.5)", True),
+        ("jitter", True),
+    ],
+)
+def test_random_views_differ_from_step_to_step_and_no_others(spec, expected):
+    images = np.stack([synthetic_image(seed, 12, 12) for seed in range(16)])
+    make = views.build(spec, templates=2, size=12, mean=MEAN, std=STD)
+    first, second = (np.asarray(make(0, step, np.arange(16), images)) for step in (0, 1))
+    assert (first != second).any() == expected
+    assert views.are_random(spec, templates=2) == expected
+
+
 def test_spec_options():
     (view,) = views.compositions(" crop ( scale=(0.5, 1) )|blur(p=0.25)", templates=1)
     assert view == (

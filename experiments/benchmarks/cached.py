@@ -26,7 +26,7 @@ def build(
     """The step on fresh views, the step on cached views, and the encoding of a batch of views."""
     fresh, (*others, images) = step.prepare(step.Setup(METHOD, sizes, CLASSES))
     cached = dataclasses.replace(fresh, cached_views=1)
-    views = cached_views.Drawings(fresh.examples, fresh.batches, fresh.first, 1)[:]
+    views = cached_views.ViewRows(fresh.examples, fresh.batches, fresh.first, 1)[:]
     drawn = np.random.default_rng(0).standard_normal((len(images["labels"]), 1, sizes.embed_width))
     features = {
         "features": np.asarray(clip_lib.normalize(drawn), np.float32),

@@ -8,7 +8,8 @@ python experiments/run.py \
   --config.model=openai/clip-vit-base-patch16
 
 Studies: `components` (the rows of the paper's table, and the controls), `templates` (M = 1..8),
-`views` (the sets of augmentations), `fusion` (how the templates' opinions are fused), `evidence`
+`views` (the sets of augmentations), `cached_views` (views encoded before training in place of fresh
+ones), `fusion` (how the templates' opinions are fused), `evidence`
 (from logits to evidence), `cdc_plus` (its parts, and controls with its epochs). Five seeds each;
 `experiments/report.py` makes the tables.
 
@@ -47,6 +48,11 @@ STUDIES = {
     "templates": ",".join(f"cdc@prompts.templates={m}" for m in range(1, 9)),
     "views": ",".join(
         f"cdc@views={views}" for views in ("clean", "flip", "set1", "set2", "shared", "composed")
+    ),
+    "cached_views": ",".join(
+        f"{row}{cached}"
+        for row in ("coop", "kgcoop", "cdc")
+        for cached in ("", "@cached_views=1", "@cached_views=10")
     ),
     "fusion": ",".join(
         f"cdc@head.fusion={fusion}"
