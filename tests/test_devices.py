@@ -118,12 +118,14 @@ def test_processes_encode_what_one_of_them_lacks(tmp_path):
     # Batches of 8, of which each process decodes half: 8, and 5 that are padded by their last.
     assert encoded(shared)[:2] == (13, [8, 5])
     assert encoded(shared)[:2] == (0, [0, 0])
-    own = tmp_path / "of-PROCESS"
-    assert encoded(own)[:2] == (21, [12, 10])
-    assert encoded(own)[:2] == (0, [0, 0])
-    shutil.rmtree(tmp_path / "of-1")
-    assert encoded(own)[0] == 9  # what the second process had
+    shutil.copytree(shared, tmp_path / "of-0" / "below")
+    own = tmp_path / "of-PROCESS" / "below"
     (tmp_path / "of-1").write_text("no folder for features")
+    # The second process looks up 4, 4 and 1 of 8, 8 and 5 images. Both decode 8 and 1 together.
+    missing, decoded, errors = encoded(own)
+    assert (missing, decoded) == (9, [5, 4])
+    assert "of-1/below can't be written to (Not a directory)" in errors[1]
+    assert "can't be written to" not in errors[0]
 
 
 def assert_equal_runs(one, other):
