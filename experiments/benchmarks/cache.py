@@ -5,9 +5,9 @@
 
 The model has ViT-B/16's sizes, random weights and the bundled tokenizer. Photographs are those of
 the folder that CDC_JAX_PHOTOS names, which holds a folder a class; otherwise they are drawn.
-CDC_JAX_IMAGES is the most images that are used: 120 unless set, 0 for all. Prompts are not trained:
-steps take the same time in both sweeps. Every run starts in a process of its own. Images that were
-encoded are counted where the image tower is called.
+CDC_JAX_IMAGES is the most images that are used: 120 unless set, 0 for all. Nothing is trained,
+because steps take the same time in both sweeps. Every run starts in a process of its own. Images
+that were encoded are counted where the image tower is called.
 """
 
 import contextlib
@@ -111,8 +111,9 @@ def run_sweep(root: Path, name: str) -> tuple[float, int]:
     values = (
         f"dataset=folder,data.root={root}/photos,data.allow_fewer=True,model={root}/model,"
         f"methods={METHODS},shots=4,sweep.seeds=1,2,3,progress=False,cache.folder={root}/cache,"
-        f"evaluation_batch_size={BATCH},coop.optimizer.epochs=0,kgcoop.optimizer.epochs=0"
+        f"evaluation_batch_size={BATCH},"
     )
+    values += ",".join(f"{method}.optimizer.epochs=0" for method in METHODS.split(",")[1:])
     config = config_file.apply(settings.experiment(), values)
     start = time.perf_counter()
     with contextlib.redirect_stdout(None):
@@ -177,8 +178,9 @@ def encode(
     loaded, mesh = backbone.load(model), devices.make_mesh()
     stored = FeatureCache(cache).of(*inference.encoder(loaded))
     frozen = inference.FrozenFeatures(devices.replicate(loaded, mesh), mesh, BATCH, stored)
-    frozen.encode(np.zeros((1, 224, 224, 3), np.uint8))  # compiles
-    images = Photographs(paths, Path, loaded.preprocessing, 336, workers=1)
+    size = loaded.sizes.image_size
+    frozen.encode(np.zeros((1, size, size, 3), np.uint8))  # compiles
+    images = Photographs(paths, Path, loaded.preprocessing, size, workers=1)
     start = time.perf_counter()
     frozen.encode(images)
     seconds = time.perf_counter() - start
