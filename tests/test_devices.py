@@ -121,9 +121,9 @@ def test_processes_encode_what_one_of_them_lacks(tmp_path):
     shutil.copytree(shared, tmp_path / "of-0" / "below")
     own = tmp_path / "of-PROCESS" / "below"
     (tmp_path / "of-1").write_text("no folder for features")
-    # The second process looks up 4, 4 and 1 of 8, 8 and 5 images. Both decode 8 and 1 together.
+    # The second process lacks 4, 4 and 1 of 8, 8 and 5 images. Both decode 8, and 1 for padding.
     missing, decoded, errors = encoded(own)
-    assert (missing, decoded) == (9, [5, 4])
+    assert (missing, decoded) == (9, [5, 5])
     assert "of-1/below can't be written to (Not a directory)" in errors[1]
     assert "can't be written to" not in errors[0]
 
