@@ -186,9 +186,13 @@ class Backbone(Protocol):
         """SHA-256 of the weights, in hexadecimal."""
         ...
 
+    def encoder_hash(self) -> str:
+        """SHA-256 of all that a feature depends on beside the image: weights and settings."""
+        ...
+
 
 def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> Backbone:
-    """Loads a backbone.
+    """Loads a backbone. The last one stays in memory, until its files change.
 
     Args:
       name_or_path: "world", a local folder in Hugging Face's format, or a model id of the hub,

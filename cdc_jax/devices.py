@@ -198,6 +198,13 @@ def rows(images: int) -> slice:
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
+def gather(share: PyTree) -> PyTree:
+    """Arrays of which every process gives its `rows`, whole on every process, as NumPy arrays."""
+    if jax.process_count() == 1:
+        return share
+    return multihost_utils.process_allgather(share, tiled=True)
+
+
 def shard(batch: PyTree, mesh: Mesh, axes: str | tuple[str, ...] = "data") -> PyTree:
     """Global arrays of which every process gives its `rows`, the leading axis split over `axes`."""
     sharding = NamedSharding(mesh, PartitionSpec(axes))

@@ -1,10 +1,11 @@
 """The one place that predicts: a method, what it learned, class names and images -> predictions.
 
 Evaluation in the course of training, test tables, galleries and `predict` all call `Inference`.
-Image features that a method does not change are encoded once for all methods of a run.
+Image features that a method does not change are encoded once: for all methods of a run, and where
+they are kept on disk for all runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -13,12 +14,16 @@ from jax.sharding import Mesh
 
 from cdc_jax import devices, views
 from cdc_jax.backbone import Backbone
+from cdc_jax.feature_cache import EncoderFeatures
 from cdc_jax.methods.heads import Prediction
 from cdc_jax.methods.method import Learned, Method, Text, frozen_features
+from cdc_jax.tasks import content
 from cdc_jax.tasks.task import Examples, Images
 from cdc_jax.wording import Template
 
 PyTree = Any
+
+_SPAN = 16  # batches of images whose features come together, if most are on disk
 
 
 class ClassList(NamedTuple):
@@ -42,6 +47,20 @@ class Rows(Protocol):
     def __getitem__(self, index: slice, /) -> PyTree: ...
 
 
+class _Span(NamedTuple):
+    """Consecutive images, of which at most a batch is to be encoded.
+
+    Attributes:
+      first: number of the first image.
+      features: (images, embed); of no meaning where they are missing.
+      missing: numbers of the images that are to be encoded.
+    """
+
+    first: int
+    features: np.ndarray
+    missing: np.ndarray
+
+
 class FrozenFeatures:
     """Image features of clean views that no method changes; those of a split are computed once.
 
@@ -52,14 +71,22 @@ class FrozenFeatures:
       mesh: images are split over all of its devices.
       batch_size: images at a time, on all hosts. The last batch is padded, and what was padded is
         cut again.
+      stored: features on disk, of `FeatureCache`; on all hosts, or on none.
 
     Attributes:
       backbone: the same.
       batch_size: the next multiple of the number of devices.
+      encoded: how many images were encoded, on all hosts.
     """
 
-    def __init__(self, backbone: Backbone, mesh: Mesh, batch_size: int):
-        self.backbone, self.mesh = backbone, mesh
+    def __init__(
+        self,
+        backbone: Backbone,
+        mesh: Mesh,
+        batch_size: int,
+        stored: EncoderFeatures | None = None,
+    ):
+        self.backbone, self.mesh, self._stored, self.encoded = backbone, mesh, stored, 0
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._known: dict[int, tuple[Examples, np.ndarray]] = {}
 
@@ -78,8 +105,29 @@ class FrozenFeatures:
         return known[1]
 
     def encode(self, images: Images) -> np.ndarray:
-        """Features of images, (1, images, embed)."""
-        return self.in_batches(images, lambda batch: self._encode(self.backbone, batch))
+        """Features of images, (1, images, embed).
+
+        Raises:
+          ValueError: no images.
+        """
+        if not len(images):
+            raise ValueError("a split to evaluate is empty")
+        return np.concatenate(list(self.stream(images)), 1)
+
+    def stream(self, images: Images) -> Iterator[np.ndarray]:
+        """Features of images as they come, (1, some, embed) each.
+
+        Features on disk are read, and images without any are encoded in whole batches.
+        """
+        before: tuple[_Span, jax.Array | None] | None = None
+        for span in self._spans(images):
+            made = self._begun(images, span.missing)
+            if before is not None:
+                # Only now waits for it: the devices encoded it while the next images were read.
+                yield self._whole(images, *before)
+            before = span, made
+        if before is not None:
+            yield self._whole(images, *before)
 
     def in_batches(self, images: Rows, encode: Callable[[PyTree], jax.Array]) -> np.ndarray:
         """What a function makes of all images, (templates or 1, images, embed).
@@ -114,6 +162,74 @@ class FrozenFeatures:
         rows = read(slice(start, max(start + 1, min(first + mine.stop, total))))
         padded = devices.pad(rows, mine.stop - mine.start)
         return devices.shard(padded, self.mesh, devices.AXES)
+
+    def _spans(self, images: Images) -> Iterator[_Span]:
+        parts: list[_Span] = []
+        for first in range(0, len(images), self.batch_size):
+            part = self._looked_up(images, first)
+            full = sum(len(p.missing) for p in [*parts, part]) > self.batch_size
+            if full or len(parts) == _SPAN:
+                yield _joined(parts)
+                parts = []
+            parts.append(part)
+        if parts:
+            yield _joined(parts)
+
+    def _looked_up(self, images: Images, first: int) -> _Span:
+        """The images from `first`, at most as many as a batch. Each host looks its rows up.
+
+        Hosts may see different files. They tell each other what they read, so that all of them
+        encode the same images.
+        """
+        numbers = np.arange(first, min(first + self.batch_size, len(images)))
+        features = np.zeros((self.batch_size, self.backbone.sizes.embed_width), np.float32)
+        present = np.zeros(self.batch_size, bool)
+        if self._stored is not None:
+            rows = devices.rows(self.batch_size)
+            keys = content.digests(images, numbers[rows])
+            mine = slice(rows.start, rows.start + len(keys))
+            features[mine], present[mine] = self._stored.read(keys)
+            features, present = devices.gather((features[rows], present[rows]))
+        missing = numbers[~present[: len(numbers)]]
+        return _Span(first, features[: len(numbers)], missing)
+
+    def _begun(self, images: Images, numbers: np.ndarray) -> jax.Array | None:
+        """Features of at most a batch of images, still on the devices; None for no images."""
+        if not len(numbers):
+            return None
+        self.encoded += len(numbers)
+        batch = self.batch(lambda rows: images[numbers[rows]], 0, len(numbers))
+        return self._encode(self.backbone, batch)
+
+    def _whole(self, images: Images, span: _Span, encoded: jax.Array | None) -> np.ndarray:
+        """The features of a span. Each host stores those of the images that it decoded."""
+        if encoded is not None:
+            features = jax.device_get(encoded)[0, : len(span.missing)]
+            span.features[span.missing - span.first] = features
+            if self._stored is not None:
+                rows = devices.rows(self.batch_size)
+                keys = content.decoded_digests(images, span.missing[rows])
+                self._stored.write(keys, features[rows])
+        return span.features[None]
+
+
+def _joined(parts: Sequence[_Span]) -> _Span:
+    return _Span(
+        parts[0].first,
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.missing for part in parts]),
+    )
+
+
+def encoder(backbone: Backbone) -> tuple[str, int]:
+    """What `FeatureCache.of` needs: all that a feature depends on beside the image, and its width.
+
+    Kinds of devices have features of their own: products of float32 are rounded to TF32 or
+    bfloat16 on some of them, unless `jax_default_matmul_precision` says otherwise.
+    """
+    precision = jax.config.jax_default_matmul_precision
+    name = f"{backbone.encoder_hash()} {jax.devices()[0].device_kind} {precision}"
+    return name, backbone.sizes.embed_width
 
 
 class Inference:
@@ -180,6 +296,18 @@ class Inference:
             images, lambda batch: self._encode(backbone, learned, batch)
         )
         return self._answers(learned, class_list, features)
+
+    def stream(
+        self, learned: Learned, class_list: ClassList, images: Images
+    ) -> Iterator[Prediction]:
+        """`images`, in parts as they come."""
+        if not self.method.changes_images:
+            for features in self._frozen.stream(images):
+                yield self._answers(learned, class_list, features)
+            return
+        size = self._frozen.batch_size
+        for first in range(0, len(images), size):
+            yield self.images(learned, class_list, images[first : first + size])
 
     def _answers(self, learned: Learned, class_list: ClassList, image: np.ndarray) -> Prediction:
         backbone = self.method.adapt(self._frozen.backbone, learned)

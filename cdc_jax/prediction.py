@@ -1,26 +1,23 @@
 """Predictions of an adapted model on new images: class, probability, uncertainty, opinions."""
 
-import concurrent.futures
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from cdc_jax import backbone as backbone_lib
 from cdc_jax import devices, export, methods, schema
 from cdc_jax.backbone import Backbone
 from cdc_jax.class_names import require_distinct, warn_of_unsaid
 from cdc_jax.escaping import reason
+from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.image_prediction import ImagePrediction, abstention, of_image
-from cdc_jax.inference import FrozenFeatures, Inference
+from cdc_jax.inference import FrozenFeatures, Inference, encoder
 from cdc_jax.methods import Learned, Method
-from cdc_jax.methods.heads import Prediction
-from cdc_jax.tasks.decode import UnreadableImage, clean_image, opened
-from cdc_jax.tasks.photos import ImageLike, Photo, gather
+from cdc_jax.tasks.decode import UnreadableImage
+from cdc_jax.tasks.photos import ImageLike, Photo, PhotoImages, gather
 
 
 def predict(
@@ -31,6 +28,7 @@ def predict(
     batch_size: int = 32,
     on_error: str = "stop",
     abstain: str = "",
+    cache: FeatureCache | None = None,
     model: str | Path | None = None,
     class_names: Sequence[str] | None = None,
 ) -> list[ImagePrediction | UnreadableImage]:
@@ -43,6 +41,7 @@ def predict(
       batch_size: images at a time.
       on_error: "stop" or "skip".
       abstain: when to leave an image undecided.
+      cache: where image features are kept.
       model: see `load`.
       class_names: see `load`.
 
@@ -56,7 +55,12 @@ def predict(
     predictor = load(run, model, class_names)
     return list(
         predictor.stream(
-            photos, top_k=top_k, batch_size=batch_size, on_error=on_error, abstain=abstain
+            photos,
+            top_k=top_k,
+            batch_size=batch_size,
+            on_error=on_error,
+            abstain=abstain,
+            cache=cache,
         )
     )
 
@@ -137,6 +141,7 @@ class Predictor:
         self.class_names = tuple(class_names)
         self.has_opinions = method.head.has_opinions
         self._preprocessing, self._method = backbone.preprocessing, method
+        self._encoder = encoder(backbone)
         self._mesh = devices.make_mesh()
         self._backbone, self._learned = devices.replicate((backbone, learned), self._mesh)
 
@@ -148,8 +153,12 @@ class Predictor:
         batch_size: int = 32,
         on_error: str = "stop",
         abstain: str = "",
+        cache: FeatureCache | None = None,
     ) -> Iterator[ImagePrediction | UnreadableImage]:
         """Predicts images batch by batch, decoding each when its turn comes.
+
+        An image whose feature is in the cache is not decoded at all, and does not count as one of a
+        batch. A method that changes image features has none there.
 
         Args:
           images: see `photos.gather`; they are scaled and cropped as the base asks for.
@@ -158,6 +167,7 @@ class Predictor:
           on_error: at an image that can't be read, "stop" raises its error, "skip" makes the error
             its row.
           abstain: see `abstention`.
+          cache: where image features are kept; None keeps none.
 
         Returns:
           The rows, in the order of the images.
@@ -171,50 +181,32 @@ class Predictor:
                 f"top_k and batch_size must be at least 1, got {top_k} and {batch_size}"
             )
         abstains = abstention(abstain, self.has_opinions)
-        photos = gather(images, on_error)
+        photos = PhotoImages(gather(images, on_error), self._preprocessing, on_error == "skip")
+        if on_error == "skip" and jax.process_count() > 1:
+            raise ValueError(
+                f'on_error="skip" needs one process, got {jax.process_count()}: predict in one, or '
+                'use "stop"'
+            )
         # One size for all batches, so that the program is compiled once.
-        frozen = FrozenFeatures(self._backbone, self._mesh, min(batch_size, len(photos)))
-        inference = Inference(self._method, frozen)
-        size = frozen.batch_size
-        class_list = inference.class_list(self._learned, self.class_names)
-        predict = partial(inference.images, self._learned, class_list)
-        batches = (photos[first : first + size] for first in range(0, len(photos), size))
-        return (
-            row
-            for batch in batches
-            for row in self._rows(batch, predict, top_k, abstains, on_error == "skip")
+        stored = cache.of(*self._encoder) if cache else None
+        size = min(batch_size, len(photos))
+        inference = Inference(
+            self._method, FrozenFeatures(self._backbone, self._mesh, size, stored)
         )
+        class_list = inference.class_list(self._learned, self.class_names)
 
-    def _rows(
-        self,
-        photos: Sequence[Photo],
-        predict: Callable[[np.ndarray], Prediction],
-        top_k: int,
-        abstains: Callable[[ImagePrediction], bool],
-        skip: bool,
-    ) -> Iterator[ImagePrediction | UnreadableImage]:
-        with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow releases the GIL
-            read = list(pool.map(partial(self._read, skip=skip), photos))
-        size = self._preprocessing.size
-        blank = np.zeros((size, size, 3), np.uint8)
-        images = np.stack([blank if isinstance(x, UnreadableImage) else x for x in read])
-        prediction = predict(images)
-        for i, (photo, image) in enumerate(zip(photos, read, strict=True)):
-            if isinstance(image, UnreadableImage):
-                yield image
-            else:
-                yield of_image(photo.name, prediction, i, self.class_names, top_k, abstains)
+        def rows() -> Iterator[ImagePrediction | UnreadableImage]:
+            first = 0
+            for part in inference.stream(self._learned, class_list, photos):
+                for i in range(len(part.predicted)):
+                    if first + i in photos.unreadable:
+                        yield photos.unreadable.pop(first + i)
+                    else:
+                        name = photos.name(first + i)
+                        yield of_image(name, part, i, self.class_names, top_k, abstains)
+                first += len(part.predicted)
 
-    def _read(self, photo: Photo, skip: bool) -> np.ndarray | UnreadableImage:
-        if isinstance(photo.image, np.ndarray):
-            return clean_image(Image.fromarray(photo.image), self._preprocessing)
-        try:
-            with opened(photo.image, photo.name) as image:
-                return clean_image(image, self._preprocessing)
-        except UnreadableImage as error:
-            if not skip:
-                raise
-            return error
+        return rows()
 
 
 def _rebuilt(folder: Path, adapted: export.Adapted, backbone: Backbone) -> Method:

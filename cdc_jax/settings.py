@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cdc_jax import methods
+from cdc_jax import feature_cache, methods
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What the frozen CLIP can be computed in."""
@@ -61,6 +61,12 @@ def experiment() -> ConfigDict:
     # Lists separated by commas: a cell for each combination; empty ones are the single value above.
     config.sweep = ConfigDict({"datasets": "", "kinds": "", "rhos": "", "shots": "", "seeds": ""})
     config.evaluation_batch_size = 240
+    config.cache = ConfigDict(
+        {
+            "folder": "",  # of image features on disk, see feature_cache.py; "": the user's caches
+            "gigabytes": feature_cache.GIGABYTES,  # the most that it takes; 0: none
+        }
+    )
     config.progress = True  # False for silence
     config.tensorboard = False  # True for event files beside metrics.jsonl; needs '.[tensorboard]'
     config.log_every = 10  # steps
@@ -81,11 +87,13 @@ def check(config: ConfigDict) -> None:
     """Checks the settings that no type bounds.
 
     Raises:
-      ValueError: a seed or dtype that there is not; the message names it and what there is.
+      ValueError: a seed, a dtype or a cache that there is not; the message names it and what there
+        is.
     """
     check_seed(config.seed)
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
+    feature_cache.check(config.cache.folder, config.cache.gigabytes)
 
 
 def check_seed(seed: Any) -> None:

@@ -34,8 +34,9 @@ from cdc_jax.backbone import Backbone
 from cdc_jax.checkpoint import KEPT, Checkpoints
 from cdc_jax.escaping import visible
 from cdc_jax.evaluate import evaluate, summarize
+from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.folder_names import folder_name
-from cdc_jax.inference import FrozenFeatures, Inference
+from cdc_jax.inference import FrozenFeatures, Inference, encoder
 from cdc_jax.interpretation import interpret
 from cdc_jax.interruption import Interrupted, Notice
 from cdc_jax.log import Log, require_tensorboard
@@ -124,8 +125,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         weights_hash = backbone.weights_hash()
         mesh = devices.make_mesh()
         held.enter_context(jax.set_mesh(mesh))
+        cache = FeatureCache(config.cache.folder, config.cache.gigabytes)
         frozen = FrozenFeatures(
-            devices.replicate(backbone, mesh), mesh, config.evaluation_batch_size
+            devices.replicate(backbone, mesh),
+            mesh,
+            config.evaluation_batch_size,
+            cache.of(*encoder(backbone)),
         )
         support = Support(jnp.asarray(frozen.of(task.train)[0]), task.train.labels)
         runs = []
@@ -428,7 +433,7 @@ def _closed(config: ConfigDict) -> bool:
 
 def _settings(config: ConfigDict, choice: Choice) -> dict[str, Any]:
     """The part of a configuration that a method's run depends on."""
-    others = {"methods", "sweep", "progress", "tensorboard", *methods.ROWS}
+    others = {"methods", "sweep", "progress", "tensorboard", "cache", *methods.ROWS}
     shared = {k: v for k, v in config.to_dict().items() if k not in others}
     data = shared["data"]
     for key in ("workers", "check", "follow_links", "allow_copies"):

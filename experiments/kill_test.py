@@ -2,14 +2,17 @@
 
 python experiments/kill_test.py                       # 20 kills, about 10 minutes on 2 cores
 python experiments/kill_test.py --kills=4 --seed=3
+python experiments/kill_test.py --phases=caching      # 20 kills while image features are written
 
-A run is killed (SIGKILL) while it compiles, between steps, while it saves and while it evaluates,
-in that order, each time at a random moment of that phase, and then left to end; as many runs as the
-kills need. Metrics, curve, adapted prompts and scores must equal those of a run that was left alone
-to the last bit. Prints a tally; the exit code is 1 if anything differed.
+A run is killed (SIGKILL) while it writes image features, compiles, between steps, while it saves
+and while it evaluates, in that order, each time at a random moment of that phase, and then left to
+end; as many runs as the kills need. Each of these runs has a cache of its own. Metrics, curve,
+adapted prompts and scores must equal those of a run that was left alone to the last bit. Prints a
+tally; the exit code is 1 if anything differed.
 """
 
 import contextlib
+import itertools
 import math
 import os
 import random
@@ -26,13 +29,14 @@ from absl import flags
 
 from cdc_jax import config_file
 
-PHASES = ("compiling", "stepping", "saving", "evaluating")
+PHASES = ("caching", "compiling", "stepping", "saving", "evaluating")
 OUTCOME = ("metrics.jsonl", "curve.jsonl", "adapted/learned.safetensors", "scores.npz")
 CONFIG = (
     "fewshot.py:methods=cdc,shots=4,world.test_images=5,evaluation_batch_size=60,log_every=2,"
     "checkpoint_every=3,curve_every=4,progress=False,cdc.views=flip,cdc.optimizer.epochs=12,cdc.optimizer.batch_size=8"
 )
-_SECONDS = {"compiling": 4.0, "stepping": 1.0, "saving": 0.02, "evaluating": 2.0}
+FEATURES = "features"  # of a run, in its workdir
+_SECONDS = {"caching": 0.01, "compiling": 4.0, "stepping": 1.0, "saving": 0.02, "evaluating": 2.0}
 _DEADLINE = 1800  # seconds for one run, however slow the machine
 
 
@@ -49,6 +53,7 @@ def start(workdir: Path, config: str, cache: Path) -> subprocess.Popen:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "CDC_JAX_CACHE": str(workdir / FEATURES),
     }
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
@@ -112,6 +117,7 @@ def _watch(workdir: Path, phase: str) -> Callable[[], bool]:
         return grown
 
     return {
+        "caching": lambda: bool(fresh(".*.part") + fresh("*.features")),
         "compiling": lambda: bool(fresh("split.json")),
         "stepping": logs,
         "saving": lambda: bool(fresh("checkpoints/*tmp*")),
@@ -146,6 +152,12 @@ def differences(
     return killed, [name for name in OUTCOME if expected.get(name) != got.get(name)]
 
 
+def _phases(most: int) -> list[str]:
+    """The phases that the next run is killed in."""
+    chosen = _PHASES.value or PHASES
+    return list(itertools.islice(itertools.cycle(chosen), min(most, len(PHASES))))
+
+
 def main(_):
     """Kills, compares, prints."""
     rng, killed, different = random.Random(_SEED.value), Counter[str](), Counter[str]()
@@ -155,7 +167,7 @@ def main(_):
         finish(start(workdir / "alone", CONFIG, cache))
         runs = 0
         while killed.total() < _KILLS.value:
-            phases = PHASES[: _KILLS.value - killed.total()]
+            phases = _phases(_KILLS.value - killed.total())
             now, unequal = differences(workdir, CONFIG, cache, phases, rng)
             runs += 1
             killed.update(now)
@@ -167,6 +179,7 @@ def main(_):
 
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How many times to kill.", lower_bound=1)
+_PHASES = flags.DEFINE_multi_enum("phases", None, PHASES, "The phases to kill in; all if not.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs go; a temporary folder if not.")
 

@@ -7,7 +7,7 @@ import rich.console
 import rich.progress
 from absl import flags
 
-from cdc_jax import config_file, image_prediction, prediction, writing
+from cdc_jax import config_file, feature_cache, image_prediction, prediction, writing
 from cdc_jax.escaping import visible
 from cdc_jax.tasks import photos
 from cdc_jax.tasks.decode import UnreadableImage
@@ -26,6 +26,16 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Photographs at a time.", 1
 _ON_ERROR = flags.DEFINE_enum(
     "on_error", "stop", ["stop", "skip"],
     "At a photograph that can't be read: stop, or tell the reason in its row.",
+)  # fmt: skip
+_CACHE_FOLDER = flags.DEFINE_string(
+    "cache_folder", "", "Where image features are kept; the user's folder of caches if left out."
+)
+_CACHE_GIGABYTES = flags.DEFINE_float(
+    "cache_gigabytes", feature_cache.GIGABYTES, "The most that they take; 0 keeps none.", 0
+)
+_SHARE = flags.DEFINE_string(
+    "share", "1/1", "2/4 predicts the second quarter of the photographs, and another process the "
+    "others. What all of them encoded is then in the cache.",
 )  # fmt: skip
 _CSV = flags.DEFINE_string("csv", None, "File for everything, a line a photograph.")
 _JSON = flags.DEFINE_string("json", None, "File for everything, an object a photograph.")
@@ -56,7 +66,8 @@ def main(argv):
 
 
 def _rows(run, named):
-    chosen = photos.gather(named, _ON_ERROR.value)
+    cache = feature_cache.FeatureCache(_CACHE_FOLDER.value, _CACHE_GIGABYTES.value)
+    chosen = photos.share(photos.gather(named, _ON_ERROR.value), _SHARE.value)
     predictor = prediction.load(run, _MODEL.value, _CLASSES.value)
     stream = predictor.stream(
         chosen,
@@ -64,6 +75,7 @@ def _rows(run, named):
         batch_size=_BATCH_SIZE.value,
         on_error=_ON_ERROR.value,
         abstain=_ABSTAIN.value,
+        cache=cache,
     )
     return list(rich.progress.track(stream, "Predicting", len(chosen), transient=True))
 

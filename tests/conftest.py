@@ -49,6 +49,15 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def feature_cache(tmp_path_factory):
+    """Features go there in whatever process, and never into the user's home."""
+    folder = tmp_path_factory.mktemp("features")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CDC_JAX_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def bucket(monkeypatch):
     """gs://bucket in memory."""

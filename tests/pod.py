@@ -5,6 +5,9 @@ python tests/pod.py CONFIG WORKDIR run NEW  trains and evaluates in the first fo
                                             experiments/run.py does in the second
 python tests/pod.py CONFIG WORKDIR eight    on eight devices: prints measurements, trains, and sends
                                             itself SIGTERM when step 4 is logged
+python tests/pod.py CONFIG WORKDIR encoded CACHE FIRST LAST
+                                            encodes images of a folder by cached features: prints
+                                            how many, and writes the features
 python tests/pod.py CONFIG WORKDIR stopped  as experiments/run.py; the second process sends itself
                                             SIGTERM before the processes confer for the first time
 """
@@ -25,6 +28,8 @@ from cdc_jax import (
     backbone,
     devices,
     evidence,
+    feature_cache,
+    inference,
     interruption,
     methods,
     optimizer,
@@ -34,6 +39,7 @@ from cdc_jax import (
 )
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
+from cdc_jax.tasks.photographs import Photographs
 
 COUNT = 8
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -155,6 +161,23 @@ def stop_the_second():
     interruption.Notice.came = told
 
 
+def encode(workdir, cache, first, last):
+    """Encodes the photographs in a folder; every process writes what it got."""
+    folder = Path(workdir)
+    names = sorted(path.name for path in folder.glob("*.png"))[int(first) : int(last)]
+    images = Photographs(names, folder.joinpath, 32, 48)
+    world, mesh = backbone.load("world"), devices.make_mesh()
+    cache = cache.replace("PROCESS", str(jax.process_index()))
+    stored = feature_cache.FeatureCache(cache).of(*inference.encoder(world))
+    frozen = inference.FrozenFeatures(devices.replicate(world, mesh), mesh, 8, stored)
+    decoded = []
+    read = Photographs.__getitem__
+    Photographs.__getitem__ = lambda images, index: decoded.append(index) or read(images, index)
+    features = frozen.encode(images)
+    np.save(folder / f"{jax.process_index()}.npy", features)
+    print(json.dumps({"encoded": frozen.encoded, "decoded": int(sum(map(len, decoded)))}))
+
+
 def run(workdir):
     """What experiments/run.py does."""
     sys.argv = ["run.py", f"--config=fewshot.py:{argument}", f"--workdir={workdir}"]
@@ -170,6 +193,9 @@ if __name__ == "__main__":
         measured |= {"images": flops(12, 64), "classes": flops(256, 8)}
         print(json.dumps(measured), flush=True)
         stop_at(4)
+    if rest[:1] == ["encoded"]:
+        encode(workdir, *rest[1:])
+        raise SystemExit
     if rest == ["stopped"]:
         stop_the_second()
         run(workdir)

@@ -11,8 +11,9 @@ import forked_runs
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from cdc_jax import devices, interruption
+from cdc_jax import backbone, devices, interruption, views
 
 pytestmark = pytest.mark.slow  # starts processes of several devices
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.slow  # starts processes of several devices
 # Of 60 test images, a second batch of 48 gives 12 to the first of two processes, none to the other.
 CONFIG = (
     "shots=4,world.test_images=5,methods=cdc,progress=False,log_every=2,checkpoint_every=8,"
-    "tensorboard=True,"
+    "tensorboard=True,cache.gigabytes=0,"  # each encodes for itself: that is what is compared
     "evaluation_batch_size=48,"
     "cdc.views=flip,cdc.optimizer.epochs=3,cdc.optimizer.batch_size=16,cdc.optimizer.name=sgd,"
     "cdc.optimizer.learning_rate=0.00005,cdc.prompts.modality=multimodal,cdc.prompts.layers=2"
@@ -99,6 +100,42 @@ def two_processes(*arguments, config=CONFIG):
     ]
     printed = [process.communicate() for process in processes]
     return [(process.returncode, *text) for process, text in zip(processes, printed, strict=True)]
+
+
+def test_processes_encode_what_one_of_them_lacks(tmp_path):
+    """With one folder for both, with folders that differ, and with one that can't be written to."""
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 32, 32, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+    world = backbone.load("world")
+    plain = world.encode_images(views.clean_view(pixels, world.mean, world.std))
+
+    def encoded(cache, first=0, last=21):
+        """What the processes decoded; all of them have the features of a plain forward pass."""
+        ended = two_processes(tmp_path, "encoded", cache, first, last)
+        assert [code for code, _, _ in ended] == [0, 0], ended
+        for process in range(2):
+            features = np.load(tmp_path / f"{process}.npy")
+            np.testing.assert_allclose(features[0], plain[first:last], atol=1e-6)
+        # Gloo prints on the same line.
+        told = [json.loads(re.search(r"\{.*\}", output)[0]) for _, output, _ in ended]
+        assert told[0]["encoded"] == told[1]["encoded"]
+        errors = [text for _, _, text in ended]
+        return told[0]["encoded"], [line["decoded"] for line in told], errors
+
+    shared = tmp_path / "shared"
+    assert encoded(shared, 0, 8)[:2] == (8, [4, 4])
+    # Batches of 8, of which each process decodes half: 8, and 5 that are padded by their last.
+    assert encoded(shared)[:2] == (13, [8, 5])
+    assert encoded(shared)[:2] == (0, [0, 0])
+    shutil.copytree(shared, tmp_path / "of-0" / "below")
+    own = tmp_path / "of-PROCESS" / "below"
+    (tmp_path / "of-1").write_text("no folder for features")
+    # The second process lacks 4, 4 and 1 of 8, 8 and 5 images. Both decode 8, and 1 for padding.
+    missing, decoded, errors = encoded(own)
+    assert (missing, decoded) == (9, [5, 5])
+    assert "of-1/below can't be written to (Not a directory)" in errors[1]
+    assert "can't be written to" not in errors[0]
 
 
 def assert_equal_runs(one, other):

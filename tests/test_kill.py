@@ -22,7 +22,9 @@ CONFIG = (
 def fork(workdir, config, cache):
     """As the script's `start`, but forked."""
     run = forked_runs.EXPERIMENTS / "run.py"
-    return forked_runs.Script(run, f"--config={config}", f"--workdir={workdir}", programs=cache)
+    features = str(workdir / "features")
+    options = (f"--config={config}", f"--workdir={workdir}")
+    return forked_runs.Script(run, *options, programs=cache, CDC_JAX_CACHE=features)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +37,16 @@ def kill_test():
     return module
 
 
-def test_killed_between_steps_while_saving_and_while_evaluating(kill_test, tmp_path, monkeypatch):
+def test_killed_while_caching_between_steps_while_saving_and_while_evaluating(
+    kill_test, tmp_path, monkeypatch
+):
     """Against a run as the script starts it; those that are killed are forked."""
     cache = tmp_path / "programs"
     kill_test.finish(kill_test.start(tmp_path / "alone", CONFIG, cache))
     monkeypatch.setattr(kill_test, "start", fork)
-    phases = ("stepping", "saving", "evaluating")
+    phases = ("caching", "stepping", "saving", "evaluating")
     killed, unequal = kill_test.differences(tmp_path, CONFIG, cache, phases, random.Random(0))
-    assert len(killed) >= 2, "the runs ended before they could be killed"
+    assert len(killed) >= 3, "the runs ended before they could be killed"
     assert not unequal
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import cdc_jax
 from cdc_jax import backbone, clip, evaluate, export, inference, methods, prediction, tasks, train
+from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.tasks.decode import UnreadableImage
 
 pytestmark = pytest.mark.slow  # trains, and starts commands
@@ -125,6 +126,68 @@ def test_one_program_serves_all_batches(finished, photos, monkeypatch):
     monkeypatch.setattr(inference.views, "clean_view", counting)
     assert len(list(predictor.stream(photos[0], batch_size=2))) == 5
     assert traced == [(2, 32, 32, 3)]
+
+
+def assert_same(rows, others):
+    """Features of other batches differ by rounding."""
+    for row, other in zip(rows, others, strict=True):
+        if isinstance(other, UnreadableImage):
+            assert repr(row) == repr(other)
+        else:
+            assert (row.image, row.predicted) == (other.image, other.predicted)
+            assert dict(row.probability) == pytest.approx(dict(other.probability), abs=1e-5)
+
+
+def test_predictions_by_cached_features_are_the_same(finished, photos, tmp_path, monkeypatch):
+    run, folder, cache = finished[0] / "coop", tmp_path / "photos", FeatureCache(tmp_path / "cache")
+    shutil.copytree(photos[0], folder)
+    (folder / "1.png").write_bytes(b"")
+    plain = predict(run, folder, on_error="skip")
+    kept = predict(run, [folder / "0.png", folder / "3.png"], cache=cache)
+    assert_same(kept, [plain[0], plain[3]])
+    encoded = counting(monkeypatch)
+    assert_same(predict(run, folder, on_error="skip", cache=cache), plain)
+    # Batches of two of the images without a feature: 1, which can't be read, 2 and 4.
+    assert sorted(encoded) == [1, 2]
+    assert_same(predict(run, folder, on_error="skip", cache=cache), plain)
+    assert sorted(encoded) == [1, 1, 2]  # what can't be read is tried again
+    with pytest.raises(UnreadableImage, match=r"1.png can't be read as an image: it is empty"):
+        predict(run, folder, cache=cache)
+    shutil.copy(folder / "2.png", folder / "0.png")
+    again = predict(run, [folder / "0.png", folder / "2.png"], cache=cache)
+    assert again[0].probability == again[1].probability
+    assert_same([again[1]], [plain[2]])
+
+
+def counting(monkeypatch):
+    """Numbers of images in the batches that are encoded from now on."""
+    encoded, begun = [], inference.FrozenFeatures._begun
+
+    def counted(frozen, images, numbers):
+        encoded.extend([len(numbers)] * bool(len(numbers)))
+        return begun(frozen, images, numbers)
+
+    monkeypatch.setattr(inference.FrozenFeatures, "_begun", counted)
+    return encoded
+
+
+def test_a_stream_that_is_left_goes_on_where_it_was(finished, photos, tmp_path, monkeypatch):
+    cache = FeatureCache(tmp_path)
+    predictor, encoded = prediction.load(finished[0] / "coop"), counting(monkeypatch)
+    stream = predictor.stream(photos[0], batch_size=2, cache=cache)
+    next(stream)
+    stream.close()
+    assert encoded == [2, 2]  # one is read while the one before is encoded
+    rows = list(predictor.stream(photos[0], batch_size=2, cache=cache))
+    assert encoded[2:] in ([2, 1], [1])  # the second batch was stored, or not
+    assert_same(rows, predict(finished[0] / "coop", photos[0]))
+
+
+def test_a_method_that_changes_image_features_reads_no_cached_ones(finished, photos, tmp_path):
+    cache = FeatureCache(tmp_path / "cache")
+    run = finished[0] / "cdc"
+    assert_same(predict(run, photos[0], cache=cache), predict(run, photos[0]))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_an_image_that_can_not_be_read_stops_or_is_a_row(finished, photos, tmp_path):
@@ -263,6 +326,16 @@ def test_the_command_prints_and_writes(finished, photos, tmp_path):
     assert [float(line["probability_1"]) for line in lines[:3]] == [
         row["probability"][0][1] for row in good
     ]
+
+
+def test_the_command_predicts_a_share_and_keeps_features(finished, photos, tmp_path):
+    options = (f"--cache_folder={tmp_path}/cache", f"--json={tmp_path}/out.json", "--share=2/2")
+    _, errors, code = command(finished[0] / "coop", photos[0], *options)
+    assert code == 0, errors
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [row["image"] for row in rows] == [f"{photos[0]}/{i}.png" for i in (2, 3, 4)]
+    (file,) = (tmp_path / "cache").rglob("*.features")
+    assert file.stat().st_size == 16 + 3 * (32 + 4 * 128)
 
 
 def test_the_command_ends_with_one_line(finished, photos, tmp_path):

@@ -4,7 +4,8 @@ All classes of a template share the tokens before the name: these run once, and 
 their keys and values. Long class lists run in chunks, so that activations stay within a bound.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from cdc_jax import devices
 from cdc_jax.backbone import Sizes
-from cdc_jax.clip import pretrained
+from cdc_jax.clip import hub, pretrained
 from cdc_jax.clip.config import Transformer
 from cdc_jax.clip.model import Clip, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
@@ -211,10 +212,39 @@ class ClipBackbone:
         """See `Backbone`."""
         return pretrained.weights_hash(self.clip)
 
+    def encoder_hash(self) -> str:
+        """See `Backbone`."""
+        return hashlib.sha256(f"{self.weights_hash()} {self.clip.config}".encode()).hexdigest()
+
+
+_last: dict[Hashable, ClipBackbone] = {}  # the one that was loaded last
+
 
 def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> ClipBackbone:
-    """A CLIP as a backbone; arguments and errors as `clip.load`."""
-    return ClipBackbone(*pretrained.load(name_or_path, dtype))
+    """A CLIP as a backbone; arguments and errors as `clip.load`.
+
+    The arrays of the last one are shared by all that ask for the same files.
+    """
+    folder = hub.find(name_or_path)
+    key = _identity(folder, dtype)
+    if key not in _last:
+        _last.clear()  # before the next one takes memory
+        loaded = ClipBackbone(*pretrained.load(folder, dtype))
+        if _identity(folder, dtype) != key:  # the files changed meanwhile
+            return loaded
+        _last[key] = loaded
+    return _last[key].with_weights({})  # modules of its own, which the caller may change
+
+
+def _identity(folder: Path, dtype: Any) -> Hashable:
+    """What tells a model's files from changed ones without reading them."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    stats = [(path.name, path.stat()) for path in files]
+    return (
+        folder.resolve(),
+        jnp.dtype(dtype).name,
+        tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in stats),
+    )
 
 
 def split_classes(

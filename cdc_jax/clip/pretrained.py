@@ -1,6 +1,7 @@
 """Whole models: a folder in Hugging Face's format <-> a `Clip` and its `Tokenizer`."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,23 @@ def save_pretrained(clip: Clip, tokenizer: Tokenizer, path: str | Path, dtype: A
     (folder / _FILE).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
+_hashed: dict[str, dict[str, weakref.ref[jax.Array]]] = {}  # the last hash, of which arrays
+
+
 def weights_hash(clip: Clip) -> str:
-    """SHA-256 of a model's weights: their names, dtypes, shapes and bytes, in hexadecimal."""
-    return weights.digest(jax.device_get(parameters(clip)))
+    """SHA-256 of a model's weights: their names, dtypes, shapes and bytes, in hexadecimal.
+
+    Arrays that were hashed last are not hashed again.
+    """
+    arrays = parameters(clip)
+    for digest, of in _hashed.items():
+        if of.keys() == arrays.keys() and all(of[name]() is arrays[name] for name in of):
+            return digest
+    digest = weights.digest(jax.device_get(arrays))
+    _hashed.clear()
+    if all(isinstance(array, jax.Array) for array in arrays.values()):  # these never change
+        _hashed[digest] = {name: weakref.ref(array) for name, array in arrays.items()}
+    return digest
 
 
 def parameters(clip: Clip) -> dict[str, jax.Array]:

@@ -9,9 +9,8 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -118,12 +117,14 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
       UnreadableImage: see `opened`.
     """
     with contextlib.ExitStack() as held:
-        return _named(source, name, held)
+        return _named(source, name, held, lambda content: None)
 
 
 @contextlib.contextmanager
 def opened(
-    source: str | Path | bytes | Image.Image, name: str | None = None
+    source: str | Path | bytes | Image.Image,
+    name: str | None = None,
+    note: Callable[[bytes], None] = lambda content: None,
 ) -> Iterator[Image.Image]:
     """An image in RGB, whatever its colours are stored as; of an animation, the first frame.
 
@@ -144,6 +145,7 @@ def opened(
       source: path of a regular file of one of `formats`, such a file's contents, or an image that
         Pillow opened.
       name: what errors call it; None is the path.
+      note: called with the contents of the file before they are decoded.
 
     Raises:
       UnreadableImage: the file is missing, empty, truncated, damaged, no regular file, larger than
@@ -152,7 +154,7 @@ def opened(
         point, or integers beyond 16 bits.
     """
     with contextlib.ExitStack() as held:
-        image = _named(source, name, held)
+        image = _named(source, name, held, note)
         large = image.width * image.height > _LARGE
         try:
             yield image
@@ -175,7 +177,7 @@ def irregular(path: str | Path) -> str:
     return ""
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Opens a regular file for reading; never waits, as a pipe or a device would make it.
 
     Raises:
@@ -199,7 +201,10 @@ def _require_regular(status: os.stat_result) -> None:
 
 
 def _named(
-    source: str | Path | bytes | Image.Image, name: str | None, held: contextlib.ExitStack
+    source: str | Path | bytes | Image.Image,
+    name: str | None,
+    held: contextlib.ExitStack,
+    note: Callable[[bytes], None],
 ) -> Image.Image:
     """The decoded image; errors have its name."""
     if isinstance(source, Image.Image):
@@ -207,7 +212,7 @@ def _named(
     elif isinstance(source, bytes):
         name = name or "the image"
     try:
-        return _decoded(source, held)
+        return _decoded(source, held, note)
     # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
     except Exception as error:
         problem = getattr(error, "strerror", None) or reason(error)
@@ -220,7 +225,11 @@ def _trim() -> None:
         release(0)
 
 
-def _decoded(source: str | Path | bytes | Image.Image, held: contextlib.ExitStack) -> Image.Image:
+def _decoded(
+    source: str | Path | bytes | Image.Image,
+    held: contextlib.ExitStack,
+    note: Callable[[bytes], None],
+) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_size(source)
         held.enter_context(_PIXELS.share(source.width * source.height))
@@ -228,6 +237,7 @@ def _decoded(source: str | Path | bytes | Image.Image, held: contextlib.ExitStac
     content = source if isinstance(source, bytes) else _read(Path(source).expanduser(), held)
     if not content:
         raise ValueError("it is empty")
+    note(content)
     try:
         file = Image.open(io.BytesIO(content), formats=formats())
     except UnidentifiedImageError:

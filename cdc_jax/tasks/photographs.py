@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
 from cdc_jax.preprocessing import Preprocessing
-from cdc_jax.tasks import decode
+from cdc_jax.tasks import content, decode
 from cdc_jax.tasks.splits import Split
 from cdc_jax.wording import Template
 
@@ -83,6 +83,7 @@ class Photographs:
         self._aspects = np.zeros(len(paths), np.float32)
         self._clean: dict[int, np.ndarray] = {}
         self._squeezed: dict[int, np.ndarray] = {}
+        self._digests: dict[int, bytes] = {}  # of the bytes that the test's form was decoded from
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -92,7 +93,22 @@ class Photographs:
     ) -> UInt8[np.ndarray, "images size size 3"]:
         numbers = np.arange(len(self))[index]
         form = partial(decode.clean_image, size=self._preprocessing)
-        return self._read(numbers, form, self._preprocessing.size, self._clean)
+        return self._read(numbers, form, self._preprocessing.size, self._clean, self._digests)
+
+    def digests(self, numbers: Int[np.ndarray, "images"]) -> list[bytes]:
+        """See `content.Encoded`."""
+
+        def digest(number: int) -> bytes:
+            file = self._contents(self._paths[number])
+            if isinstance(file, bytes):
+                return content.of_bytes(file, self._preprocessing)
+            return content.of_file(file, self._preprocessing)
+
+        return list(self._pool.map(digest, numbers.tolist()))
+
+    def decoded_digests(self, numbers: Int[np.ndarray, "images"]) -> list[bytes]:
+        """See `content.Encoded`."""
+        return [self._digests.get(number, b"") for number in numbers.tolist()]
 
     def squeezed(
         self, numbers: Int[np.ndarray, "images"]
@@ -136,7 +152,12 @@ class Photographs:
         return missing
 
     def _read(
-        self, numbers: np.ndarray, form: Callable, side: int, kept: dict[int, np.ndarray]
+        self,
+        numbers: np.ndarray,
+        form: Callable,
+        side: int,
+        kept: dict[int, np.ndarray],
+        digests: dict[int, bytes] | None = None,
     ) -> np.ndarray:
         """Images in one of both forms, by all threads. What is kept are views of the result."""
         images = np.empty((len(numbers), side, side, 3), np.uint8)
@@ -147,7 +168,7 @@ class Photographs:
                 if number in kept:
                     images[row] = kept[number]
                     continue
-                with self._opened(number) as image:
+                with self._opened(number, digests) as image:
                     self._aspects[number] = image.width / image.height
                     images[row] = form(image)
                 if keep:
@@ -157,10 +178,16 @@ class Photographs:
         images.setflags(write=False)
         return images
 
-    def _opened(self, number: int) -> AbstractContextManager[Image.Image]:
+    def _opened(
+        self, number: int, digests: dict[int, bytes] | None = None
+    ) -> AbstractContextManager[Image.Image]:
+        def note(decoded: bytes) -> None:
+            if digests is not None:
+                digests[number] = content.of_bytes(decoded, self._preprocessing)
+
         path = self._paths[number]
         contents = self._contents(path)
-        return decode.opened(contents, path if isinstance(contents, bytes) else None)
+        return decode.opened(contents, path if isinstance(contents, bytes) else None, note)
 
 
 def _regular_files(folder: Path) -> frozenset[str]:

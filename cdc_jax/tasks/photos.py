@@ -2,14 +2,29 @@
 
 import glob
 import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Int, UInt8
 from PIL import Image
 
-from cdc_jax.tasks import layouts
-from cdc_jax.tasks.decode import HEIC_SUFFIXES, UnreadableImage, formats, irregular, suffixes
+from cdc_jax.preprocessing import Preprocessing
+from cdc_jax.tasks import content, layouts
+from cdc_jax.tasks.decode import (
+    HEIC_SUFFIXES,
+    UnreadableImage,
+    clean_image,
+    formats,
+    irregular,
+    opened,
+    suffixes,
+)
+
+T = TypeVar("T")
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -24,6 +39,82 @@ class Photo(NamedTuple):
 
     name: str
     image: ImageLike
+
+
+class PhotoImages:
+    """Photos as a model takes them, decoded when they are asked for.
+
+    Args:
+      photos: of `gather`.
+      preprocessing: of the model.
+      skip: a photo that can't be read is black and noted; otherwise its error is raised.
+
+    Attributes:
+      unreadable: number -> error, of the photos that were asked for and can't be read.
+    """
+
+    def __init__(self, photos: list[Photo], preprocessing: Preprocessing, skip: bool = False):
+        self._photos, self._preprocessing, self._skip = photos, preprocessing, skip
+        self._digests: dict[int, bytes] = {}  # of what was decoded
+        self.unreadable: dict[int, UnreadableImage] = {}
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(
+        self, index: slice | Int[np.ndarray, "images"]
+    ) -> UInt8[np.ndarray, "images size size 3"]:
+        return np.stack(_in_threads(self._read, np.arange(len(self))[index]))
+
+    def name(self, number: int) -> str:
+        """What a photo is called."""
+        return self._photos[number].name
+
+    def digests(self, numbers: Int[np.ndarray, "images"]) -> list[bytes]:
+        """See `content.Encoded`."""
+        return _in_threads(self._digest, numbers)
+
+    def decoded_digests(self, numbers: Int[np.ndarray, "images"]) -> list[bytes]:
+        """See `content.Encoded`."""
+        return [self._digests.pop(number, b"") for number in numbers.tolist()]
+
+    def _digest(self, number: int) -> bytes:
+        image = self._photos[number].image
+        if isinstance(image, str | Path):
+            return content.of_file(Path(image), self._preprocessing)
+        try:
+            return content.of_pixels(self._clean(number))
+        except UnreadableImage:  # raised, or noted, when it is asked for
+            return b""
+
+    def _read(self, number: int) -> np.ndarray:
+        try:
+            return self._clean(number)
+        except UnreadableImage as error:
+            if not self._skip:
+                raise
+            self.unreadable[number] = error
+            self._digests.pop(number, None)
+            return np.zeros((self._preprocessing.size, self._preprocessing.size, 3), np.uint8)
+
+    def _clean(self, number: int) -> np.ndarray:
+        def note(decoded: bytes) -> None:
+            self._digests[number] = content.of_bytes(decoded, self._preprocessing)
+
+        name, image = self._photos[number]
+        if isinstance(image, np.ndarray):
+            pixels = clean_image(Image.fromarray(image), self._preprocessing)
+        else:
+            with opened(image, name, note) as decoded:
+                pixels = clean_image(decoded, self._preprocessing)
+        if not isinstance(image, str | Path):
+            self._digests[number] = content.of_pixels(pixels)
+        return pixels
+
+
+def _in_threads(function: Callable[[int], T], numbers: np.ndarray) -> list[T]:
+    with ThreadPoolExecutor() as pool:  # Pillow and hashing release the GIL
+        return list(pool.map(function, numbers.tolist()))
 
 
 def gather(images: Any, on_error: str = "stop") -> list[Photo]:
@@ -64,6 +155,25 @@ def gather(images: Any, on_error: str = "stop") -> list[Photo]:
             if isinstance(image, Path) and (reason := irregular(image.expanduser())):
                 raise UnreadableImage(name, reason)
     return photos
+
+
+def share(photos: list[Photo], part: str) -> list[Photo]:
+    """One of several equal parts of a list, in its order.
+
+    Args:
+      photos: of `gather`.
+      part: "2/4" is the second of four.
+
+    Raises:
+      ValueError: no such part, or a part without photos.
+    """
+    numbers = re.fullmatch(r"(\d{1,6})/(\d{1,6})", part, re.ASCII)
+    number, parts = (int(text) for text in numbers.groups()) if numbers else (0, 0)
+    if not 1 <= number <= parts:
+        raise ValueError(f"share must be PART/PARTS, such as 2/4, got {part!r}")
+    if parts > len(photos):
+        raise ValueError(f"share {part}: there are only {len(photos)} images, name fewer parts")
+    return photos[len(photos) * (number - 1) // parts : len(photos) * number // parts]
 
 
 def _files(given: str | Path) -> list[Path]:
