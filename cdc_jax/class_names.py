@@ -1,14 +1,13 @@
 """Class names as a model reads them: which it can't tell apart, and which say nothing to it."""
 
+import functools
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cdc_jax.backbone import Backbone
 
-_BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
 _END_OF_WORD = "</w>"
 
 
@@ -65,10 +64,18 @@ def _is_word(name: str, tokens: Sequence[str]) -> bool:
     return any(map(str.isalpha, name)) and any(map(str.isalpha, "".join(map(_text, tokens))))
 
 
+@functools.cache
+def _bytes() -> dict[str, int]:
+    """Character of a byte-level vocabulary -> its byte."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode  # takes a second
+
+    return {char: byte for byte, char in bytes_to_unicode().items()}
+
+
 def _text(token: str) -> str:
     """What a token says alone; nothing if it is part of a letter."""
     token = token.removesuffix(_END_OF_WORD)
     try:
-        return bytes(_BYTES[char] for char in token).decode()
+        return bytes(_bytes()[char] for char in token).decode()
     except (KeyError, UnicodeDecodeError):
         return token if token.isascii() else ""

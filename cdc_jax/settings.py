@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cdc_jax import methods
+from cdc_jax import config_file, methods
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What the frozen CLIP can be computed in."""
@@ -81,11 +81,15 @@ def check(config: ConfigDict) -> None:
     """Checks the settings that no type bounds.
 
     Raises:
-      ValueError: a seed or dtype that there is not; the message names it and what there is.
+      ValueError: a seed, dtype, method or setting of a method that there is not; the message names
+        it and what there is.
     """
     check_seed(config.seed)
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
+    for name in methods.names(config.methods):
+        row, changes = methods.split(name)
+        config_file.assign(methods.overrides(row), changes)
 
 
 def check_seed(seed: Any) -> None:

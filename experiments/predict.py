@@ -7,7 +7,7 @@ import rich.console
 import rich.progress
 from absl import flags
 
-from cdc_jax import config_file, image_prediction, prediction, writing
+from cdc_jax import adapted_folder, config_file, image_prediction, writing
 from cdc_jax.escaping import visible
 from cdc_jax.tasks import photos
 from cdc_jax.tasks.decode import UnreadableImage
@@ -56,8 +56,11 @@ def main(argv):
 
 
 def _rows(run, named):
-    chosen = photos.gather(named, _ON_ERROR.value)
-    predictor = prediction.load(run, _MODEL.value, _CLASSES.value)
+    chosen, folder = photos.gather(named, _ON_ERROR.value), adapted_folder.find(run)
+    image_prediction.abstention(_ABSTAIN.value)
+    from cdc_jax import prediction  # imports JAX, which takes seconds
+
+    predictor = prediction.load(folder, _MODEL.value, _CLASSES.value)
     stream = predictor.stream(
         chosen,
         top_k=_TOP_K.value,

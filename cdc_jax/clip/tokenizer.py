@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import transformers
 from jaxtyping import Int
 
 from cdc_jax.clip import tokenizer_files
@@ -22,11 +22,11 @@ class Tokenizer:
       eot_id: id of the end-of-text token.
     """
 
-    def __init__(self, hf: transformers.PreTrainedTokenizerBase, context_length: int | None = None):
+    def __init__(self, hf: Any, context_length: int | None = None):
         """Wraps a tokenizer of transformers.
 
         Args:
-          hf: the tokenizer.
+          hf: the tokenizer, a `PreTrainedTokenizerBase`.
           context_length: the most tokens of a text; None takes the tokenizer's model_max_length.
 
         Raises:
@@ -61,6 +61,8 @@ class Tokenizer:
         """
         folder = Path(folder)
         tokenizer_files.check(folder)
+        import transformers  # takes seconds
+
         try:
             hf = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False

@@ -4,11 +4,10 @@ import dataclasses
 import difflib
 from typing import Any
 
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_dict
 
 from cdc_jax import config_file
-from cdc_jax.methods import families, rows
+from cdc_jax.methods import defaults, rows
 from cdc_jax.records import RowRecord
 
 
@@ -38,14 +37,9 @@ class Choice:
         """A key of `families.FAMILIES`."""
         return rows.ROWS[self.row].family
 
-    @property
-    def family(self) -> families.Family:
-        """The module of the row's family."""
-        return families.FAMILIES[self.family_name]
-
     def defaults(self) -> dict[str, Any]:
         """The settings of the family before any row changes them."""
-        return families.family_settings(self.family_name).to_dict()
+        return defaults.of_family(self.family_name).to_dict()
 
     def record(self, changes_images: bool) -> RowRecord:
         """What results say of the row.
@@ -59,7 +53,7 @@ class Choice:
 
 def overrides(row: str) -> ConfigDict:
     """What a user may set of a row: its family's settings with every value left open."""
-    config = families.family_settings(rows.ROWS[row].family)
+    config = defaults.of_family(rows.ROWS[row].family)
     for key in config:
         open_part = config[key]
         if isinstance(open_part, ConfigDict):
@@ -93,25 +87,28 @@ def configure(
         raise ValueError(
             f"unknown profile {profile!r} in the model's config.json: choose one of {rows.PROFILES}"
         )
-    own = families.family_settings(rows.ROWS[row].family)
+    own = defaults.of_family(rows.ROWS[row].family)
     small = rows.ROWS[row].small if profile == "small" else {}
     own.update_from_flattened_dict({**rows.ROWS[row].settings, **small})
     config = own.copy_and_resolve_references()
     given = set()
-    for key, value in flatten_dict(chosen.to_dict() if chosen else {}, sep=".").items():
+    for key, value in config_file.flat(chosen.to_dict() if chosen else {}).items():
         if value is not None:
             config.update_from_flattened_dict({key: value})
             given.add(key)
     config_file.assign(config, changes)
     given |= {change.partition("=")[0] for change in changes}
     if unfamiliar_names:
-        family = families.FAMILIES[rows.ROWS[row].family]
+        # Here, as scripts read rows before anything imports JAX.
+        from cdc_jax.methods.families import FAMILIES
+
+        family = FAMILIES[rows.ROWS[row].family]
         family.suit_unfamiliar_names(own)
         suited = config.copy_and_resolve_references()
         family.suit_unfamiliar_names(suited)
-        wanted = flatten_dict(suited.to_dict(), sep=".").items()
+        wanted = config_file.flat(suited.to_dict()).items()
         config.update_from_flattened_dict({k: v for k, v in wanted if k not in given})
-    default, final = (flatten_dict(c.to_dict(), sep=".") for c in (own, config))
+    default, final = (config_file.flat(c.to_dict()) for c in (own, config))
     differing = {key: value for key, value in final.items() if value != default[key]}
     return Choice(name, row, config.lock(), differing)
 
