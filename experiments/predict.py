@@ -58,8 +58,9 @@ def main(argv):
 def _rows(run, named):
     chosen, folder = photos.gather(named, _ON_ERROR.value), adapted_folder.find(run)
     image_prediction.abstention(_ABSTAIN.value)
-    from cdc_jax import prediction  # imports JAX, which takes seconds
+    from cdc_jax import prediction, programs  # these import JAX, which takes seconds
 
+    programs.keep()
     predictor = prediction.load(folder, _MODEL.value, _CLASSES.value)
     stream = predictor.stream(
         chosen,

@@ -22,8 +22,9 @@ def main(_):
     """Adapts, evaluates, prints."""
     workdir = _WORKDIR.value or "runs"
     sweep.check(_CONFIG.value, workdir)
-    from cdc_jax import devices, report  # these import JAX, which takes seconds
+    from cdc_jax import devices, programs, report  # these import JAX, which takes seconds
 
+    programs.keep()
     devices.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     try:
         cells = sweep.run(_CONFIG.value, workdir)

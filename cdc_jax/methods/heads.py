@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from cdc_jax import evidence
-from cdc_jax.methods import losses
 
 Logits = Float[Array, "*b templates classes"]
 
@@ -188,9 +188,10 @@ class SoftmaxHead:
         """See `Head`."""
         del progress
         logits = self._logits(learned, logits)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         rows = jnp.broadcast_to(labels[..., None], logits.shape[:-1])
-        own = losses.cross_entropy(logits, rows).sum(-1)
-        fused = losses.cross_entropy(SOFTMAX_FUSIONS[self.fusion](logits), labels)
+        own = cross_entropy(logits, rows).sum(-1)
+        fused = cross_entropy(SOFTMAX_FUSIONS[self.fusion](logits), labels)
         return self.template_weight * own + self.fused_weight * fused
 
     def _logits(self, learned: Arrays, logits: Logits) -> Logits:

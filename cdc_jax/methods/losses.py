@@ -9,19 +9,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 # Accelerators' default precision would round cosines to three digits.
 _dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-
-
-def cross_entropy(
-    logits: Float[Array, "*b classes"], labels: Int[Array | np.ndarray, "*b"]
-) -> Float[Array, "*b"]:
-    """−log softmax(logits) at the labels."""
-    import optax  # takes a second, and predictions have no loss
-
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def pairwise(
@@ -69,7 +61,7 @@ def match(
         )
     logits = logit_scale * _dot("mbd,nbd->mbn", image, text[:, labels])
     own = jnp.broadcast_to(jnp.arange(len(text))[:, None], logits.shape[:2])
-    return cross_entropy(logits, own).mean(1).sum()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
 
 
 def negative_correlation(
@@ -114,4 +106,4 @@ def softmax_consistency(
     """
     logits = logit_scale * _dot("mkd,mld->mkl", text, jnp.broadcast_to(anchors, text.shape))
     own = jnp.broadcast_to(jnp.arange(text.shape[1]), logits.shape[:2])
-    return cross_entropy(logits, own).mean(1).sum()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
