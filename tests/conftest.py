@@ -45,6 +45,7 @@ def compilation_cache(tmp_path_factory):
     session = tmp_path_factory.getbasetemp()
     session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
     folder = jax.config.jax_compilation_cache_dir or str(session / "programs")
+    os.environ["XDG_CACHE_HOME"] = str(session / "caches")  # not the user's own
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -17,7 +17,9 @@ import jax
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["cdc_jax.report", "cdc_jax.sweep", "cdc_jax.prediction"])
+_CONTEXT.set_forkserver_preload(
+    ["cdc_jax.report", "cdc_jax.sweep", "cdc_jax.prediction", "cdc_jax.train", "sklearn.metrics"]
+)
 
 
 class Script:

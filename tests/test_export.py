@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cdc_jax import backbone, clip, export, methods
+from cdc_jax import adapted_folder, backbone, clip, export, methods
 
 NAMES = ("großer Hund", "cat")
 TRAINED = {

@@ -10,6 +10,7 @@ import rich.console
 from cdc_jax import image_prediction, writing
 from cdc_jax.image_prediction import ImagePrediction, abstention
 from cdc_jax.methods.heads import Prediction
+from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks.decode import UnreadableImage
 
 ROW = ImagePrediction(

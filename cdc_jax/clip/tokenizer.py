@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from cdc_jax.clip import tokenizer_files
+from cdc_jax.clip import tokenizer_cache, tokenizer_files
 
 
 class Tokenizer:
@@ -61,13 +61,11 @@ class Tokenizer:
         """
         folder = Path(folder)
         tokenizer_files.check(folder)
-        import transformers  # takes seconds
-
+        if kept := tokenizer_cache.read(folder):
+            return cls(kept, context_length)
         try:
-            hf = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            return cls(hf, context_length)
+            hf = tokenizer_cache.load(folder)
+            tokenizer = cls(hf, context_length)
         # Settings that make no tokenizer end in many ways, by no common class of errors.
         except Exception as error:
             told = " ".join((str(error) or type(error).__name__).split())
@@ -75,6 +73,8 @@ class Tokenizer:
                 f"the tokenizer files in {folder} make no tokenizer ({told:.300}): copy them again "
                 "from where the model came"
             ) from error
+        tokenizer_cache.write(folder, hf)
+        return tokenizer
 
     def save(self, folder: str | Path) -> None:
         """Writes the tokenizer files, as transformers does."""
