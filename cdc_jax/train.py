@@ -123,8 +123,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         weights_hash = backbone.weights_hash()
         mesh = devices.make_mesh()
         held.enter_context(jax.set_mesh(mesh))
-        frozen = FrozenFeatures(
-            devices.replicate(backbone, mesh), mesh, config.evaluation_batch_size
+        largest = max(map(len, (task.train, *task.test.values())))
+        frozen = FrozenFeatures(  # one size for all splits, so that one program serves them
+            devices.replicate(backbone, mesh), mesh, min(config.evaluation_batch_size, largest)
         )
         support = Support(jnp.asarray(frozen.of(task.train)[0]), task.train.labels)
         runs = []

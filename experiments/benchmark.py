@@ -11,7 +11,7 @@ from absl import app, flags
 
 from cdc_jax import config_file
 
-PARTS = ("evidence", "text", "step", "pipeline", "lists")
+PARTS = ("evidence", "text", "step", "pipeline", "lists", "startup")
 _ONLY = flags.DEFINE_list("only", list(PARTS), "Parts to run.")
 
 
