@@ -40,11 +40,18 @@ def get_config():
 def compilation_cache(tmp_path_factory):
     """Programs that several tests compile are compiled once, in whatever process they run.
 
-    JAX_COMPILATION_CACHE_DIR keeps them for the next run of the tests as well.
+    The user's folder of caches, or JAX_COMPILATION_CACHE_DIR, keeps them for the next run of the
+    tests as well.
     """
     session = tmp_path_factory.getbasetemp()
     session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
-    folder = jax.config.jax_compilation_cache_dir or str(session / "programs")
+    from cdc_jax import user_caches  # after the hook above
+
+    folder = jax.config.jax_compilation_cache_dir
+    if not folder and (kept := user_caches.folder("test_programs")):
+        folder = str(kept)
+        jax.config.update("jax_compilation_cache_max_size", 2**31)
+    folder = folder or str(session / "programs")
     os.environ["XDG_CACHE_HOME"] = str(session / "caches")  # not the user's own
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

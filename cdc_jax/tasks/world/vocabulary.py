@@ -52,7 +52,7 @@ def write_tokenizer(words: Sequence[str], context_length: int, folder: Path) -> 
     Returns:
       The size of the vocabulary: bytes, bytes that end a word, merges, start and end of text.
     """
-    from transformers.convert_slow_tokenizer import bytes_to_unicode  # takes a second
+    from transformers.convert_slow_tokenizer import bytes_to_unicode  # takes seconds
 
     symbols = list(bytes_to_unicode().values())
     pairs = merges(words)
