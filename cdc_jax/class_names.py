@@ -1,14 +1,14 @@
 """Class names as a model reads them: which it can't tell apart, and which say nothing to it."""
 
+import functools
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from tokenizers import pre_tokenizers
 
 from cdc_jax.backbone import Backbone
 
-_BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
 _END_OF_WORD = "</w>"
 
 
@@ -65,10 +65,25 @@ def _is_word(name: str, tokens: Sequence[str]) -> bool:
     return any(map(str.isalpha, name)) and any(map(str.isalpha, "".join(map(_text, tokens))))
 
 
+@functools.cache
+def characters_of_bytes() -> dict[str, int]:
+    """Character of a byte-level vocabulary -> its byte.
+
+    Bytes that are visible characters stand for themselves; the others have, in order, the
+    characters of the alphabet from 256 on. `transformers` has this table as well, and takes as
+    long to import as JAX.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    others = sorted(set(map(chr, range(256))) - set(alphabet))
+    return {char: ord(char) for char in alphabet if ord(char) < 256} | {
+        char: ord(byte) for char, byte in zip(alphabet[-len(others) :], others, strict=True)
+    }
+
+
 def _text(token: str) -> str:
     """What a token says alone; nothing if it is part of a letter."""
     token = token.removesuffix(_END_OF_WORD)
     try:
-        return bytes(_BYTES[char] for char in token).decode()
+        return bytes(characters_of_bytes()[char] for char in token).decode()
     except (KeyError, UnicodeDecodeError):
         return token if token.isascii() else ""

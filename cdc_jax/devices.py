@@ -15,7 +15,6 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from orbax.checkpoint import multihost
 
 PyTree = Any
 P = ParamSpec("P")
@@ -115,6 +114,8 @@ def first_goes_first() -> Iterator[None]:
     Raises:
       RuntimeError: process 0 needed more than an hour.
     """
+    from orbax.checkpoint import multihost  # takes a second, and predictions need none of it
+
     barrier = functools.partial(
         multihost.get_barrier_sync_fn(),
         key=f"first_goes_first {next(_entered)}",  # a name serves once

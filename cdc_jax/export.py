@@ -20,16 +20,16 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cdc_jax import older_formats, schema, wording
+from cdc_jax.adapted_folder import ARRAYS, DESCRIPTION
 from cdc_jax.backbone import Backbone
 from cdc_jax.clip import weights
 from cdc_jax.devices import first_only
 from cdc_jax.escaping import reason
-from cdc_jax.methods import Learned, Method, families
+from cdc_jax.methods import Learned, Method, defaults
 from cdc_jax.preprocessing import MEAN, STD, Preprocessing
 from cdc_jax.schema import record, text
 
 FORMAT = 2
-DESCRIPTION, ARRAYS = "adapted.json", "learned.safetensors"
 _LARGEST_ARRAYS = 2**36  # bytes
 
 
@@ -125,8 +125,8 @@ def read(folder: Path) -> Adapted:
     if version == 1:
         arrays, description = older_formats.read_adapted(folder, description, _read_arrays)
     schema.check(description, _DESCRIPTION, str(path), _REMEDY)
-    if (known := families.FAMILIES.get(description["family"])) is not None:
-        kind = _like(known.SETTINGS | families.SETTINGS)
+    if description["family"] in defaults.OF_FAMILIES:
+        kind = _like(defaults.of_family(description["family"]).to_dict())
         schema.check(
             {"settings": description["settings"]}, record(settings=kind), str(path), _REMEDY
         )
@@ -144,38 +144,6 @@ def read(folder: Path) -> Adapted:
     except ValueError as error:
         raise ValueError(f"{path}: template {error}; {_REMEDY}") from None
     return Adapted(learned, **fields)
-
-
-def find(run: str | Path) -> Path:
-    """The folder of a run's adapted model.
-
-    Args:
-      run: a method's folder, a run's or a sweep's if it holds one method, or a copy of the folder
-        `adapted` itself.
-
-    Raises:
-      FileNotFoundError: there is none, or there are several; the message names some.
-    """
-    run = Path(run).expanduser()
-    if not run.is_dir():
-        raise FileNotFoundError(f"{run} is no folder: give a run's, such as runs/NAME/cdc")
-    for folder in (run, run / "adapted"):
-        if (folder / DESCRIPTION).is_file():
-            return folder
-    below = (f"{depth}/adapted/{DESCRIPTION}" for depth in ("*", "*/*"))
-    found = sorted(path.parent for pattern in below for path in run.glob(pattern))
-    if not found:
-        raise FileNotFoundError(
-            f"{run} holds no adapted/{DESCRIPTION}: a run writes it when its training "
-            "ends, so let the run end first"
-        )
-    if len(found) > 1:
-        choices = ", ".join(str(folder.parent) for folder in found[:9])
-        raise FileNotFoundError(
-            f"{run} holds {len(found)} adapted models, choose one: {choices}"
-            + (", …" if found[9:] else "")
-        )
-    return found[0]
 
 
 _DESCRIBED = tuple(field.name for field in dataclasses.fields(Adapted) if field.name != "learned")

@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from cdc_jax import user_caches
 from cdc_jax.escaping import visible
 
 GIGABYTES = 4.0
@@ -60,26 +61,12 @@ def check(folder: str, gigabytes: float) -> None:
         raise ValueError(f"cache.folder must be a folder, and {path} is a file: name a folder")
 
 
-def default_folder() -> Path:
-    """The folder that CDC_JAX_CACHE names, or `cdc_jax/features` in the user's folder of caches.
-
-    The latter is that of the XDG specification.
-    """
-    if named := os.environ.get("CDC_JAX_CACHE"):
-        return Path(named).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(caches):
-        caches = os.path.expanduser("~/.cache")
-    if not os.path.isabs(caches):  # the user has no home
-        caches = os.devnull  # a cache that can't be written to, see `EncoderFeatures.write`
-    return Path(caches, "cdc_jax", "features")
-
-
 class FeatureCache:
     """Features of all encoders in a folder.
 
     Args:
-      folder: where the features are, created if need be; "" is `default_folder`.
+      folder: where the features are, created if need be; "" is `features` in the folder of all caches, see
+        `user_caches.path`.
       gigabytes: the most that they take on disk, in 10^9 bytes; 0 reads and writes nothing.
 
     Raises:
@@ -88,7 +75,9 @@ class FeatureCache:
 
     def __init__(self, folder: str | Path = "", gigabytes: float = GIGABYTES):
         check(str(folder), gigabytes)
-        self._folder = Path(folder).expanduser() if str(folder) else default_folder()
+        # A user without a home gets a folder that can't be written to, see `EncoderFeatures.write`.
+        default = user_caches.path("features") or Path(os.devnull, "features")
+        self._folder = Path(folder).expanduser() if str(folder) else default
         self._bound = int(gigabytes * 1e9)
 
     def of(self, encoder: str, width: int) -> "EncoderFeatures | None":

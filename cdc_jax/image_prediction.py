@@ -13,9 +13,8 @@ import rich.box
 import rich.table
 import rich.text
 
-from cdc_jax import metrics, writing
+from cdc_jax import writing
 from cdc_jax.escaping import spreadsheet_cell, visible
-from cdc_jax.methods.heads import Prediction
 from cdc_jax.tasks.decode import UnreadableImage
 
 
@@ -47,48 +46,6 @@ class ImagePrediction(NamedTuple):
 
 Row = ImagePrediction | UnreadableImage
 """An image that can't be read is a row as well, if that is asked for."""
-
-
-def of_image(
-    name: str,
-    prediction: Prediction,
-    i: int,
-    class_names: Sequence[str],
-    top_k: int,
-    abstains: Callable[[ImagePrediction], bool] = lambda row: False,
-) -> ImagePrediction:
-    """The prediction of one image, with names.
-
-    Args:
-      name: of the image.
-      prediction: of several images, as NumPy arrays.
-      i: which of them.
-      class_names: the classes that were told apart.
-      top_k: how many of the most probable ones to name.
-      abstains: see `abstention`.
-    """
-    probability = prediction.probability[i]
-    best = metrics.ranked(probability, int(prediction.predicted[i]))[:top_k]
-    vacuity = prediction.log_vacuity
-    row = ImagePrediction(
-        image=name,
-        predicted=class_names[best[0]],
-        probability=tuple((class_names[k], float(probability[k])) for k in best),
-        uncertainty=float(prediction.uncertainty[i]),
-        vacuity=None if vacuity is None else math.exp(vacuity[i]),
-        conflict=float(prediction.conflict[i]),
-        templates=tuple(
-            (class_names[int(k)], float(p), float(u))
-            for k, p, u in zip(
-                prediction.template_predicted[i],
-                prediction.template_confidence[i],
-                prediction.template_uncertainty[i],
-                strict=True,
-            )
-        ),
-        abstained=False,
-    )
-    return row._replace(abstained=abstains(row))
 
 
 def abstention(rule: str, has_opinions: bool = True) -> Callable[[ImagePrediction], bool]:

@@ -4,9 +4,7 @@ import signal
 import threading
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 EXIT_CODE = 75
 """Of a run that was stopped and saved: the same command goes on with it. sysexits.h's EX_TEMPFAIL,
@@ -46,6 +44,10 @@ class Notice:
           meeting: whether all processes ask at this place, so that they can confer; where they do
             not, only a process that is alone stops.
         """
+        # Scripts import this module before they check their arguments; JAX takes seconds.
+        import jax
+        from jax.experimental import multihost_utils
+
         if jax.process_count() == 1:
             return self._came
         return meeting and bool(multihost_utils.process_allgather(np.array([self._came])).any())

@@ -9,8 +9,6 @@ certain, and `correct` whether the prediction was right.
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy.stats
-import sklearn.metrics
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -184,6 +182,8 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> floa
     """
     p, y = _probabilities_and_labels(probabilities, labels)
     p = p / p.sum(axis=1, keepdims=True)
+    import sklearn.metrics  # takes seconds, as scipy.stats does: where they are used only
+
     return float(sklearn.metrics.log_loss(y, p, labels=np.arange(p.shape[1])))
 
 
@@ -256,6 +256,8 @@ def auroc(uncertainty: ArrayLike, positive: ArrayLike) -> float:
         raise ValueError("uncertainty has NaN or infinite values; rank vacuity by its logarithm")
     if target.all() or not target.any():
         return float("nan")
+    import sklearn.metrics
+
     return float(sklearn.metrics.roc_auc_score(target, score))
 
 
@@ -369,6 +371,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     x, n = x.astype(np.float64), len(x)
     if n == 1:
         return Interval(float(x[0]), float("nan"), float("nan"), 1)
+    import scipy.stats
+
     half = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * scipy.stats.sem(x)
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), n)
 

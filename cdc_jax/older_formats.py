@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from cdc_jax import schema
 from cdc_jax.escaping import reason
-from cdc_jax.methods import choice, families, rows
+from cdc_jax.methods import choice, defaults, rows
 from cdc_jax.records import FORMAT, INTERVENTION, SKIPPED, SplitRecord
 from cdc_jax.schema import integer, number, optional, record, text
 from cdc_jax.tasks.describe import describe
@@ -187,7 +187,7 @@ def read_adapted(
         arrays[f"trained.{part}{'.' if rest else ''}{rest}"] = array
     method = description["method"]
     family = "linear_probe" if method["prompts"]["modality"] == "probe" else "prompt_tuning"
-    settings = families.family_settings(family)
+    settings = defaults.of_family(family)
     try:
         for part, values in upgrade_settings(method).items():
             settings[part].update(ConfigDict(values))

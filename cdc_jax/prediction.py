@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdc_jax import adapted_folder, devices, export, methods, schema
 from cdc_jax import backbone as backbone_lib
-from cdc_jax import devices, export, methods, schema
 from cdc_jax.backbone import Backbone
 from cdc_jax.class_names import require_distinct, warn_of_unsaid
 from cdc_jax.escaping import reason
 from cdc_jax.feature_cache import FeatureCache
-from cdc_jax.image_prediction import ImagePrediction, abstention, of_image
+from cdc_jax.image_prediction import ImagePrediction, abstention
 from cdc_jax.inference import FrozenFeatures, Inference, encoder
 from cdc_jax.methods import Learned, Method
+from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks.decode import UnreadableImage
 from cdc_jax.tasks.photos import ImageLike, Photo, PhotoImages, gather
 
@@ -71,7 +72,7 @@ def load(
     """Rebuilds the adapted model of a run.
 
     Args:
-      run: see `export.find`.
+      run: see `adapted_folder.find`.
       model: where the base is now; None is where the run found it. Its weights must be the same.
       class_names: classes to tell apart, at least two; None takes those that were trained on.
 
@@ -81,7 +82,7 @@ def load(
         an empty one, or two that the base can't tell apart; names that differ from the run's,
         where that learned something for each class.
     """
-    folder = export.find(run)
+    folder = adapted_folder.find(run)
     adapted = export.read(folder)
     names = tuple(adapted.class_names) if class_names is None else _checked(class_names)
     base = adapted.base

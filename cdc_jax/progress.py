@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-import jax
 import rich.console
 import rich.progress
 
@@ -47,6 +46,8 @@ class Progress:
     def __init__(self, task: str, total: int, done: int = 0, show: bool = True):
         self._task, self._total, self._done, self._before = visible(task), total, done, done
         self._started = self._told = time.monotonic()
+        import jax  # takes seconds, and a missing folder is to be told sooner
+
         self._show = show and jax.process_index() == 0
         console = rich.console.Console()
         self._bar = rich.progress.Progress(

@@ -37,12 +37,13 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from cdc_jax import image_prediction, older_formats, records, schema, writing
+from cdc_jax import older_formats, records, schema, writing
 from cdc_jax import settings as settings_lib
 from cdc_jax.devices import first_only
 from cdc_jax.escaping import visible
 from cdc_jax.evaluate import Scores
 from cdc_jax.folder_names import folder_name
+from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks import Examples
 
 Folder: TypeAlias = epath.Path | Path
@@ -431,7 +432,7 @@ def write_gallery(
                 file = f"gallery/{folder_name(split)}-{end.split()[0]}-{rank}.png"
                 with (folder / file).open("wb") as png:
                     Image.fromarray(test[split].images[i : i + 1][0]).save(png, "PNG")
-                row = image_prediction.of_image(file, prediction, int(i), names, top_k=3)
+                row = of_image(file, prediction, int(i), names, top_k=3)
                 entries.append(
                     {"split": split, "end": end, "file": file, "label": names[one.labels[i]]}
                     | {key: getattr(row, key) for key in _SHOWN}

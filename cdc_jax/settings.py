@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cdc_jax import feature_cache, methods
+from cdc_jax import config_file, feature_cache, methods
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What the frozen CLIP can be computed in."""
@@ -87,13 +87,16 @@ def check(config: ConfigDict) -> None:
     """Checks the settings that no type bounds.
 
     Raises:
-      ValueError: a seed, a dtype or a cache that there is not; the message names it and what there
-        is.
+      ValueError: a seed, dtype, cache, method or setting of a method that there is not; the message
+        names it and what there is.
     """
     check_seed(config.seed)
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
     feature_cache.check(config.cache.folder, config.cache.gigabytes)
+    for name in methods.names(config.methods):
+        row, changes = methods.split(name)
+        config_file.assign(methods.overrides(row), changes)
 
 
 def check_seed(seed: Any) -> None:

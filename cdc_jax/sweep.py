@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import config_file, devices, run_folder, settings, tasks, train
+from cdc_jax import config_file, settings, tasks
 from cdc_jax.escaping import visible
 from cdc_jax.folder_names import folder_name
 from cdc_jax.interruption import Interrupted, Notice
@@ -37,8 +37,8 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
       Name of the cell, such as `world-aligned-rho0.9-16shot-seed1`, -> its configuration.
 
     Raises:
-      ValueError: an entry of a list is not of its key's type, or is there twice; targets that a
-        cell can't have, see `tasks.targets`; or a value that there is not, see `settings.check`.
+      ValueError: an entry of a list is not of its key's type, or is there twice; or what
+        `settings.check` and `tasks.check` refuse.
     """
     values = [config.sweep[axis].split(",") if config.sweep[axis] else [] for axis in _AXES]
     made: dict[str, ConfigDict] = {}
@@ -49,12 +49,35 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
         pairs = zip(_AXES.values(), chosen, strict=True)
         config_file.assign(cell, [f"{key}={text}" for key, text in pairs if text is not None])
         settings.check(cell)
+        tasks.check(cell)
         name = _name(cell)
         # Only the world has kinds and correlations: other datasets are the same cell for all.
         if cell.dataset == "world" and name in made:
             raise ValueError(f"the sweep has the cell {name} twice")
         made[name] = cell.lock()
     return made
+
+
+def check(config: ConfigDict, workdir: Path | str) -> dict[str, ConfigDict]:
+    """Finds what is wrong with a sweep in less time than JAX needs to be imported.
+
+    Args:
+      config: see `cells`.
+      workdir: of `run`.
+
+    Returns:
+      `cells(config)`.
+
+    Raises:
+      ValueError: see `cells`.
+      ValueError, FileNotFoundError: a cell was never begun and has no data, see
+        `tasks.require_root`.
+    """
+    root, found = epath.Path(workdir).expanduser(), cells(config)
+    for name, cell in found.items():
+        if not (root / name).exists():  # a run that is complete needs its data no more
+            tasks.require_root(cell)
+    return found
 
 
 def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
@@ -74,8 +97,9 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
       Interrupted: SIGTERM came, and all is saved.
       SweepError: cells failed; `error.txt` in their folders says why.
     """
-    root = epath.Path(workdir).expanduser()
-    todo = cells(config)
+    root, todo = epath.Path(workdir).expanduser(), check(config, workdir)
+    from cdc_jax import devices, run_folder, train
+
     if len(todo) == 1:
         ((name, cell),) = todo.items()
         results = {name: train.train_and_evaluate(cell, root / name)}

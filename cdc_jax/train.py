@@ -125,11 +125,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         weights_hash = backbone.weights_hash()
         mesh = devices.make_mesh()
         held.enter_context(jax.set_mesh(mesh))
+        largest = max(map(len, (task.train, *task.test.values())))
         cache = FeatureCache(config.cache.folder, config.cache.gigabytes)
         frozen = FrozenFeatures(
             devices.replicate(backbone, mesh),
             mesh,
-            config.evaluation_batch_size,
+            min(config.evaluation_batch_size, largest),  # one size, so that one program serves all
             cache.of(*encoder(backbone)),
         )
         support = Support(jnp.asarray(frozen.of(task.train)[0]), task.train.labels)

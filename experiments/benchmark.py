@@ -15,7 +15,7 @@ from absl import app, flags
 
 from cdc_jax import config_file
 
-PARTS = ("evidence", "text", "step", "cached", "pipeline", "cache", "lists")
+PARTS = ("evidence", "text", "step", "cached", "pipeline", "cache", "lists", "startup")
 ON_REQUEST = ("pytorch", "accelerator")
 _ONLY = flags.DEFINE_list("only", list(PARTS), "Parts to run.")
 # Of the accelerator part.

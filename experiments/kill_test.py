@@ -53,7 +53,7 @@ def start(workdir: Path, config: str, cache: Path) -> subprocess.Popen:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "CDC_JAX_CACHE": str(workdir / FEATURES),
+        "CDC_JAX_CACHE": str(workdir),
     }
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)

@@ -7,7 +7,7 @@ import rich.console
 import rich.progress
 from absl import flags
 
-from cdc_jax import config_file, feature_cache, image_prediction, prediction, writing
+from cdc_jax import adapted_folder, config_file, feature_cache, image_prediction, writing
 from cdc_jax.escaping import visible
 from cdc_jax.tasks import photos
 from cdc_jax.tasks.decode import UnreadableImage
@@ -68,7 +68,12 @@ def main(argv):
 def _rows(run, named):
     cache = feature_cache.FeatureCache(_CACHE_FOLDER.value, _CACHE_GIGABYTES.value)
     chosen = photos.share(photos.gather(named, _ON_ERROR.value), _SHARE.value)
-    predictor = prediction.load(run, _MODEL.value, _CLASSES.value)
+    folder = adapted_folder.find(run)
+    image_prediction.abstention(_ABSTAIN.value)
+    from cdc_jax import prediction, programs  # these import JAX, which takes seconds
+
+    programs.keep()
+    predictor = prediction.load(folder, _MODEL.value, _CLASSES.value)
     stream = predictor.stream(
         chosen,
         top_k=_TOP_K.value,

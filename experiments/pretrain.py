@@ -7,7 +7,7 @@ import json
 
 from absl import flags
 
-from cdc_jax import config_file, pretrain
+from cdc_jax import config_file, pretrain, programs
 from cdc_jax.escaping import visible
 
 _CONFIG = config_file.define(__file__, default="pretrain.py")
@@ -16,6 +16,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/pretrain", "Where checkpoints an
 
 def main(_):
     """Runs the recipe and prints what the CLIP knows."""
+    programs.keep()
     print(json.dumps(pretrain.pretrain(_CONFIG.value, _WORKDIR.value)))
     print(visible(f"CLIP in Hugging Face's format: {_WORKDIR.value}/clip"))
 

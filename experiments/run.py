@@ -8,7 +8,7 @@ is run. Exit codes: 0 all is complete, 1 something failed, 75 stopped by SIGTERM
 
 from absl import flags
 
-from cdc_jax import config_file, devices, report, sweep
+from cdc_jax import config_file, sweep
 from cdc_jax.escaping import visible
 
 _CONFIG = config_file.define(__file__, default="fewshot.py")
@@ -20,8 +20,12 @@ _PROCESS = flags.DEFINE_integer("process", None, "Number of this one, from 0; or
 
 def main(_):
     """Adapts, evaluates, prints."""
-    devices.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = _WORKDIR.value or "runs"
+    sweep.check(_CONFIG.value, workdir)
+    from cdc_jax import devices, programs, report  # these import JAX, which takes seconds
+
+    programs.keep()
+    devices.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     try:
         cells = sweep.run(_CONFIG.value, workdir)
     except sweep.SweepError as error:

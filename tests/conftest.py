@@ -1,7 +1,6 @@
 """Settings of all tests."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import fsspec.implementations.memory
@@ -37,25 +36,24 @@ def get_config():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
+def compilation_cache(pytestconfig):
     """Programs that several tests compile are compiled once, in whatever process they run.
 
-    JAX_COMPILATION_CACHE_DIR keeps them for the next run of the tests as well.
+    Pytest's own cache, or JAX_COMPILATION_CACHE_DIR, keeps them for the next run of the tests.
     """
-    session = tmp_path_factory.getbasetemp()
-    session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
-    folder = jax.config.jax_compilation_cache_dir or str(session / "programs")
+    folder = jax.config.jax_compilation_cache_dir or str(pytestconfig.cache.mkdir("programs"))
     jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_max_size", 2**31)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def feature_cache(tmp_path_factory):
-    """Features go there in whatever process, and never into the user's home."""
-    folder = tmp_path_factory.mktemp("features")
+    """Where image features and tokenizers are kept, in whatever process: never the user's home."""
+    folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CDC_JAX_CACHE", str(folder))
-        yield folder
+        yield folder / "features"
 
 
 @pytest.fixture

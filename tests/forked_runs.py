@@ -17,7 +17,11 @@ import jax
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["cdc_jax.report", "cdc_jax.sweep", "cdc_jax.prediction"])
+_PRELOADED = (
+    "cdc_jax.train", "cdc_jax.sweep", "cdc_jax.prediction", "cdc_jax.report.files",
+    "cdc_jax.report.console", "sklearn.metrics", "scipy.stats",
+)  # fmt: skip
+_CONTEXT.set_forkserver_preload(list(_PRELOADED))
 
 
 class Script:
@@ -28,18 +32,23 @@ class Script:
       arguments: that follow its name.
       folder: to run in.
       programs: folder of compiled programs; the tests' own otherwise.
+      stdout: a pipe to print to; otherwise `communicate` returns what it printed.
       environment: variables to set.
     """
 
-    def __init__(self, path, *arguments, folder=".", programs=None, **environment):
+    def __init__(self, path, *arguments, folder=".", programs=None, stdout=None, **environment):
         self._printed = tempfile.TemporaryDirectory()
+        files = [Path(self._printed.name, name) for name in ("stdout", "stderr")]
+        for file in files:
+            file.touch()
+        files = [str(stdout or files[0]), str(files[1])]
         options = {
             "jax_platforms": "cpu",
             "jax_compilation_cache_dir": str(programs or jax.config.jax_compilation_cache_dir),
             "jax_persistent_cache_min_compile_time_secs": 0.0 if programs else 0.2,
         }
         command = [str(path), *map(str, arguments)]
-        call = (command, str(folder), self._printed.name, options, environment)
+        call = (command, str(folder), files, options, environment)
         self._process = _CONTEXT.Process(target=_run, args=call)
         self._process.start()
 
@@ -61,11 +70,15 @@ class Script:
             return tuple((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
 
 
-def _run(command, folder, printed, options, environment):
+def _run(command, folder, files, options, environment):
     """Runs a script in this process as Python would, and ends as it would."""
-    for number, name in enumerate(("stdout", "stderr"), 1):
-        file = os.open(os.path.join(printed, name), os.O_WRONLY | os.O_CREAT)
+    if encoding := environment.get("PYTHONIOENCODING"):
+        sys.stdout.reconfigure(encoding=encoding)
+        sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")
+    for number, name in enumerate(files, 1):
+        file = os.open(name, os.O_WRONLY)
         os.dup2(file, number)
+        os.close(file)
     os.environ.update(environment)
     os.chdir(folder)
     for name, value in options.items():

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 
 from cdc_jax import methods, metrics
-from cdc_jax.methods import prompt_tuning
+from cdc_jax.methods import defaults
 from cdc_jax.records import Results, SplitRecord
 from cdc_jax.tasks.describe import describe
 from cdc_jax.tasks.world.kinds import DOMAINS
@@ -139,8 +139,8 @@ def settings_of_format_1(choice):
     settings = choice.config.to_dict()
     if choice.family_name != "linear_probe":
         return settings
-    prompts = prompt_tuning.SETTINGS["prompts"] | {"modality": "probe"}
-    return settings | prompt_tuning.SETTINGS | {"prompts": prompts}
+    prompts = defaults.PROMPT_TUNING["prompts"] | {"modality": "probe"}
+    return settings | defaults.PROMPT_TUNING | {"prompts": prompts}
 
 
 def predictions(rng, skill, images, classes, templates):

@@ -62,6 +62,10 @@ def test_names_that_say_nothing_are_told_once(backbone, names, unsaid):
     assert all(ascii(name) in str(warning.message) for name in unsaid)
 
 
+def test_characters_of_bytes_are_those_of_transformers():
+    assert {byte: c for c, byte in class_names.characters_of_bytes().items()} == bytes_to_unicode()
+
+
 def test_letters_that_a_vocabulary_has_whole_are_words():
     """OpenAI's vocabulary has merged bytes to some letters beyond ASCII."""
     alphabet = bytes_to_unicode()

@@ -7,7 +7,7 @@ import pytest
 import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from cdc_jax.clip import Tokenizer
+from cdc_jax.clip import Tokenizer, tokenizer_cache
 
 MERGES = ["d o", "do g</w>", "p h", "ph o", "pho t", "phot o</w>", "o f</w>", "c a", "ca t</w>"]
 BYTES = list(bytes_to_unicode().values())
@@ -70,6 +70,40 @@ def test_equals_transformers(tokenizer, hf):
     np.testing.assert_array_equal(tokenizer(TEXTS, length=77), full)
     for text in TEXTS:
         assert tokenizer.words(text) == hf(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_kept_tokenizer_equals_transformers(tmp_path, monkeypatch, tokenizer, hf):
+    monkeypatch.setenv("CDC_JAX_CACHE", str(tmp_path / "caches"))
+    folder = tmp_path / "model"
+    tokenizer.save(folder)
+    Tokenizer.from_pretrained(folder)
+    (kept,) = (tmp_path / "caches/cdc_jax/tokenizers").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer_cache, "load", None)  # transformers is not asked
+        again = Tokenizer.from_pretrained(folder)
+    np.testing.assert_array_equal(again(TEXTS), hf(TEXTS, padding=True)["input_ids"])
+    assert again.vocabulary() == tokenizer.vocabulary()
+    assert (again.start_id, again.eot_id, again.context_length) == (START, END, 77)
+    again.save(tmp_path / "saved")
+    for path in folder.iterdir():
+        assert (tmp_path / "saved" / path.name).read_bytes() == path.read_bytes()
+    content = kept.read_bytes()
+    for damaged in (b"", content[:-1], content[:40] + b"x" + content[41:]):
+        kept.write_bytes(damaged)
+        assert tokenizer_cache.read(folder) is None
+        np.testing.assert_array_equal(Tokenizer.from_pretrained(folder)(TEXTS), again(TEXTS))
+        assert kept.read_bytes() == content
+    with (folder / "tokenizer_config.json").open("a") as changed:
+        changed.write("\n")  # another file, another tokenizer
+    assert tokenizer_cache.read(folder) is None
+
+
+def test_without_a_folder_of_caches_transformers_makes_tokenizers(tmp_path, monkeypatch, tokenizer):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CDC_JAX_CACHE", str(tmp_path / "file"))
+    tokenizer.save(tmp_path / "model")
+    found = Tokenizer.from_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(found(TEXTS), tokenizer(TEXTS))
 
 
 def test_names_continue_a_prompt(tokenizer, hf):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cdc_jax import backbone, clip, export, methods
+from cdc_jax import adapted_folder, backbone, clip, export, methods
 
 NAMES = ("großer Hund", "cat")
 TRAINED = {
@@ -184,18 +184,18 @@ def test_find_takes_a_method_a_run_or_the_folder_itself(described, tmp_path):
     cell = tmp_path / "cell"
     export.write(cell / "cdc/adapted", described)
     for run in ("..", ".", "cdc", "cdc/adapted"):
-        assert export.find(cell / run).samefile(cell / "cdc/adapted")
+        assert adapted_folder.find(cell / run).samefile(cell / "cdc/adapted")
     export.write(cell / "coop/adapted", described)
     for run in (cell, str(tmp_path)):
         with pytest.raises(FileNotFoundError, match="2 adapted .*, choose one: .*/cdc, .*/coop"):
-            export.find(run)
+            adapted_folder.find(run)
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         FileNotFoundError, match="empty holds no adapted/adapted.json: a run writes"
     ):
-        export.find(tmp_path / "empty")
+        adapted_folder.find(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="nowhere is no folder: give a run's"):
-        export.find(tmp_path / "nowhere")
+        adapted_folder.find(tmp_path / "nowhere")
 
 
 # ---- Format 1: what release 0.1.0 wrote, digests and all

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdc_jax import feature_cache
+from cdc_jax import user_caches
 from cdc_jax.feature_cache import FeatureCache
 
 WIDTH = 6
@@ -271,13 +271,13 @@ def test_the_default_folder(monkeypatch):
     monkeypatch.delenv("CDC_JAX_CACHE")
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert str(feature_cache.default_folder()) == "/home/someone/.cache/cdc_jax/features"
+    assert str(user_caches.path("features")) == "/home/someone/.cache/cdc_jax/features"
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
-    assert str(feature_cache.default_folder()) == "/scratch/cdc_jax/features"
+    assert str(user_caches.path("features")) == "/scratch/cdc_jax/features"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the specification ignores
-    assert str(feature_cache.default_folder()) == "/home/someone/.cache/cdc_jax/features"
+    assert str(user_caches.path("features")) == "/home/someone/.cache/cdc_jax/features"
     monkeypatch.setenv("CDC_JAX_CACHE", "~/mine")
-    assert str(feature_cache.default_folder()) == "/home/someone/mine"
+    assert str(user_caches.path("features")) == "/home/someone/mine/features"
 
 
 @pytest.mark.parametrize(

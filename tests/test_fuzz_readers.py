@@ -21,7 +21,7 @@ from references import clip_reference as reference
 from cdc_jax import clip, export, methods, run_folder
 from cdc_jax.clip import hub, pretrained
 from cdc_jax.clip.tokenizer import Tokenizer
-from cdc_jax.methods import families
+from cdc_jax.methods import defaults
 from cdc_jax.records import Results, RowRecord, SplitRecord, TaskRecord
 
 _EXAMPLES = int(os.environ.get("CDC_FUZZ_EXAMPLES", "50"))
@@ -364,7 +364,7 @@ def test_results(tmp_path_factory, content):
 CONFIG_1 = {
     "dataset": "world", "shots": 16, "seed": 2, "model": "world", "dtype": "float32",
     "world": {"kind": "task_misaligned", "rho": 0.9}, "data": {"root": "", "split": ""},
-    "method": families.family_settings("prompt_tuning").to_dict(),
+    "method": defaults.of_family("prompt_tuning").to_dict(),
 }  # fmt: skip
 RESULTS_1 = {
     "method": "cdc@views=flip", "splits": {"base_iid": {"images": 4, "accuracy": 75.0}},

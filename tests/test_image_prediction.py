@@ -10,6 +10,7 @@ import rich.console
 from cdc_jax import image_prediction, writing
 from cdc_jax.image_prediction import ImagePrediction, abstention
 from cdc_jax.methods.heads import Prediction
+from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks.decode import UnreadableImage
 
 ROW = ImagePrediction(
@@ -39,7 +40,7 @@ NAMES = ("ant", "bee", "cat")
 
 
 def test_the_prediction_of_one_image_of_several_gets_its_names():
-    row = image_prediction.of_image("b.jpg", PREDICTION, 1, NAMES, 2)
+    row = of_image("b.jpg", PREDICTION, 1, NAMES, 2)
     assert row._replace(vacuity=None) == ImagePrediction(
         image="b.jpg",
         predicted="ant",
@@ -55,21 +56,21 @@ def test_the_prediction_of_one_image_of_several_gets_its_names():
 
 def test_the_class_that_is_predicted_comes_first_where_probabilities_are_equal():
     alike = PREDICTION._replace(probability=np.full((2, 3), 1 / 3, np.float32))
-    row = image_prediction.of_image("a.jpg", alike, 0, NAMES, top_k=3)
+    row = of_image("a.jpg", alike, 0, NAMES, top_k=3)
     assert [name for name, _ in row.probability] == ["bee", "ant", "cat"]
     assert row.predicted == "bee"
 
 
 def test_a_head_without_opinions_has_no_vacuity():
     without = PREDICTION._replace(log_vacuity=None)
-    assert image_prediction.of_image("a.jpg", without, 0, NAMES, top_k=1).vacuity is None
+    assert of_image("a.jpg", without, 0, NAMES, top_k=1).vacuity is None
 
 
 def test_an_image_is_left_undecided_by_the_rule_that_is_given():
     rule = abstention("probability:0.6")
-    assert image_prediction.of_image("a.jpg", PREDICTION, 0, NAMES, 1, rule).abstained
+    assert of_image("a.jpg", PREDICTION, 0, NAMES, 1, rule).abstained
     rule = abstention("probability:0.4")
-    assert not image_prediction.of_image("a.jpg", PREDICTION, 0, NAMES, 1, rule).abstained
+    assert not of_image("a.jpg", PREDICTION, 0, NAMES, 1, rule).abstained
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from scipy.special import softmax
 
 import cdc_jax
 from cdc_jax import backbone, clip, devices, export, inference, methods, tasks, train, views
-from cdc_jax.methods import families, rows
+from cdc_jax.methods import defaults, families, rows
 from cdc_jax.methods.heads import SoftmaxHead
 from cdc_jax.tasks.batches import TrainingBatches
 
@@ -88,7 +88,6 @@ def build(config, backbone, class_names, template):
 
 
 FAMILY = types.SimpleNamespace(
-    SETTINGS=SETTINGS,
     settle=lambda config, backbone, class_names, template, support: config,
     build=build,
     changes_images=lambda config: True,
@@ -106,6 +105,7 @@ ROW = methods.Row(
 def registered():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(families.FAMILIES, "everything", FAMILY)
+        patch.setitem(defaults.OF_FAMILIES, "everything", SETTINGS)
         patch.setitem(rows.ROWS, "everything", ROW)
         yield
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from cdc_jax import interruption, sweep
+from cdc_jax import interruption, sweep, train
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def quick(get_config, monkeypatch):
             raise FloatingPointError("the loss is nan")
         return {"zero_shot": {"shots": cell.shots, "seed": cell.seed}}
 
-    monkeypatch.setattr(sweep.train, "train_and_evaluate", train_and_evaluate)
+    monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
     return config, calls, failing
 
 
@@ -64,7 +64,7 @@ def test_a_signal_at_the_end_of_a_cell_ends_the_sweep(quick, tmp_path, monkeypat
             signal.raise_signal(signal.SIGTERM)  # when it no longer asks
         return calls.append(folder.name)
 
-    monkeypatch.setattr(sweep.train, "train_and_evaluate", complete)
+    monkeypatch.setattr(train, "train_and_evaluate", complete)
     with pytest.raises(interruption.Interrupted, match="stopped before .*-1shot-seed6"):
         sweep.run(config, tmp_path)
     assert calls == ["world-aligned-rho0.9-1shot-seed5"]

@@ -112,7 +112,7 @@ class ClipBackbone:
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Array, "texts embed"]:
         """See `Backbone`."""
-        return self.clip.encode_text(jnp.asarray(self.tokenizer(texts)))
+        return self.clip.encode_text(self.tokenizer(texts))
 
     @partial(jax.jit, static_argnames=("at", "memory"))
     def encode_prompted(

@@ -46,7 +46,8 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Toke
     files = hub.weights_files(folder)
     where = f"the weights of {files[0] if len(files) == 1 else folder}"
     read = weights.from_hf(weights.read(files), shapes, dtype, where)
-    arrays = {path: jnp.asarray(value) for path, value in read.items()}
+    # By one transfer: jnp.asarray compiles a program for each shape.
+    arrays = jax.device_put(read)
     nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
     return nnx.merge(graph, state), tokenizer
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import transformers
 from jaxtyping import Int
 
-from cdc_jax.clip import tokenizer_files
+from cdc_jax.clip import tokenizer_cache, tokenizer_files
 from cdc_jax.escaping import reason
 
 
@@ -23,11 +23,11 @@ class Tokenizer:
       eot_id: id of the end-of-text token.
     """
 
-    def __init__(self, hf: transformers.PreTrainedTokenizerBase, context_length: int | None = None):
+    def __init__(self, hf: Any, context_length: int | None = None):
         """Wraps a tokenizer of transformers.
 
         Args:
-          hf: the tokenizer.
+          hf: the tokenizer, a `PreTrainedTokenizerBase`.
           context_length: the most tokens of a text; None takes the tokenizer's model_max_length.
 
         Raises:
@@ -62,17 +62,19 @@ class Tokenizer:
         """
         folder = Path(folder)
         tokenizer_files.check(folder)
+        if kept := tokenizer_cache.read(folder):
+            return cls(kept, context_length)
         try:
-            hf = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            return cls(hf, context_length)
+            hf = tokenizer_cache.load(folder)
+            tokenizer = cls(hf, context_length)
         # Settings that make no tokenizer end in many ways, by no common class of errors.
         except Exception as error:
             raise ValueError(
                 f"the tokenizer files in {folder} make no tokenizer ({reason(error)}): copy them "
                 "again from where the model came"
             ) from error
+        tokenizer_cache.write(folder, hf)
+        return tokenizer
 
     def save(self, folder: str | Path) -> None:
         """Writes the tokenizer files, as transformers does."""

@@ -4,11 +4,9 @@ import dataclasses
 import difflib
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-
 from cdc_jax import config_file
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import families, rows
+from cdc_jax.methods import defaults, rows
 from cdc_jax.records import RowRecord
 
 
@@ -38,14 +36,9 @@ class Choice:
         """A key of `families.FAMILIES`."""
         return rows.ROWS[self.row].family
 
-    @property
-    def family(self) -> families.Family:
-        """The module of the row's family."""
-        return families.FAMILIES[self.family_name]
-
     def defaults(self) -> dict[str, Any]:
         """The settings of the family before any row changes them."""
-        return families.family_settings(self.family_name).to_dict()
+        return defaults.of_family(self.family_name).to_dict()
 
     def record(self, changes_images: bool) -> RowRecord:
         """What results say of the row.
@@ -62,7 +55,7 @@ def overrides(row: str) -> ConfigDict:
     import ml_collections
     from ml_collections import config_dict
 
-    config: Any = families.family_settings(rows.ROWS[row].family)
+    config: Any = defaults.of_family(rows.ROWS[row].family)
     for key in config:
         open_part = config[key]
         if isinstance(open_part, ml_collections.ConfigDict):
@@ -97,35 +90,40 @@ def configure(
         raise ValueError(
             f"unknown profile {profile!r} in the model's config.json: choose one of {rows.PROFILES}"
         )
-    own = families.family_settings(rows.ROWS[row].family)
+    own = defaults.of_family(rows.ROWS[row].family)
     small = rows.ROWS[row].small if profile == "small" else {}
     own.update_from_flattened_dict({**rows.ROWS[row].settings, **small})
     config = own.copy_and_resolve_references()
     given = set()
-    for key, value in flatten_dict(chosen.to_dict() if chosen else {}, sep=".").items():
+    for key, value in config_file.flat(chosen.to_dict() if chosen else {}).items():
         if value is not None:
             config.update_from_flattened_dict({key: value})
             given.add(key)
     config_file.assign(config, changes)
     given |= {change.partition("=")[0] for change in changes}
     if unfamiliar_names:
-        family = families.FAMILIES[rows.ROWS[row].family]
+        # Here, as scripts read rows before anything imports JAX.
+        from cdc_jax.methods.families import FAMILIES
+
+        family = FAMILIES[rows.ROWS[row].family]
         family.suit_unfamiliar_names(own)
         suited = config.copy_and_resolve_references()
         family.suit_unfamiliar_names(suited)
-        wanted = flatten_dict(suited.to_dict(), sep=".").items()
+        wanted = config_file.flat(suited.to_dict()).items()
         config.update_from_flattened_dict({k: v for k, v in wanted if k not in given})
-    _check_cached_views(name, families.FAMILIES[rows.ROWS[row].family], config)
-    default, final = (flatten_dict(c.to_dict(), sep=".") for c in (own, config))
+    _check_cached_views(name, rows.ROWS[row].family, config)
+    default, final = (config_file.flat(c.to_dict()) for c in (own, config))
     differing = {key: value for key, value in final.items() if value != default[key]}
     return Choice(name, row, config.lock(), differing)
 
 
-def _check_cached_views(name: str, family: families.Family, config: ConfigDict) -> None:
+def _check_cached_views(name: str, family: str, config: ConfigDict) -> None:
+    from cdc_jax.methods.families import FAMILIES  # imports JAX, see `configure`
+
     views = config.cached_views
     if views < 0:
         raise ValueError(f"{name}: cached_views must be at least 0 (fresh views), got {views}")
-    if views and family.changes_images(config):
+    if views and FAMILIES[family].changes_images(config):
         raise ValueError(
             f"{name}: cached_views={views} keeps the image features of views, but this method "
             "changes image features in every step: set cached_views=0, or choose a method that "

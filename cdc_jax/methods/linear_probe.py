@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,6 @@ from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads
 from cdc_jax.methods.method import Learned, Method, Support, support_logits
 from cdc_jax.wording import Template, require_template, single
-
-SETTINGS: dict[str, Any] = {}
-"""Settings of this family beside those that all methods have, see `families.SETTINGS`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

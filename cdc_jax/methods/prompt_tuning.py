@@ -25,24 +25,6 @@ from cdc_jax.methods.method import (
 from cdc_jax.methods.prompts import Classes
 from cdc_jax.wording import Template, require_template, single
 
-SETTINGS: dict[str, Any] = {
-    # See prompts.Templates. Phrases separated by "|" go to the templates in turn, or, with `pick`,
-    # the one that is most accurate on the training images does; an empty phrase is the task's own
-    # hand-crafted template. No context tokens: nothing is learned. Anchors are the hand-crafted
-    # texts of L_con: the task's own (""), each template's own phrase ("own"), or texts with {}
-    # separated by "|"; `ensemble` averages their features into one.
-    "prompts": {
-        "templates": 1, "phrases": "a photo of a", "pick": False, "context": 4, "layers": 1,
-        "modality": "text", "class_specific": False, "noise": 0.02, "anchors": "",
-        "ensemble": False,
-    },
-    "loss": {
-        "decoupling": "pairwise", "decoupling_weight": 0.0, "margin": 0.0,
-        "consistency": "cosine", "consistency_weight": 0.0,
-    },
-}  # fmt: skip
-"""Settings of this family beside those that all methods have, see `families.SETTINGS`."""
-
 _LEARNED: Mapping[str, Mapping[bool, type[prompts.HandCrafted]]] = {
     "text": {False: prompts.SharedPrompts, True: prompts.ClassPrompts},
     "multimodal": {False: prompts.CoupledPrompts},
@@ -92,7 +74,7 @@ class PromptTuning(Method):
             mean = anchors.mean(0, keepdims=True)
             anchors = mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
         ids = backbone.name_ids(names, suffix=self.prompts.templates.suffix)
-        return Classes(jnp.asarray(ids), anchors)
+        return Classes(jax.device_put(ids), anchors)
 
     def image_features(
         self,

@@ -3,7 +3,10 @@
 `make` reads folders of runs and makes a report, `write` writes it; `print_table` shows one run.
 """
 
-from cdc_jax.report.console import COLUMNS, print_main, print_table
-from cdc_jax.report.files import FORMATS, Report, make, write
+from etils import epy
+
+with epy.lazy_api_imports(globals()):  # a run prints its table without matplotlib
+    from cdc_jax.report.console import COLUMNS, print_main, print_table
+    from cdc_jax.report.files import FORMATS, Report, make, write
 
 __all__ = ["COLUMNS", "FORMATS", "Report", "make", "print_main", "print_table", "write"]

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 
 from cdc_jax import older_formats, run_folder, schema
 from cdc_jax.escaping import visible, visible_tree
-from cdc_jax.methods import families, rows
+from cdc_jax.methods import defaults, rows
 from cdc_jax.records import Results, SplitRecord
 
 _FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
@@ -137,7 +137,7 @@ def read(folder: Path, name: str) -> Cell:
     row, task, skipped = results.row, results.task, len(results.skipped)
     choices = flatten_dict(older_formats.upgrade_settings(settings["method"]), sep=".")
     if row.row in rows.ROWS:
-        family = families.family_settings(rows.ROWS[row.row].family).to_dict()
+        family = defaults.of_family(rows.ROWS[row.row].family).to_dict()
         choices = flatten_dict(family, sep=".") | choices
     return Cell(
         name=name,

@@ -1,9 +1,10 @@
 """Tasks: where images and class names come in."""
 
-from cdc_jax.tasks.sources import load, targets
+from cdc_jax.tasks.sources import check, load, require_root, targets
 from cdc_jax.tasks.splits import Item, Split, base_new, few_shot, read_split
 from cdc_jax.tasks.task import Examples, Task
 
 __all__ = [
-    "Examples", "Item", "Split", "Task", "base_new", "few_shot", "load", "read_split", "targets",
+    "Examples", "Item", "Split", "Task", "base_new", "check", "few_shot", "load", "read_split",
+    "require_root", "targets",
 ]  # fmt: skip

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-
+from cdc_jax import config_file
 from cdc_jax.escaping import visible
 from cdc_jax.records import TaskRecord
 from cdc_jax.tasks.photographs import Dataset
@@ -39,7 +38,7 @@ def describe(
     relevant = _OF_WORLD if drawn else _OF_FILES
     flat = {
         key: value
-        for key, value in flatten_dict(dict(settings), sep=".").items()
+        for key, value in config_file.flat(settings).items()
         if key.startswith(relevant)
         and key not in _LEFT_OUT
         and (value or key not in _WHERE_SET)

@@ -53,6 +53,37 @@ def targets(config: ConfigDict) -> list[str]:
     return found
 
 
+def check(config: ConfigDict) -> None:
+    """Checks what can be said of a task's settings before any work.
+
+    Args:
+      config: see `load`.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    targets(config)
+    names = ("world", "folder", "hf", *catalog.PUBLISHED)
+    if _known("dataset", config.dataset, names) == "world":
+        return
+    if config.data.template:
+        require_template(config.data.template, "data.template")
+    _known("classes", config.classes, ("all", "base_new"))
+    _known("data.on_error", config.data.on_error, ("stop", "skip"))
+    _known("data.format", config.data.format, _FORMATS)
+
+
+def require_root(config: ConfigDict) -> None:
+    """Requires something at `data.root`, where a task is read from there.
+
+    Raises:
+      ValueError, FileNotFoundError: as `load`.
+    """
+    root = config.data.root
+    if config.dataset not in ("world", "hf") and not (root and Path(root).expanduser().exists()):
+        read(config.dataset, config)  # says what is expected there
+
+
 def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
     """Loads the task that `config.dataset` names.
 
@@ -71,15 +102,10 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
       ValueError: a setting that is unknown, the message names the nearest; data that can't be used.
       FileNotFoundError: data that is not there; the message says what is expected where.
     """
-    names = ("world", "folder", "hf", *catalog.PUBLISHED)
-    if _known("dataset", config.dataset, names) == "world":
+    check(config)
+    if config.dataset == "world":
         return fewshot.load(config)
-    if config.data.template:
-        require_template(config.data.template, "data.template")
-    others = targets(config)
-    _known("classes", config.classes, ("all", "base_new"))
-    data = config.data
-    on_error = _known("data.on_error", data.on_error, ("stop", "skip"))
+    data, others = config.data, targets(config)
     dataset = read(config.dataset, config)
     if len(dataset.split.class_names) < 2:
         raise ValueError(
@@ -89,7 +115,7 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
         )
     if not dataset.allow_fewer:
         _check_shots(dataset.split, config.shots)
-    skipped = _left_out(dataset, on_error)
+    skipped = _left_out(dataset, data.on_error)
     split, unreadable = _draw(dataset, config, image_size)
     skipped += unreadable
     remarks = list(dataset.remarks)
@@ -164,7 +190,7 @@ def read(name: str, config: ConfigDict) -> Dataset:
             skip_missing=data.on_error == "skip",
             progress=config.progress,
         )
-    return _FORMATS[_known("data.format", data.format, _FORMATS)](name, root, split)
+    return _FORMATS[data.format](name, root, split)
 
 
 def _examples(

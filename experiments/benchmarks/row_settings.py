@@ -6,7 +6,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cdc_jax.methods import families, rows
+from cdc_jax.methods import defaults, rows
 
 
 class Settings(SimpleNamespace):
@@ -27,7 +27,7 @@ def configure(row: str, changes: Mapping[str, Any] | None = None) -> Settings:
       ValueError: a change of a setting that the row does not have.
     """
     chosen = rows.ROWS[row]
-    family = families.FAMILIES[chosen.family].SETTINGS | families.SETTINGS
+    family = defaults.OF_FAMILIES[chosen.family] | defaults.SETTINGS
     flat = flatten_dict(family, sep=".") | dict(chosen.settings)
     # A head's shift is computed of the shots, and is no setting of its row.
     if unknown := set(changes or {}) - {*flat, "head.shift"}:

@@ -9,8 +9,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -54,6 +52,8 @@ def write_tokenizer(words: Sequence[str], context_length: int, folder: Path) -> 
     Returns:
       The size of the vocabulary: bytes, bytes that end a word, merges, start and end of text.
     """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode  # takes seconds
+
     symbols = list(bytes_to_unicode().values())
     pairs = merges(words)
     tokens = [*symbols, *(s + "</w>" for s in symbols), *("".join(p) for p in pairs), START, END]

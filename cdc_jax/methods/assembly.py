@@ -29,8 +29,9 @@ def build(
     Raises:
       ValueError: settings that no part knows, or that do not fit one another or the backbone.
     """
-    settled = choice.family.settle(choice.config, backbone, class_names, template, support)
-    return choice.family.build(settled, backbone, class_names, template)
+    family = FAMILIES[choice.family_name]
+    settled = family.settle(choice.config, backbone, class_names, template, support)
+    return family.build(settled, backbone, class_names, template)
 
 
 def rebuild(

@@ -1,0 +1,37 @@
+"""Where the adapted model of a run is; `export` has its contents."""
+
+from pathlib import Path
+
+DESCRIPTION, ARRAYS = "adapted.json", "learned.safetensors"
+
+
+def find(run: str | Path) -> Path:
+    """The folder of a run's adapted model.
+
+    Args:
+      run: a method's folder, a run's or a sweep's if it holds one method, or a copy of the folder
+        `adapted` itself.
+
+    Raises:
+      FileNotFoundError: there is none, or there are several; the message names some.
+    """
+    run = Path(run).expanduser()
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run} is no folder: give a run's, such as runs/NAME/cdc")
+    for folder in (run, run / "adapted"):
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    below = (f"{depth}/adapted/{DESCRIPTION}" for depth in ("*", "*/*"))
+    found = sorted(path.parent for pattern in below for path in run.glob(pattern))
+    if not found:
+        raise FileNotFoundError(
+            f"{run} holds no adapted/{DESCRIPTION}: a run writes it when its training "
+            "ends, so let the run end first"
+        )
+    if len(found) > 1:
+        choices = ", ".join(str(folder.parent) for folder in found[:9])
+        raise FileNotFoundError(
+            f"{run} holds {len(found)} adapted models, choose one: {choices}"
+            + (", …" if found[9:] else "")
+        )
+    return found[0]

@@ -1,0 +1,60 @@
+"""The settings that a method has before a row changes them, by family.
+
+These are data, which the scripts read before anything imports JAX.
+"""
+
+import copy
+from typing import Any
+
+from cdc_jax.config_type import ConfigDict
+
+SETTINGS: dict[str, Any] = {
+    "views": "shared",  # a name of views.SETS, or a composition
+    # How many views of each image are encoded before training; epoch e trains on the features of
+    # view e mod cached_views. View v is the fresh view of epoch v, so that as many views as epochs
+    # equal fresh views to rounding. 0 makes and encodes a fresh view in every step. Only for
+    # methods that do not change image features. These cache a view without random draws ("clean")
+    # in any case.
+    "cached_views": 0,
+    "train_on": "train",  # the shots, or another name that `Task.training_set` knows
+    # See heads. The evidential shift is shift_multiple times the mean logit of the training images.
+    "head": {
+        "name": "softmax", "fusion": "mean_logit", "template_weight": 0.0, "fused_weight": 1.0,
+        "evidence": "exp", "shift_multiple": 1.0, "centred": False, "learned": False,
+        "kl_weight": 0.0, "uncertainty": "vacuity",
+    },
+    # See optimizer.make.
+    "optimizer": {
+        "name": "sgd", "learning_rate": 0.002, "warmup_rate": 1e-5, "weight_decay": 5e-4,
+        "batch_size": 32, "epochs": 50,
+    },
+}  # fmt: skip
+"""Settings that methods of all families have."""
+
+PROMPT_TUNING: dict[str, Any] = {
+    # See prompts.Templates. Phrases separated by "|" go to the templates in turn, or, with `pick`,
+    # the one that is most accurate on the training images does; an empty phrase is the task's own
+    # hand-crafted template. No context tokens: nothing is learned. Anchors are the hand-crafted
+    # texts of L_con: the task's own (""), each template's own phrase ("own"), or texts with {}
+    # separated by "|"; `ensemble` averages their features into one.
+    "prompts": {
+        "templates": 1, "phrases": "a photo of a", "pick": False, "context": 4, "layers": 1,
+        "modality": "text", "class_specific": False, "noise": 0.02, "anchors": "",
+        "ensemble": False,
+    },
+    "loss": {
+        "decoupling": "pairwise", "decoupling_weight": 0.0, "margin": 0.0,
+        "consistency": "cosine", "consistency_weight": 0.0,
+    },
+}  # fmt: skip
+"""Settings of prompt tuning beside `SETTINGS`."""
+
+OF_FAMILIES: dict[str, dict[str, Any]] = {"prompt_tuning": PROMPT_TUNING, "linear_probe": {}}
+"""Family, a key of `families.FAMILIES` -> its settings beside `SETTINGS`."""
+
+
+def of_family(family: str) -> ConfigDict:
+    """The settings of a family before any row changes them."""
+    import ml_collections  # only where settings are made, see `config_type`
+
+    return ml_collections.ConfigDict(copy.deepcopy(OF_FAMILIES[family] | SETTINGS))

@@ -1,0 +1,35 @@
+"""What processes keep for later ones, in the user's folder of caches; all of it may be deleted."""
+
+import os
+from pathlib import Path
+
+
+def path(name: str) -> Path | None:
+    """A folder in the folder of all caches.
+
+    That is the folder which CDC_JAX_CACHE names, or `cdc_jax` in the user's folder of caches by the
+    XDG specification.
+
+    Args:
+      name: of the folder, such as "features".
+
+    Returns:
+      The folder, which need not exist; None for a user without a home.
+    """
+    if named := os.environ.get("CDC_JAX_CACHE"):
+        return Path(named).expanduser() / name
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(caches):
+        caches = os.path.expanduser("~/.cache")
+    return Path(caches, "cdc_jax", name) if os.path.isabs(caches) else None
+
+
+def folder(name: str) -> Path | None:
+    """The folder `path(name)`, created if need be; None where it can't be written to."""
+    made = path(name)
+    try:
+        if made:
+            made.mkdir(parents=True, exist_ok=True)
+    except OSError:  # such as a read-only home
+        return None
+    return made if made and os.access(made, os.W_OK) else None
