@@ -65,8 +65,7 @@ class FeatureCache:
     """Features of all encoders in a folder.
 
     Args:
-      folder: where the features are, created if need be; "" is `features` in the folder of all caches, see
-        `user_caches.path`.
+      folder: where the features are, created if need be; "" is that of `user_caches.path`.
       gigabytes: the most that they take on disk, in 10^9 bytes; 0 reads and writes nothing.
 
     Raises:

@@ -77,7 +77,7 @@ def test_a_kept_tokenizer_equals_transformers(tmp_path, monkeypatch, tokenizer, 
     folder = tmp_path / "model"
     tokenizer.save(folder)
     Tokenizer.from_pretrained(folder)
-    (kept,) = (tmp_path / "caches/cdc_jax/tokenizers").iterdir()
+    (kept,) = (tmp_path / "caches/tokenizers").iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(tokenizer_cache, "load", None)  # transformers is not asked
         again = Tokenizer.from_pretrained(folder)

@@ -22,9 +22,9 @@ CONFIG = (
 def fork(workdir, config, cache):
     """As the script's `start`, but forked."""
     run = forked_runs.EXPERIMENTS / "run.py"
-    features = str(workdir / "features")
+    caches = str(workdir)
     options = (f"--config={config}", f"--workdir={workdir}")
-    return forked_runs.Script(run, *options, programs=cache, CDC_JAX_CACHE=features)
+    return forked_runs.Script(run, *options, programs=cache, CDC_JAX_CACHE=caches)
 
 
 @pytest.fixture(scope="module")
