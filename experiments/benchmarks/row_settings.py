@@ -12,6 +12,9 @@ from cdc_jax.methods import defaults, rows
 class Settings(SimpleNamespace):
     """Settings, some of which are `Settings` themselves."""
 
+    def __getattr__(self, name: str) -> Any:  # called for what is missing; `ConfigDict` has it
+        raise AttributeError(f"there is no setting {name!r}")
+
     def __getitem__(self, key: str) -> Any:
         return getattr(self, key)
 
