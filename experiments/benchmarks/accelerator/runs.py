@@ -83,10 +83,11 @@ def measure_resume(case: str, context: Context) -> dict[str, Any]:
 def _kill_at_checkpoint(process: subprocess.Popen, workdir: Path) -> int | None:
     """Kills a run as soon as it has saved a checkpoint; the step of that, None if it ended."""
     while process.poll() is None:
-        if saved := list(workdir.glob("*/*/checkpoints/[0-9]*")):
+        found = [path.name for path in workdir.glob("*/*/checkpoints/[0-9]*")]
+        if saved := [int(name) for name in found if name.isdecimal()]:  # others are unfinished
             process.kill()
             process.communicate()
-            return max(int(path.name) for path in saved if path.name.isdecimal())
+            return max(saved)
         time.sleep(0.002)
     return None
 
