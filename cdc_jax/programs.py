@@ -14,7 +14,7 @@ def keep() -> None:
     The folder is `cdc_jax/programs` in the user's folder of caches. A folder that the user gave
     JAX stays, as by JAX_COMPILATION_CACHE_DIR. JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    if jax.config.values["jax_compilation_cache_dir"]:
         return
     if folder := user_caches.folder("programs"):
         jax.config.update("jax_compilation_cache_dir", str(folder))
