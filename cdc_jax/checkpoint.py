@@ -144,5 +144,5 @@ class Checkpoints:
 def _digest(state: PyTree) -> str:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()

@@ -227,7 +227,7 @@ def encoder(backbone: Backbone) -> tuple[str, int]:
     Kinds of devices have features of their own: products of float32 are rounded to TF32 or
     bfloat16 on some of them, unless `jax_default_matmul_precision` says otherwise.
     """
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     name = f"{backbone.encoder_hash()} {jax.devices()[0].device_kind} {precision}"
     return name, backbone.sizes.embed_width
 

@@ -19,6 +19,7 @@ from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.tasks import content
 from cdc_jax.tasks.decode import UnreadableImage
 from cdc_jax.tasks.photographs import Photographs
+from cdc_jax.tasks.photos import Photo, PhotoImages, gather, share
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
 

@@ -100,5 +100,5 @@ def test_any_change_of_a_row_is_one_folder(text):
 def test_a_cell_of_a_sweep_is_one_folder(get_config, dataset):
     config = get_config("fewshot")
     config.dataset = dataset
-    (name,) = sweep.cells(config)
+    name = sweep._name(config)
     assert "/" not in name and len(name) <= LONGEST

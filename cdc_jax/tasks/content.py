@@ -49,7 +49,7 @@ def decoded_digests(images: Images, numbers: Int[np.ndarray, "images"]) -> list[
 def of_pixels(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """The digest of an image in memory."""
     sha = hashlib.sha256(f"pixels {pixels.shape}\n".encode())
-    sha.update(np.ascontiguousarray(pixels))
+    sha.update(pixels.tobytes())
     return sha.digest()
 
 
