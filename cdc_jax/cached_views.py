@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from cdc_jax import devices, views
+from cdc_jax import devices, programs, views
 from cdc_jax.backbone import Backbone
 from cdc_jax.inference import FrozenFeatures
 from cdc_jax.methods import Stage
@@ -111,7 +111,11 @@ def encode(
       Frozen features of view v of each example in host memory, for `TrainingBatches.of_features`.
     """
     rows = ViewRows(phase.examples, phase.batches, phase.first, phase.cached_views)
-    compiled = jax.jit(encoder(phase, seed), out_shardings=devices.everywhere(frozen.mesh))
+    compiled = jax.jit(
+        encoder(phase, seed),
+        out_shardings=devices.everywhere(frozen.mesh),
+        compiler_options=programs.options(frozen.backbone.dtype),
+    )
 
     def encode_batch(batch):
         before_batch()

@@ -5,6 +5,7 @@ Image features that a method does not change are encoded once: for all methods o
 they are kept on disk for all runs.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cdc_jax import devices, views
+from cdc_jax import devices, programs, views
 from cdc_jax.backbone import Backbone
 from cdc_jax.feature_cache import EncoderFeatures
 from cdc_jax.methods.heads import Prediction
@@ -94,7 +95,11 @@ class FrozenFeatures:
             clean = views.clean_view(images, backbone.mean, backbone.std)
             return frozen_features(backbone, clean[None])
 
-        self._encode = jax.jit(encode, out_shardings=devices.everywhere(mesh))
+        self._encode = jax.jit(
+            encode,
+            out_shardings=devices.everywhere(mesh),
+            compiler_options=programs.options(backbone.dtype),
+        )
 
     def of(self, examples: Examples) -> np.ndarray:
         """Features of a split, (1, examples, embed)."""
@@ -254,9 +259,12 @@ class Inference:
             )
             return method.predict(learned, forward.logits)
 
-        self._text = jax.jit(method.class_features)
-        self._encode = jax.jit(encode, out_shardings=everywhere)
-        self._answer = jax.jit(answer, out_shardings=everywhere)
+        compiled = functools.partial(
+            jax.jit, compiler_options=programs.options(frozen.backbone.dtype)
+        )
+        self._text = compiled(method.class_features)
+        self._encode = compiled(encode, out_shardings=everywhere)
+        self._answer = compiled(answer, out_shardings=everywhere)
 
     def class_list(
         self, learned: Learned, class_names: Sequence[str], template: Template = ""

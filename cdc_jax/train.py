@@ -25,6 +25,7 @@ from cdc_jax import (
     guards,
     methods,
     optimizer,
+    programs,
     records,
     run_folder,
     views,
@@ -344,7 +345,8 @@ def _train_phase(
                 trained = stage.begin(backbone, Learned(trained, fixed), classes)
             state = initial_state(stage, phase.update, trained, phase.first)
         state, classes = devices.replicate((state, classes), mesh)
-        step = jax.jit(make_step(phase, config.seed), donate_argnums=0)
+        options = programs.options(backbone.dtype)
+        step = jax.jit(make_step(phase, config.seed), donate_argnums=0, compiler_options=options)
         put = functools.partial(devices.shard, mesh=mesh)
         stream = batches.stream(first - phase.first, phase.steps, put)
         for done, batch in zip(itertools.count(first + 1), stream, strict=False):

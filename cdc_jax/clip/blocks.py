@@ -1,7 +1,8 @@
 """Pre-norm transformer blocks, and how both towers run them with prompts.
 
 float32 weights compute in float32 on every device. bfloat16 weights make matrix products of
-bfloat16 inputs with float32 sums; the residual stream, layer norms and softmax stay in float32.
+bfloat16 inputs with float32 sums, and each result is rounded to bfloat16; the residual stream,
+layer norms and softmax stay in float32.
 """
 
 import jax
@@ -20,9 +21,10 @@ _KEPT = "product with weights"
 
 
 def _dot(pattern: str, a: Array, b: Array) -> Array:
-    """An einsum with float32 sums; float32 inputs are not rounded to fewer bits on the way."""
+    """An einsum with float32 sums, as float32; only results of bfloat16 inputs are rounded."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jnp.einsum(pattern, a, b, precision=precision, preferred_element_type=jnp.float32)
+    # Libraries have their fastest products where the result has the inputs' dtype.
+    return jnp.einsum(pattern, a, b, precision=precision).astype(jnp.float32)
 
 
 def _shared_dot(pattern: str, a: Array, b: Array) -> Array:

@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from cdc_jax import clip as clip_lib
+from cdc_jax import programs
 
 Build = Callable[..., dict[str, tuple[Callable, tuple]]]
 VIT_B16 = clip_lib.ClipConfig.from_hf({"model_type": "clip", "vision_config": {"patch_size": 16}})
@@ -150,7 +151,9 @@ def _build(build: Build, arguments: Sequence[Any]) -> dict[str, Program]:
     jax.config.update("jax_enable_compilation_cache", False)
     programs = {}
     for name, (function, inputs) in build(*arguments).items():
-        lowered = jax.jit(function).lower(*inputs)
+        dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(inputs)}
+        options = programs.options("bfloat16" if "bfloat16" in dtypes else "float32")
+        lowered = jax.jit(function, compiler_options=options).lower(*inputs)
         start = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
@@ -183,7 +186,7 @@ def product(dtype: str, side: int = PRODUCT) -> dict[str, tuple[Callable, tuple]
     a, b = jax.random.normal(jax.random.key(0), (2, side, side)).astype(dtype)
 
     def multiply(a, b):
-        return jnp.dot(a, b, precision="highest", preferred_element_type=jnp.float32)
+        return jnp.dot(a, b, precision="highest", preferred_element_type=dtype)
 
     return {"product": (multiply, (a, b))}
 
