@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from cdc_jax import clip as clip_lib
-from cdc_jax import programs
+from cdc_jax import programs as programs_lib
 
 Build = Callable[..., dict[str, tuple[Callable, tuple]]]
 VIT_B16 = clip_lib.ClipConfig.from_hf({"model_type": "clip", "vision_config": {"patch_size": 16}})
@@ -152,7 +152,7 @@ def _build(build: Build, arguments: Sequence[Any]) -> dict[str, Program]:
     programs = {}
     for name, (function, inputs) in build(*arguments).items():
         dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(inputs)}
-        options = programs.options("bfloat16" if "bfloat16" in dtypes else "float32")
+        options = programs_lib.options("bfloat16" if "bfloat16" in dtypes else "float32")
         lowered = jax.jit(function, compiler_options=options).lower(*inputs)
         start = time.perf_counter()
         compiled = lowered.compile()
