@@ -3,13 +3,19 @@
 Without `--only` all parts run but pytorch, which needs PyTorch, and accelerator, which needs a GPU
 or TPU.
 
-Every part prints a table. Compared cases take turns in one run, so that their ratios mean
+Every part prints a table; `> experiments/results/benchmarks/PART.txt` makes the pages that are
+kept. Compared cases take turns in one run, so that their ratios mean
 something on a machine that others use, too; a rate is a share of the rate that matrix products
 reach in the same run.
 """
 
 import importlib
+import os
+import platform
+import re
 import sys
+from importlib import metadata
+from pathlib import Path
 
 from absl import app, flags
 
@@ -41,9 +47,21 @@ def main(_):
     known = (*PARTS, *ON_REQUEST)
     if unknown := set(_ONLY.value) - set(known):
         raise app.UsageError(f"no part {', '.join(unknown)}: there are {', '.join(known)}")
+    print(machine())
     for part in _ONLY.value:
         print(f"\n== {part}", flush=True)
         importlib.import_module(f"benchmarks.{part}").main()
+
+
+def machine() -> str:
+    """The machine and the versions, in a line. It asks no device: a TPU serves one process."""
+    cpuinfo = Path("/proc/cpuinfo")
+    told = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    model = told[1] if told else platform.processor() or platform.machine()
+    return (
+        f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}, JAX "
+        f"{metadata.version('jax')}"
+    )
 
 
 if __name__ == "__main__":
