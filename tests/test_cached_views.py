@@ -24,7 +24,7 @@ from cdc_jax import (
     views,
 )
 from cdc_jax.clip.backbone import ClipBackbone
-from cdc_jax.methods import families, linear_probe, rows
+from cdc_jax.methods import defaults, families, linear_probe, rows
 from cdc_jax.tasks.batches import TrainingBatches, read_images
 from cdc_jax.tasks.photographs import Photographs
 
@@ -265,7 +265,6 @@ class TwoStages(linear_probe.LinearProbe):
 
 
 FAMILY = types.SimpleNamespace(
-    SETTINGS={},
     settle=linear_probe.settle,
     build=lambda *arguments: TwoStages(**vars(linear_probe.build(*arguments))),
     changes_images=linear_probe.changes_images,
@@ -282,6 +281,7 @@ ROW = methods.Row(
 def registered():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(families.FAMILIES, "two_stages", FAMILY)
+        patch.setitem(defaults.OF_FAMILIES, "two_stages", {})
         patch.setitem(rows.ROWS, "two_stages", ROW)
         yield
 

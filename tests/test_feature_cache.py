@@ -306,7 +306,7 @@ def writers(mode, folder):
 
 def test_killed_at_any_moment_nothing_wrong_is_read(tmp_path):
     told = writers("killed", tmp_path)
-    assert told["kills"] == 20 and told["killed while writing"] >= 5
+    assert told["kills"] >= 20 and told["killed while writing"] >= 5
     assert told["wrong"] == 0 and told["right"] > 0
     assert told["missing after another process wrote them"] == 0
 

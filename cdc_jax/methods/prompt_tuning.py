@@ -74,7 +74,7 @@ class PromptTuning(Method):
             mean = anchors.mean(0, keepdims=True)
             anchors = mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
         ids = backbone.name_ids(names, suffix=self.prompts.templates.suffix)
-        return Classes(jax.device_put(ids), anchors)
+        return Classes(jnp.asarray(ids), anchors)
 
     def image_features(
         self,
