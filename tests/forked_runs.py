@@ -92,4 +92,6 @@ def _run(command, folder, files, options, environment):
         traceback.print_exc()
         raise SystemExit(1) from None
     finally:
+        if jax.distributed.is_initialized():  # a process that ends before all others fails them
+            jax.distributed.shutdown()
         atexit._run_exitfuncs()
