@@ -2,6 +2,7 @@
 
 import functools
 import platform
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ def options(dtype: str) -> dict[str, Any] | None:
     """Options for `jax.jit` of a program that runs a backbone.
 
     Products of bfloat16 go to oneDNN on x86 CPUs with AMX, where XLA's own take about twice as
-    long. XLA offers this from JAX 0.12 on.
+    long. XLA offers this from JAX 0.12 on. It can't write such programs to a file, so that `keep`
+    does not keep them.
 
     Args:
       dtype: of the weights.
     """
     if dtype == "bfloat16" and jax.default_backend() == "cpu" and _has_fast_onednn():
+        warnings.filterwarnings("ignore", "(?s)Error writing persistent compilation cache.*onednn")
         return _ONEDNN
     return None
 
