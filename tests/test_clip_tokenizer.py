@@ -84,6 +84,7 @@ def test_a_kept_tokenizer_equals_transformers(tmp_path, monkeypatch, tokenizer, 
     np.testing.assert_array_equal(again(TEXTS), hf(TEXTS, padding=True)["input_ids"])
     assert again.vocabulary() == tokenizer.vocabulary()
     assert (again.start_id, again.eot_id, again.context_length) == (START, END, 77)
+    folder = folder.rename(tmp_path / "moved")  # as a temporary folder is gone
     again.save(tmp_path / "saved")
     for path in folder.iterdir():
         assert (tmp_path / "saved" / path.name).read_bytes() == path.read_bytes()

@@ -1,6 +1,6 @@
 """A run that is killed (SIGKILL) ends, started again, as if nothing had happened."""
 
-import importlib.util
+import importlib
 import random
 import time
 
@@ -30,11 +30,9 @@ def fork(workdir, config, cache):
 @pytest.fixture(scope="module")
 def kill_test():
     """The script's functions; it is no part of the package."""
-    script = forked_runs.EXPERIMENTS / "kill_test.py"
-    spec = importlib.util.spec_from_file_location("kill_test", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(forked_runs.EXPERIMENTS)
+        return importlib.import_module("kill_test")  # once: it defines flags
 
 
 def test_killed_while_caching_between_steps_while_saving_and_while_evaluating(

@@ -7,6 +7,7 @@ digest of these files and of the libraries' versions.
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,16 +27,16 @@ class KeptTokenizer:
 
     Args:
       kept: what `write` kept.
-      folder: of the model.
+      files: name -> content, what transformers reads of the model.
     """
 
-    def __init__(self, kept: dict[str, Any], folder: Path):
+    def __init__(self, kept: dict[str, Any], files: dict[str, bytes]):
         self.bos_token: str = kept["bos_token"]
         self.eos_token: str = kept["eos_token"]
         self.bos_token_id: int = kept["bos_token_id"]
         self.eos_token_id: int = kept["eos_token_id"]
         self.model_max_length: int | float = kept["model_max_length"]
-        self._folder = folder
+        self._files = files  # the folder may be a temporary one
         self._tokenizer = tokenizers.Tokenizer.from_str(kept["tokenizer"])
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -54,7 +55,10 @@ class KeptTokenizer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the tokenizer files, as transformers does."""
-        whole = load(self._folder)
+        with tempfile.TemporaryDirectory() as copy:
+            for name, content in self._files.items():
+                Path(copy, name).write_bytes(content)
+            whole = load(Path(copy))
         whole.model_max_length = self.model_max_length
         whole.save_pretrained(folder)
 
@@ -74,14 +78,15 @@ def read(folder: Path) -> KeptTokenizer | None:
     Args:
       folder: of the model.
     """
-    path = _path(folder)
+    files = _files(folder)
+    path = _path(files)
     if path is None or not path.is_file():
         return None
     content = path.read_bytes()
     digest, text = content[:_DIGEST], content[_DIGEST:]
     if hashlib.sha256(text).digest() != digest:  # the disk lost some of it
         return None
-    return KeptTokenizer(json.loads(text), folder)
+    return KeptTokenizer(json.loads(text), files)
 
 
 def write(folder: Path, made: Any) -> None:
@@ -91,7 +96,7 @@ def write(folder: Path, made: Any) -> None:
       folder: of the model.
       made: what `load` made of it.
     """
-    path = _path(folder)
+    path = _path(_files(folder))
     backend = getattr(made, "backend_tokenizer", None)
     if path is None or not isinstance(backend, tokenizers.Tokenizer) or made.split_special_tokens:
         return
@@ -104,7 +109,12 @@ def write(folder: Path, made: Any) -> None:
         return
 
 
-def _path(folder: Path) -> Path | None:
+def _files(folder: Path) -> dict[str, bytes]:
+    """Name -> content of the files of a model that transformers reads."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in _SUFFIXES}
+
+
+def _path(files: dict[str, bytes]) -> Path | None:
     """Where the tokenizer of a model's files is kept."""
     kept = user_caches.folder("tokenizers")
     if kept is None:
@@ -112,9 +122,7 @@ def _path(folder: Path) -> Path | None:
     digest = hashlib.sha256()
     for name in ("transformers", "tokenizers"):
         digest.update(metadata.version(name).encode() + b"\0")
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _SUFFIXES:
-            content = path.read_bytes()
-            digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape"))
-            digest.update(content)
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape"))
+        digest.update(content)
     return kept / digest.hexdigest()
