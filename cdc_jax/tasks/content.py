@@ -6,7 +6,7 @@ decoded. The digest of an image in memory is that of its pixels.
 
 import hashlib
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import PIL
@@ -72,7 +72,7 @@ def of_file(path: Path, preprocessing: Preprocessing) -> bytes:
         return b""
 
 
-def _start(preprocessing: Preprocessing) -> "hashlib._Hash":
+def _start(preprocessing: Preprocessing) -> Any:
     return hashlib.sha256(f"file {_DECODER} {PIL.__version__} {preprocessing}\n".encode())
 
 
