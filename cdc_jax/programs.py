@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 
 from cdc_jax import user_caches
@@ -55,6 +56,29 @@ def keep() -> None:
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     if folder := user_caches.folder("programs"):
+        try:
+            discard_unfinished(folder)
+        except OSError:  # a folder without locks, or locked for long: JAX could not use it either
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", _LARGEST)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+
+
+def discard_unfinished(folder: Path) -> None:
+    """Removes the programs that a process was writing when it was killed.
+
+    JAX writes a program and then, under the same lock, the time of its last use. A program without
+    that time may be cut short, and keeps JAX before 0.12 from writing any other.
+
+    Args:
+      folder: a persistent compilation cache of bounded size.
+
+    Raises:
+      OSError: the folder can't be locked.
+    """
+    with filelock.FileLock(folder / ".lockfile", timeout=10):
+        for program in folder.glob("*-cache"):
+            used = program.with_name(program.name.removesuffix("-cache") + "-atime")
+            if not used.exists():
+                program.unlink()

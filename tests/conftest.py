@@ -13,6 +13,8 @@ from etils import epath
 # Before anything of the package is imported: annotations of arrays and all else are checked.
 jaxtyping.install_import_hook("cdc_jax", "typechecking.check")
 
+from cdc_jax import programs  # noqa: E402
+
 # The same examples in every run: a test fails because of a change, never by chance.
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("reproducible")
@@ -42,6 +44,7 @@ def compilation_cache(pytestconfig):
     Pytest's own cache, or JAX_COMPILATION_CACHE_DIR, keeps them for the next run of the tests.
     """
     folder = jax.config.jax_compilation_cache_dir or str(pytestconfig.cache.mkdir("programs"))
+    programs.discard_unfinished(Path(folder))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", 2**31)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

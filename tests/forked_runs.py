@@ -23,6 +23,11 @@ _PRELOADED = (
 )  # fmt: skip
 _CONTEXT.set_forkserver_preload(list(_PRELOADED))
 
+_COMPILATION_CACHE = (
+    "jax_compilation_cache_dir", "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+)  # fmt: skip
+
 
 class Script:
     """A running script, with what tests use of `subprocess.Popen`.
@@ -42,11 +47,10 @@ class Script:
         for file in files:
             file.touch()
         files = [str(stdout or files[0]), str(files[1])]
-        options = {
-            "jax_platforms": "cpu",
-            "jax_compilation_cache_dir": str(programs or jax.config.jax_compilation_cache_dir),
-            "jax_persistent_cache_min_compile_time_secs": 0.0 if programs else 0.2,
-        }
+        cache = {name: jax.config.values[name] for name in _COMPILATION_CACHE}
+        if programs:
+            cache = dict(zip(_COMPILATION_CACHE, (str(programs), -1, 0.0), strict=True))
+        options = {"jax_platforms": "cpu"} | cache
         command = [str(path), *map(str, arguments)]
         call = (command, str(folder), files, options, environment)
         self._process = _CONTEXT.Process(target=_run, args=call)

@@ -24,6 +24,7 @@ def test_a_training_goes_on_to_its_end(tmp_path):
     environment = os.environ | {
         "PYTHONIOENCODING": "ascii",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(jax.config.jax_compilation_cache_max_size),
     }
     command = [sys.executable, *COMMAND, f"--workdir={tmp_path}"]
     with open(tmp_path / "errors", "wb") as errors:

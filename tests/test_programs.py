@@ -1,5 +1,8 @@
 """How programs are compiled: options by dtype and machine, and what they compute."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -60,3 +63,34 @@ def test_bfloat16_compiled_for_this_machine_is_near_float32():
     cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
     assert cosine > 0.995
     assert np.linalg.norm(rounded) == pytest.approx(np.linalg.norm(exact), rel=0.05)
+
+
+WRITER = """
+import sys, warnings
+warnings.simplefilter("error")
+from pathlib import Path
+import jax
+from cdc_jax import programs
+
+def run(factor):
+    jax.clear_caches()
+    assert jax.jit(lambda x: x * factor)(2) == 2 * factor
+    return {path: path.read_bytes() for path in Path(sys.argv[1]).glob("programs/*-cache")}
+
+programs.keep()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+first = run(3)
+cut = next(path for path in first if "lambda" in path.name)
+cut.write_bytes(first[cut][:40])  # by a process that was killed while it wrote
+cut.with_name(cut.name.removesuffix("-cache") + "-atime").unlink()
+programs.discard_unfinished(cut.parent)
+assert len(run(5)) == len(first)
+assert len(run(3)[cut]) > 1000
+"""
+
+
+def test_a_program_that_was_cut_short_is_written_again(tmp_path):
+    environment = os.environ | {"CDC_JAX_CACHE": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
