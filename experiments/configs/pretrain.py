@@ -3,9 +3,8 @@
     python experiments/pretrain.py --config=pretrain.py
     python experiments/pretrain.py --config=pretrain.py:short
 
-The first took 80 minutes on one core of a 2-core x86 machine with AVX-512 bfloat16. The second is a
-remake on a ninth of the images. A run that was stopped goes on where it was when the same command
-is given again.
+The first command takes 80 minutes on one core of a 2-core x86 machine with AVX-512 bfloat16. The
+second trains on a ninth of the images. The same command continues a stopped run.
 """
 
 from ml_collections import ConfigDict
