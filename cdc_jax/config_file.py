@@ -2,10 +2,10 @@
 
 `--config=fewshot.py` names a file whose `get_config` returns an ml_collections ConfigDict,
 `--config=fewshot.py:shots=4,seed=2` passes it the part after the colon, `--config.shots=4` changes
-one key. An unknown key or a value of the wrong type is refused before any work.
+one key. `grammar` is how both are written. An unknown key or a value of the wrong type is refused
+before any work.
 """
 
-import ast
 import contextlib
 import difflib
 import sys
@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cdc_jax import streams
+from cdc_jax import grammar, streams
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.escaping import visible
 from cdc_jax.interruption import Interrupted
@@ -68,7 +68,7 @@ def run(main: Callable[[Any], None], script: str) -> None:
             message = visible(str(error), keep="\n")
             raise SystemExit(f"{type(error).__name__}: {message}") from None
 
-    argv = [_resolved(argument, Path(script).resolve().parent / "configs") for argument in sys.argv]
+    argv = [resolved(argument, Path(script).resolve().parent / "configs") for argument in sys.argv]
     app.run(guarded, argv=argv, flags_parser=_parse_flags)
 
 
@@ -90,8 +90,16 @@ def _one_line(script: str) -> Iterator[None]:
         raise SystemExit(visible(f"{script}: {message}")) from None
 
 
-def _resolved(argument: str, folder: Path) -> str:
+def resolved(argument: str, folder: Path) -> str:
+    """An argument as absl and ml_collections read it: with the file's path, without quotes.
+
+    Args:
+      argument: of the command line.
+      folder: where configuration files are looked up as well.
+    """
     flag, equals, value = argument.partition("=")
+    if flag.lstrip("-").startswith("config.") and equals:
+        return f"{flag}={grammar.unquoted(value)}"
     if flag not in ("--config", "-config") or not equals:
         return argument
     name, colon, rest = value.partition(":")
@@ -108,21 +116,15 @@ def apply(config: ConfigDict, argument: str) -> ConfigDict:
 
     Args:
       config: the defaults; keys of nested parts are written with dots.
-      argument: the part after the colon of `--config=file.py:…`. What has no `=` goes on with the
-        value before it: `methods=coop,cdc,shots=4` sets two keys.
+      argument: the part after the colon of `--config=file.py:…`, see `grammar`.
 
     Raises:
       ValueError: unknown key (the message names the nearest one), or a value of another type.
     """
-    assignments: list[str] = []
-    for part in split_list(argument, ",") if argument else []:
-        if has_value(part) and "@" not in part.partition("=")[0]:  # `cdc@views=flip` is a method
-            assignments.append(part)
-        elif assignments:
-            assignments[-1] += f",{part}"
-        else:
-            raise ValueError(f"expected key=value, got {part!r}")
-    return assign(config, assignments).lock()
+    before, read = grammar.settings(grammar.split(argument, ",") if argument else [], ",")
+    if before:
+        raise ValueError(f"expected key=value, got {before[0]!r}")
+    return assign(config, read).lock()
 
 
 def flat(settings: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
@@ -143,43 +145,15 @@ def flat(settings: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
     return named
 
 
-def split_list(text: str, separator: str) -> list[str]:
-    """The parts of a list; a separator within parentheses belongs to a part.
-
-    Where parentheses don't match, they are letters like others.
-
-    >>> split_list("cdc@views=crop(scale=(0.4,1))|flip,coop", ",")
-    ['cdc@views=crop(scale=(0.4,1))|flip', 'coop']
-    """
-    parts, depth = [""], 0
-    for char in text:
-        depth += (char == "(") - (char == ")")
-        if depth < 0:
-            break
-        if char == separator and not depth:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return text.split(separator) if depth else parts
-
-
-def has_value(part: str) -> bool:
-    """Whether a part of a list is `key=value`, and not only has `=` within parentheses."""
-    return "=" in part and "(" not in part.partition("=")[0]
-
-
-def assign(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
-    """Sets keys, each by a text `key=value`; arguments and errors as `apply`."""
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"expected key=value, got {assignment!r}")
+def assign(config: ConfigDict, settings: Iterable[tuple[str, str]]) -> ConfigDict:
+    """Sets keys, each to the value that a text stands for; errors as `apply`."""
+    for key, text in settings:
         owner = config
         *parents, last = key.split(".")
         for name in parents:
             owner = owner[_known(owner, name)]
         last = _known(owner, last)
-        owner[last] = _parsed(key, text, owner.get_type(last))
+        owner[last] = grammar.value(key, text, owner.get_type(last))
     return config
 
 
@@ -193,17 +167,3 @@ def _known(config: Any, key: str) -> str:
     raise ValueError(
         f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else ", nothing is below")
     )
-
-
-def _parsed(key: str, text: str, kind: type) -> Any:
-    if kind is str:
-        return text
-    try:
-        value = ast.literal_eval(text.capitalize() if kind is bool else text)
-    except (ValueError, SyntaxError):
-        value = text
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{key} must be of type {kind.__name__}, got {text!r}")
-    return value

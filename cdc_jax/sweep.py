@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import config_file, settings, tasks
+from cdc_jax import config_file, grammar, settings, tasks
 from cdc_jax.escaping import visible
 from cdc_jax.folder_names import folder_name
 from cdc_jax.interruption import Interrupted, Notice
@@ -40,14 +40,17 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
       ValueError: an entry of a list is not of its key's type, or is there twice; or what
         `settings.check` and `tasks.check` refuse.
     """
-    values = [config.sweep[axis].split(",") if config.sweep[axis] else [] for axis in _AXES]
+    values: list[list[str | None]] = [
+        [*grammar.split(config.sweep[axis], ",")] if config.sweep[axis] else [None]
+        for axis in _AXES
+    ]
     made: dict[str, ConfigDict] = {}
-    for chosen in itertools.product(*(texts or [None] for texts in values)):
+    for chosen in itertools.product(*values):
         cell = config.copy_and_resolve_references()
         with cell.unlocked():
             del cell["sweep"]
         pairs = zip(_AXES.values(), chosen, strict=True)
-        config_file.assign(cell, [f"{key}={text}" for key, text in pairs if text is not None])
+        config_file.assign(cell, [(key, text) for key, text in pairs if text is not None])
         settings.check(cell)
         tasks.check(cell)
         name = _name(cell)

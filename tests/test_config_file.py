@@ -1,10 +1,16 @@
 """Configuration on the command line: found from anywhere, refused strictly."""
 
+from pathlib import Path
+
 import forked_runs
 import pytest
-from ml_collections import ConfigDict
+from absl import flags
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from ml_collections import ConfigDict, config_flags
 
-from cdc_jax import config_file, methods
+from cdc_jax import config_file, grammar, methods, settings
 
 
 def config():
@@ -49,10 +55,13 @@ def test_apply_refuses(argument, message):
         ("a((1,2),(3,4)),b,", ["a((1,2),(3,4))", "b", ""]),
         ("smile :), b", ["smile :)", " b"]),  # parentheses that don't match are letters
         ("a (,b,c", ["a (", "b", "c"]),
+        ('"a,b",c', ['"a,b"', "c"]),
+        (r'"a\",b",c', [r'"a\",b"', "c"]),
+        ('12" tall,b', ['12" tall', "b"]),
     ],
 )
 def test_a_list_splits_outside_of_parentheses(text, parts):
-    assert config_file.split_list(text, ",") == parts
+    assert grammar.split(text, ",") == parts
 
 
 @pytest.mark.parametrize(
@@ -63,6 +72,61 @@ def test_options_within_parentheses_are_no_settings(get_config, views):
     assert (changed.shots, changed.cdc.views) == (4, views)
     assert methods.names(changed.methods) == ["coop", f"cdc@views={views}"]
     assert methods.configure(f"cdc@views={views}").config.views == views
+
+
+SETTINGS = {
+    "views": st.sampled_from(("flip", "crop(scale=(0.4,1))|flip", "flip; jitter(hue=0.1)")),
+    "prompts.phrases": st.text(),
+    "prompts.anchors": st.text('ab ,;="\\()[]{}@|.', max_size=12),
+    "prompts.templates": st.integers(-9, 9),
+    "optimizer.learning_rate": st.floats(allow_nan=False, allow_infinity=False),
+    "optimizer.name": st.text(st.characters(codec="ascii"), max_size=5),
+    "head.centred": st.booleans(),
+}
+CHANGES = st.lists(st.sampled_from(sorted(SETTINGS)), unique=True, min_size=1).flatmap(
+    lambda keys: st.fixed_dictionaries({key: SETTINGS[key] for key in keys})
+)
+ROWS = st.sampled_from(("coop", "cdc", "maple"))
+
+
+def read(config, keys):
+    flat = config_file.flat(config.to_dict())
+    return {key: flat[key] for key in keys}
+
+
+@budget(max_examples=25)
+@given(ROWS, CHANGES)
+def test_a_setting_is_the_same_in_every_form(row, changes):
+    """After the colon, as a flag, and in a row's name: alone, after the colon and as a flag."""
+    name = methods.with_changes(row, changes)
+    assert read(methods.configure(name).config, changes) == changes
+    colon = ",".join(f"{row}.{key}={grammar.written(value)}" for key, value in changes.items())
+    applied = config_file.apply(settings.experiment(), f"methods=zero_shot,{name},{colon},shots=4")
+    assert applied.shots == 4
+    assert methods.names(applied.methods) == ["zero_shot", name]
+    assert read(applied[row], changes) == changes
+
+    texts = {"methods": f"zero_shot,{name}"} | {f"{row}.{k}": v for k, v in changes.items()}
+    argv = [f"--config.{key}={grammar.written(value)}" for key, value in texts.items()]
+    flagged = parsed(["run.py", *(config_file.resolved(argument, Path()) for argument in argv)])
+    assert methods.names(flagged.methods) == ["zero_shot", name]
+    assert read(flagged[row], changes) == changes
+
+
+def parsed(argv):
+    """The settings of an experiment after the flags of a command line."""
+    values = flags.FlagValues()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", argv)  # where config_flags finds which keys are flags
+        config_flags.DEFINE_config_dict("config", settings.experiment(), flag_values=values)
+        values(argv)
+    return values.config
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, unique=True))
+def test_a_list_of_written_values_is_read_back(values):
+    text = ",".join(map(grammar.written, values))
+    assert [grammar.unquoted(part) for part in grammar.split(text, ",")] == values
 
 
 def test_fewshot_config(get_config):

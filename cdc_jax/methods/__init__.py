@@ -8,7 +8,7 @@ scripts find what is wrong with their arguments at once.
 
 from etils import epy
 
-from cdc_jax.methods.choice import Choice, configure, names, overrides, split, title
+from cdc_jax.methods.choice import Choice, configure, names, overrides, split, title, with_changes
 from cdc_jax.methods.rows import ROWS, Row
 
 with epy.lazy_api_imports(globals()):
@@ -43,4 +43,5 @@ __all__ = [
     "rebuild",
     "split",
     "title",
+    "with_changes",
 ]

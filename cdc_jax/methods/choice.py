@@ -2,9 +2,10 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
-from cdc_jax import config_file
+from cdc_jax import config_file, grammar
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import defaults, rows
 from cdc_jax.records import RowRecord
@@ -75,7 +76,8 @@ def configure(
     """The settings of a row.
 
     Args:
-      name: a key of `rows.ROWS`; or `row@key=value;key=value`, a row with settings changed.
+      name: a key of `rows.ROWS`; or `row@key=value;key=value`, a row with settings changed, see
+        `grammar`.
       profile: of the backbone, one of `rows.PROFILES`.
       chosen: of `overrides`, for the row; what it leaves open is the row's own.
       unfamiliar_names: the backbone has never read the task's class names, and no other classes
@@ -100,7 +102,7 @@ def configure(
             config.update_from_flattened_dict({key: value})
             given.add(key)
     config_file.assign(config, changes)
-    given |= {change.partition("=")[0] for change in changes}
+    given |= {key for key, _ in changes}
     if unfamiliar_names:
         # Here, as scripts read rows before anything imports JAX.
         from cdc_jax.methods.families import FAMILIES
@@ -140,7 +142,7 @@ def names(methods: str) -> list[str]:
     Raises:
       ValueError: an empty name, one given twice, or an unknown row.
     """
-    found = [name.strip() for name in config_file.split_list(methods, ",")]
+    found = [name.strip() for name in grammar.split(methods, ",")]
     if not all(found):
         raise ValueError(
             f"methods={methods!r} has an empty name: separate methods by one comma, as in "
@@ -161,13 +163,11 @@ def names(methods: str) -> list[str]:
     return found
 
 
-def split(name: str) -> tuple[str, list[str]]:
-    """The row that a method's name begins with, and the settings that it changes.
-
-    What has no `=` goes on with the value before it, such as a view after a semicolon.
+def split(name: str) -> tuple[str, list[tuple[str, str]]]:
+    """The row that a method's name begins with, and the settings that it changes, by `grammar`.
 
     >>> split("cdc@prompts.templates=2;views=flip; jitter(hue=0.1)")
-    ('cdc', ['prompts.templates=2', 'views=flip; jitter(hue=0.1)'])
+    ('cdc', [('prompts.templates', '2'), ('views', 'flip; jitter(hue=0.1)')])
 
     Raises:
       ValueError: there is no such row, the message names the nearest; or no setting after the @.
@@ -178,15 +178,25 @@ def split(name: str) -> tuple[str, list[str]]:
         raise ValueError(
             f"unknown method {row!r}: did you mean {near!r}? There are {', '.join(rows.ROWS)}"
         )
-    changes: list[str] = []
-    for part in config_file.split_list(text, ";") if text else []:
-        if config_file.has_value(part):
-            changes.append(part)
-        elif changes and part.strip():
-            changes[-1] += f";{part}"
-        else:
-            raise ValueError(f"expected key=value, got {part!r} in {name!r}")
+    parts = grammar.split(text, ";") if text else []
+    before, changes = grammar.settings(parts, ";")
+    for part in [*before, *(part for part in parts if not part.strip())]:
+        raise ValueError(f"expected key=value, got {part!r} in {name!r}")
     return row, changes
+
+
+def with_changes(row: str, changes: Mapping[str, Any]) -> str:
+    """The name of a row with settings changed; configuration files state studies by it.
+
+    >>> with_changes("cdc", {"prompts.templates": 2, "prompts.phrases": "a photo, of a"})
+    'cdc@prompts.templates=2;prompts.phrases="a photo, of a"'
+
+    Args:
+      row: a key of `rows.ROWS`.
+      changes: setting -> value, dots reaching into the parts.
+    """
+    settings = ";".join(f"{key}={grammar.written(value)}" for key, value in changes.items())
+    return f"{row}@{settings}" if settings else row
 
 
 def title(name: str) -> str:
@@ -196,7 +206,7 @@ def title(name: str) -> str:
     'CDC, templates=2, kl_weight=0.1'
     """
     row, changes = split(name)
-    settings = (change.partition("=") for change in changes)
     return ", ".join(
-        [rows.ROWS[row].title, *(f"{key.rpartition('.')[2]}={value}" for key, _, value in settings)]
+        [rows.ROWS[row].title]
+        + [f"{key.rpartition('.')[2]}={grammar.unquoted(value)}" for key, value in changes]
     )

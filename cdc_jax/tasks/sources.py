@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from cdc_jax import grammar
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.records import SplitRecord
@@ -46,7 +47,7 @@ def targets(config: ConfigDict) -> list[str]:
     if config.dataset == "world":
         return list(kinds.targets(config.targets, config.world.kind))
     known = tuple(catalog.PUBLISHED)
-    listed = [_known("target", name, known) for name in config.targets.split(",") if name]
+    listed = [_known("target", name, known) for name in grammar.split(config.targets, ",") if name]
     found = [name for name in listed if name != config.dataset]
     if listed and not found:
         raise ValueError(f"the only target, {config.dataset}, is what is learned: name another")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from cdc_jax import grammar
 from cdc_jax.tasks.world import factors, render
 
 
@@ -155,7 +156,7 @@ def targets(names: str, source: str) -> dict[str, Kind]:
     """
     kind = known(source)
     found = {}
-    for name in filter(None, names.split(",")):
+    for name in filter(None, grammar.split(names, ",")):
         if name not in DOMAINS:
             found[name] = known(name)
         elif not DOMAINS[name].hides & kind.relevant.keys():
