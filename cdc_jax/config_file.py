@@ -7,7 +7,6 @@ before any work.
 """
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cdc_jax import grammar, streams
+from cdc_jax import grammar, spelling, streams
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.escaping import visible
 from cdc_jax.interruption import Interrupted
@@ -163,7 +162,7 @@ def _known(config: Any, key: str) -> str:
     if isinstance(config, ConfigDict) and key in config:
         return key
     keys = list(config.keys()) if isinstance(config, ConfigDict) else []
-    near = difflib.get_close_matches(key, keys, 1, 0)
+    near = spelling.nearest(key, keys)
     raise ValueError(
-        f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else ", nothing is below")
+        f"unknown key {key!r}" + (f": did you mean {near!r}?" if near else ", nothing is below")
     )

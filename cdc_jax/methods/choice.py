@@ -1,11 +1,10 @@
 """From a row's name to all of its settings: the row's own, the backbone's profile, the user's."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from cdc_jax import config_file, grammar
+from cdc_jax import config_file, grammar, spelling
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import defaults, rows
 from cdc_jax.records import RowRecord
@@ -174,7 +173,7 @@ def split(name: str) -> tuple[str, list[tuple[str, str]]]:
     """
     row, _, text = name.partition("@")
     if row not in rows.ROWS:
-        near = difflib.get_close_matches(row, rows.ROWS, 1, 0)[0]
+        near = spelling.nearest(row, rows.ROWS)
         raise ValueError(
             f"unknown method {row!r}: did you mean {near!r}? There are {', '.join(rows.ROWS)}"
         )

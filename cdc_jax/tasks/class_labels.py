@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdc_jax.tasks import splits, task_toml, text_file
+from cdc_jax import spelling
+from cdc_jax.tasks import splits, text_file
 
 Row = tuple[str, str, str]  # path, label, part or ""
 
@@ -59,8 +60,8 @@ def _by_name(labels: Iterable[str], names: Mapping[int, str], file: Path) -> dic
     numbers = {name: number for number, name in names.items()}
     for label in labels:
         if label not in numbers:
-            near = task_toml.nearest(label, numbers)
-            raise ValueError(f"{file}: {label!r} is not among the names in task.toml; {near} is")
+            near = spelling.nearest(label, numbers)
+            raise ValueError(f"{file}: {label!r} is not among the names in task.toml; {near!r} is")
     return {label: numbers[label] for label in labels}
 
 

@@ -3,13 +3,13 @@
 Images stay undecoded, so that `decode` treats them like any file.
 """
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cdc_jax import spelling
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.tasks import splits, task_toml, text_file
 from cdc_jax.tasks.decode import UnreadableImage
@@ -292,8 +292,8 @@ def _check_known(
 ) -> None:
     listed = list(known)
     if value not in listed:
-        near = difflib.get_close_matches(value, listed, 1, 0)
-        raise ValueError(f"{key}: {where} has no {kind} {value!r}, but {_listed(near or listed)}")
+        near = spelling.nearest(value, listed) or "none"
+        raise ValueError(f"{key}: {where} has no {kind} {value!r}, but {near}")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,14 +1,13 @@
 """The registry of where tasks come from: the world, the field's datasets, a user's own images."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from cdc_jax import grammar
+from cdc_jax import grammar, spelling
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.records import SplitRecord
@@ -275,7 +274,7 @@ def _check_shots(split: Split, shots: int) -> None:
 def _known(key: str, value: str, known: Iterable[str]) -> str:
     if value in known:
         return value
-    near = difflib.get_close_matches(value, known, 1, 0)[0]
+    near = spelling.nearest(value, known)
     raise ValueError(
         f"unknown {key} {value!r}: did you mean {near!r}? There are {', '.join(known)}"
     )

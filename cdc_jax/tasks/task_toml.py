@@ -21,14 +21,13 @@ A class that has descriptions is put in words by them, and by `templates` where 
 but not by `template`.
 """
 
-import difflib
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdc_jax import schema
+from cdc_jax import schema, spelling
 from cdc_jax.escaping import reason
 from cdc_jax.tasks import text_file
 from cdc_jax.tasks.splits import Split
@@ -55,7 +54,6 @@ _KINDS = {
 _SETTINGS = schema.record(
     **{key: schema.optional(kind, DEFAULTS[key]) for key, kind in _KINDS.items()}
 )
-_COMPARED = 1000  # names that a nearest one is sought among
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -75,8 +73,8 @@ def read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not task.toml: its values are nested too deeply") from None
     for key in given:
         if key not in DEFAULTS:
-            near = nearest(key, DEFAULTS)
-            raise ValueError(f"unknown key {key!r} in {file}: did you mean {near}?")
+            near = spelling.nearest(key, DEFAULTS)
+            raise ValueError(f"unknown key {key!r} in {file}: did you mean {near!r}?")
     settings = schema.check(given, _SETTINGS, str(file), "mend it")
     if "template" in given and "templates" in given:
         raise ValueError(f"{file} gives both template and templates: put all into templates")
@@ -98,9 +96,8 @@ def renamed(split: Split, changes: Mapping[str, Any]) -> Split:
     known = set(split.class_names)
     for name in changes:
         if name not in known:
-            raise ValueError(
-                f"class_names in task.toml: no class {name!r}, but {nearest(name, known)}"
-            )
+            near = spelling.nearest(name, known)
+            raise ValueError(f"class_names in task.toml: no class {name!r}, but {near!r}")
     names = tuple(changes.get(name, name) for name in split.class_names)
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"two classes are called {twice[0]!r}: CLIP could not tell them")
@@ -124,9 +121,8 @@ def template(settings: Mapping[str, Any], class_names: Sequence[str]) -> Templat
     for key, sentences in settings["descriptions"].items():
         name = settings["class_names"].get(key, key)
         if name not in known:
-            raise ValueError(
-                f"descriptions in task.toml: no class {key!r}, but {nearest(key, known)}"
-            )
+            near = spelling.nearest(key, known)
+            raise ValueError(f"descriptions in task.toml: no class {key!r}, but {near!r}")
         if name in descriptions:
             raise ValueError(f"descriptions in task.toml: class {name!r} is described twice")
         descriptions[name] = (sentences,) if isinstance(sentences, str) else tuple(sentences)
@@ -145,9 +141,3 @@ def remarks(template: Template, class_names: Sequence[str]) -> tuple[str, ...]:
         f"{len(without)} of the {len(class_names)} classes have no description, such as "
         f"{without[0]!r}: they get {instead:.300}",
     )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like another, for a message; the first ones are compared."""
-    names = sorted(known)[:_COMPARED]
-    return repr(difflib.get_close_matches(name, names, 1, 0)[0]) if names else "none"

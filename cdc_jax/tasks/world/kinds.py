@@ -11,12 +11,11 @@ task_misaligned 53 and 98, domain_gap 34 and 78 percent.)
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from cdc_jax import grammar
+from cdc_jax import grammar, spelling
 from cdc_jax.tasks.world import factors, render
 
 
@@ -125,7 +124,7 @@ def known(name: str) -> Kind:
       ValueError: there is none; the message names the nearest.
     """
     if name not in KINDS:
-        near = difflib.get_close_matches(name, KINDS, 1, 0)[0]
+        near = spelling.nearest(name, KINDS)
         raise ValueError(
             f"unknown kind of world task {name!r}: did you mean {near!r}? "
             f"There are {', '.join(KINDS)}"
