@@ -11,7 +11,7 @@ from cdc_jax.methods import rows
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 DOCUMENTS = sorted(
-    [ROOT / "README.md", ROOT / "experiments" / "causal_reading.md"]
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "experiments" / "causal_reading.md"]
     + [*ROOT.glob("experiments/guides/*.md"), RESULTS / "README.md"]
 )
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
@@ -79,6 +79,7 @@ def test_figures_stand_on_the_pages_that_are_cited(paragraph, pages):
     assert not missing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_path)
 def test_python_blocks_run(document, monkeypatch):
     monkeypatch.setattr(rows, "ROWS", dict(rows.ROWS))  # to which a guide adds
