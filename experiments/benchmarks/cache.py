@@ -5,9 +5,10 @@
 
 The model has ViT-B/16's sizes, random weights and the bundled tokenizer. Photographs are those of
 the folder that CDC_JAX_PHOTOS names, which holds a folder a class; otherwise they are drawn.
-CDC_JAX_IMAGES is the most images that are used: 120 unless set, 0 for all. Predictions are made of
-120 at most. Nothing is trained, because steps take the same time in both sweeps. Every run starts
-in a process of its own. Images that were encoded are counted where the image tower is called.
+CDC_JAX_IMAGES is the most images that are used: 120 unless set, 0 for all. CDC_JAX_DTYPE is the
+towers' dtype, float32 unless set. Predictions are made of 120 images at most. Nothing is trained,
+because steps take the same time in both sweeps. Every run starts in a process of its own. Images
+that were encoded are counted where the image tower is called.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import rich.box
 import rich.console
@@ -36,6 +38,7 @@ from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.tasks.photographs import Photographs
 
 IMAGES, CLASSES, ROUNDS, BATCH = 120, 4, 3, 24
+DTYPE = os.environ.get("CDC_JAX_DTYPE", "float32")
 METHODS = "zero_shot,linear_probe,coop,kgcoop"
 
 
@@ -46,7 +49,7 @@ def main() -> None:
         paths = photographs(root / "photos")
         save_model(root / "model")
         some = subset(paths, root / "some")
-        title = f"images, ViT-B/16's sizes, {len(os.sched_getaffinity(0))} cores"
+        title = f"images, ViT-B/16's sizes, {DTYPE}, {len(os.sched_getaffinity(0))} cores"
         show(f"Sweep over 3 seeds and {METHODS}: {len(paths)} {title}", "sweep", sweeps(root))
         show(f"predict.py: {some} {title}", "command", predictions(root))
         show("Hosts, each with a core of its own", "processes", hosts(root, paths))
@@ -121,7 +124,7 @@ def run_sweep(root: Path, name: str) -> tuple[float, int]:
     values = (
         f"dataset=folder,data.root={root}/photos,data.allow_fewer=True,model={root}/model,"
         f"methods={METHODS},shots=4,sweep.seeds=1,2,3,progress=False,cache.folder={root}/cache,"
-        f"evaluation_batch_size={BATCH},"
+        f"evaluation_batch_size={BATCH},dtype={DTYPE},"
     )
     values += ",".join(f"{method}.optimizer.epochs=0" for method in METHODS.split(",")[1:])
     config = config_file.apply(settings.experiment(), values)
@@ -185,7 +188,7 @@ def encode(
     os.sched_setaffinity(0, [core])  # before JAX counts them
     if count > 1:
         devices.start(address, count, number)
-    loaded, mesh = backbone.load(model), devices.make_mesh()
+    loaded, mesh = backbone.load(model, jnp.dtype(DTYPE)), devices.make_mesh()
     stored = FeatureCache(cache).of(*inference.encoder(loaded))
     frozen = inference.FrozenFeatures(devices.replicate(loaded, mesh), mesh, BATCH, stored)
     size = loaded.sizes.image_size
