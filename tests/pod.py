@@ -185,7 +185,6 @@ def run(workdir):
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_share_binary_between_hosts", True)  # process 0 compiles for both
     devices.start()
     devices.start()  # twice is once
     argument, workdir, *rest = sys.argv[1:]
