@@ -25,8 +25,8 @@ from cdc_jax.tasks.batches import TrainingBatches
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL = (
-    "shots=2,world.test_images=1,evaluation_batch_size=12,methods=cdc,cdc.optimizer.epochs=3,"
-    "cdc.optimizer.batch_size=8,"
+    "shots=4,world.test_images=1,evaluation_batch_size=12,methods=cdc,cdc.optimizer.epochs=3,"
+    "cdc.optimizer.batch_size=16,"
     "cdc.prompts.modality=multimodal,cdc.prompts.layers=3,cdc.prompts.context=2,"
     "cdc.optimizer.name=sgd,cdc.optimizer.learning_rate=0.0035"
 )
@@ -306,9 +306,9 @@ def test_an_interrupted_run_does_not_go_on_with_another_clip(get_config, tmp_pat
 @pytest.mark.slow
 def test_another_configuration_in_the_same_folder_is_refused(small, finished, get_config):
     workdir, _ = finished
-    changed = get_config("fewshot", SMALL + ",shots=4")
+    changed = get_config("fewshot", SMALL + ",shots=2")
     changed.log_every, changed.checkpoint_every = 2, 4
-    with pytest.raises(ValueError, match=r"another configuration \(shots: 2 there, 4 now\)"):
+    with pytest.raises(ValueError, match=r"another configuration \(shots: 4 there, 2 now\)"):
         train.train_and_evaluate(changed, workdir)
 
 
