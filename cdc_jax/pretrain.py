@@ -126,15 +126,13 @@ def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -
       seed: scenes are drawn from it; training never draws these.
       scenes: how many for each figure.
     """
-    encode_image = jax.jit(lambda clip, images: clip.encode_image(images))
-    encode_text = jax.jit(lambda clip, ids: clip.encode_text(ids))
 
     def image_features(scene, stream):
         pixels = normalized(render.render(scene, [seed, _EVALUATION, stream]), clip.config)
-        return np.asarray(encode_image(clip, pixels))
+        return np.asarray(_encode_image(clip, pixels))
 
     def correct(features, prompts, labels):
-        text = np.asarray(encode_text(clip, tokenizer(prompts)))
+        text = np.asarray(_encode_text(clip, tokenizer(prompts)))
         return np.argmax(features @ text.T, -1) == labels
 
     values = factors.VALUES
@@ -171,6 +169,10 @@ def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -
     accuracy["task"] = np.concatenate(task)
     return {k: round(100 * float(np.mean(v)), 1) for k, v in accuracy.items()}
 
+
+# Compiled for the first of the evaluations of a training.
+_encode_image = jax.jit(lambda clip, images: clip.encode_image(images))
+_encode_text = jax.jit(lambda clip, ids: clip.encode_text(ids))
 
 _TRAINING, _EVALUATION = 0, 1  # streams of scenes
 

@@ -22,6 +22,17 @@ hypothesis.settings.load_profile("reproducible")
 collect_ignore = ["references"]  # what made the stored answers; it may need torch
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
+# Workers take one file after the other. With these first, none is left alone with a long one.
+LONGEST = (
+    "test_devices", "test_benchmark_accelerator", "test_first_result", "test_train", "test_method",
+    "test_kill", "test_prediction", "test_pretrain", "test_x64", "test_closed_output",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def get_config():
@@ -48,6 +59,17 @@ def compilation_cache(pytestconfig):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", 2**31)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Programs are compiled in about half the time, and run slower.
+
+    For tests of runs, whose costs are their many programs. Scripts that they fork do so, too.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,10 +23,20 @@ _PRELOADED = (
 )  # fmt: skip
 _CONTEXT.set_forkserver_preload(list(_PRELOADED))
 
-_COMPILATION_CACHE = (
+_COMPILATION = (
     "jax_compilation_cache_dir", "jax_compilation_cache_max_size",
-    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_compile_time_secs", "jax_disable_most_optimizations",
 )  # fmt: skip
+
+
+def compilation():
+    """The options by which this process compiles programs and keeps them."""
+    return {name: jax.config.values[name] for name in _COMPILATION}
+
+
+def variables():
+    """The same for a process that is started anew."""
+    return {name.upper(): str(value) for name, value in compilation().items()}
 
 
 class Script:
@@ -47,10 +57,13 @@ class Script:
         for file in files:
             file.touch()
         files = [str(stdout or files[0]), str(files[1])]
-        cache = {name: jax.config.values[name] for name in _COMPILATION_CACHE}
+        options = compilation() | {"jax_platforms": "cpu"}
         if programs:
-            cache = dict(zip(_COMPILATION_CACHE, (str(programs), -1, 0.0), strict=True))
-        options = {"jax_platforms": "cpu"} | cache
+            options |= {
+                "jax_compilation_cache_dir": str(programs),
+                "jax_compilation_cache_max_size": -1,
+                "jax_persistent_cache_min_compile_time_secs": 0.0,
+            }
         command = [str(path), *map(str, arguments)]
         call = (command, str(folder), files, options, environment)
         self._process = _CONTEXT.Process(target=_run, args=call)
@@ -72,6 +85,19 @@ class Script:
         assert self._process.exitcode is not None, f"still running after {timeout} s"
         with self._printed as folder:
             return tuple((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
+
+
+def train(workdir, config, programs=None):
+    """Starts experiments/run.py as `kill_test.start` does; it keeps image features in `workdir`.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      programs: folder of compiled programs; the tests' own otherwise.
+    """
+    options = (f"--config={config}", f"--workdir={workdir}")
+    cache = str(workdir)
+    return Script(EXPERIMENTS / "run.py", *options, programs=programs, CDC_JAX_CACHE=cache)
 
 
 def _run(command, folder, files, options, environment):

@@ -5,16 +5,18 @@ import subprocess
 import sys
 
 import forked_runs
-import jax
 import pytest
 
-pytestmark = pytest.mark.slow  # starts commands
+pytestmark = [
+    pytest.mark.slow,  # starts commands
+    pytest.mark.usefixtures("quick_compilation"),
+]
 
 
 COMMAND = (
     str(forked_runs.EXPERIMENTS / "run.py"),
     "--config=fewshot.py:methods=zero_shot,coop,shots=1,world.test_images=1,"
-    "evaluation_batch_size=12,coop.optimizer.epochs=2",
+    "evaluation_batch_size=12,coop.optimizer.epochs=1,coop.views=clean",
     "--config.sweep.seeds=1,2",
 )
 
@@ -23,8 +25,7 @@ def test_a_training_goes_on_to_its_end(tmp_path):
     """As with `| head -0`, in a process that is started anew and ends as Python does."""
     environment = os.environ | {
         "PYTHONIOENCODING": "ascii",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(jax.config.jax_compilation_cache_max_size),
+        **forked_runs.variables(),
     }
     command = [sys.executable, *COMMAND, f"--workdir={tmp_path}"]
     with open(tmp_path / "errors", "wb") as errors:

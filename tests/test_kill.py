@@ -9,7 +9,10 @@ import pytest
 
 from cdc_jax import report
 
-pytestmark = pytest.mark.slow  # starts and kills runs
+pytestmark = [
+    pytest.mark.slow,  # starts and kills runs
+    pytest.mark.usefixtures("quick_compilation"),
+]
 
 
 CONFIG = (
@@ -19,12 +22,10 @@ CONFIG = (
 )
 
 
-def fork(workdir, config, cache):
-    """As the script's `start`, but forked."""
-    run = forked_runs.EXPERIMENTS / "run.py"
-    caches = str(workdir)
-    options = (f"--config={config}", f"--workdir={workdir}")
-    return forked_runs.Script(run, *options, programs=cache, CDC_JAX_CACHE=caches)
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Compiled programs of the runs, which are killed while they write some."""
+    return tmp_path_factory.mktemp("programs")
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +37,26 @@ def kill_test():
 
 
 def test_killed_while_caching_between_steps_while_saving_and_while_evaluating(
-    kill_test, tmp_path, monkeypatch
+    kill_test, programs, tmp_path, monkeypatch
 ):
     """Against a run as the script starts it; those that are killed are forked."""
-    cache = tmp_path / "programs"
-    kill_test.finish(kill_test.start(tmp_path / "alone", CONFIG, cache))
-    monkeypatch.setattr(kill_test, "start", fork)
+    for name, value in forked_runs.variables().items():
+        monkeypatch.setenv(name, value)
+    kill_test.finish(kill_test.start(tmp_path / "alone", CONFIG, programs))
+    monkeypatch.setattr(kill_test, "start", forked_runs.train)
     phases = ("caching", "stepping", "saving", "evaluating")
-    killed, unequal = kill_test.differences(tmp_path, CONFIG, cache, phases, random.Random(0))
+    killed, unequal = kill_test.differences(tmp_path, CONFIG, programs, phases, random.Random(0))
     assert len(killed) >= 3, "the runs ended before they could be killed"
     assert not unequal
 
 
-def test_a_killed_sweep_ends_in_the_same_tables(kill_test, tmp_path):
+def test_a_killed_sweep_ends_in_the_same_tables(kill_test, programs, tmp_path):
     config = (
         "fewshot.py:methods=coop,sweep.seeds=1,2,shots=1,world.test_images=2,progress=False,"
-        "evaluation_batch_size=24,log_every=2,checkpoint_every=3,curve_every=3,coop.views=flip,coop.optimizer.epochs=30"
+        "evaluation_batch_size=60,log_every=2,checkpoint_every=3,curve_every=3,coop.views=flip,coop.optimizer.epochs=30"
     )
-    cache = tmp_path / "programs"
-    kill_test.finish(fork(tmp_path / "alone", config, cache))
-    process = fork(tmp_path / "killed", config, cache)
+    kill_test.finish(forked_runs.train(tmp_path / "alone", config, programs))
+    process = forked_runs.train(tmp_path / "killed", config, programs)
     first, second = (
         tmp_path / f"killed/world-aligned-rho0.9-1shot-seed{seed}/coop/results.json"
         for seed in (1, 2)
@@ -66,6 +67,6 @@ def test_a_killed_sweep_ends_in_the_same_tables(kill_test, tmp_path):
     process.kill()
     process.communicate()
     assert not second.exists(), "the sweep ended before it could be killed"
-    kill_test.finish(fork(tmp_path / "killed", config, cache))
+    kill_test.finish(forked_runs.train(tmp_path / "killed", config, programs))
     alone, killed = (report.make([tmp_path / name]).files for name in ("alone", "killed"))
     assert len(alone) > 8 and alone == killed

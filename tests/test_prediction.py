@@ -18,7 +18,10 @@ from cdc_jax import backbone, clip, evaluate, export, inference, methods, predic
 from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.tasks.decode import UnreadableImage
 
-pytestmark = pytest.mark.slow  # trains, and starts commands
+pytestmark = [
+    pytest.mark.slow,  # trains, and starts commands
+    pytest.mark.usefixtures("quick_compilation"),
+]
 
 # The vectors of CoOp are trained, those of CDC are its many initial ones, nested and of all kinds.
 SETTINGS = (

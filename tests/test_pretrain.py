@@ -7,7 +7,10 @@ import pytest
 
 from cdc_jax import backbone, clip, pretrain
 
-pytestmark = pytest.mark.slow  # pretrains, and draws many scenes
+pytestmark = [
+    pytest.mark.slow,  # pretrains, and draws many scenes
+    pytest.mark.usefixtures("quick_compilation"),
+]
 
 
 def test_the_shipped_clip_keeps_its_cards_figures():

@@ -66,12 +66,13 @@ def measure_step(case: str, context: Context) -> dict[str, Any]:
 
 
 def measure_option(case: str, context: Context) -> dict[str, Any]:
-    """The step of CDC in float32, compiled with some of `OPTIONS`."""
+    """The step of CDC in float32, compiled with some of `OPTIONS`; where tiny, that of CoOp."""
     if jax.devices()[0].platform != "gpu" and not context.tiny:
         return {"not_run": f"an option for GPUs, the device is a {jax.devices()[0].platform}"}
     _without_cache(context)
-    cdc = next(name for name in published(context.tiny) if name.startswith("cdc float32"))
-    return _measured(setup(cdc, context), context, OPTIONS[case])
+    row = "coop" if context.tiny else "cdc"
+    step = next(c for c in published(context.tiny) if c.startswith(f"{row} float32"))
+    return _measured(setup(step, context), context, OPTIONS[case])
 
 
 def measure_device(case: str, context: Context) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""What methods learn on the embedded world: the claims of the README's first table."""
+
+import json
+
+import pytest
+
+from cdc_jax import train
+
+pytestmark = pytest.mark.slow  # trains for many steps
+
+
+def lines(workdir, method):
+    text = (workdir / method / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_first_result(get_config, tmp_path):
+    # The README's command, shorter and with another seed: CoOp learns the correlation, the others
+    # hold new classes.
+    shorter = "seed=11,world.test_images=20,cdc.optimizer.epochs=20,cdc_plus.optimizer.epochs=40"
+    results = train.train_and_evaluate(get_config("fewshot", shorter), tmp_path)
+    zero_shot, probe, coop, *others = (results[name]["summary"] for name in results)
+    assert 85 < zero_shot["base_int"] < 99
+    assert probe["base_iid"] - probe["base_int"] > 20  # a classifier of its own reads it
+    assert coop["base_iid"] > zero_shot["base_iid"]
+    cut = ("base_int", "new_iid", "new_int")
+    assert sum(coop[split] - zero_shot[split] for split in cut) < -2
+    assert len(others) == 3
+    for holding in others:
+        assert holding["new_int"] > zero_shot["new_int"] - 1.5
+    logged = lines(tmp_path, "coop")
+    assert logged[-1]["loss"] < 0.85 * logged[0]["loss"]
+
+
+def test_coop_learns_and_consistency_holds_it_back(get_config, tmp_path):
+    argument = "world.test_images=1,evaluation_batch_size=12,methods=coop,coop_con"
+    for name in ("coop", "coop_con"):
+        argument += f",{name}.optimizer.epochs=15,{name}.views=clean"
+    results = train.train_and_evaluate(get_config("fewshot", argument), tmp_path)
+    logs = {name: lines(tmp_path, name) for name in results}
+    for name in results:
+        assert logs[name][-1]["classification"] < 0.9 * logs[name][0]["classification"]
+    assert logs["coop_con"][-1]["consistency"] < logs["coop"][-1]["consistency"] / 2
