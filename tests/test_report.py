@@ -17,6 +17,7 @@ from synthetic_runs import WORLD_SPLITS, protocol_of, split_records, write_cell
 
 from cdc_jax import methods, report
 from cdc_jax.records import Results, TaskRecord
+from cdc_jax.report import table as table_module
 from cdc_jax.report.families import PROTOCOLS
 from cdc_jax.report.table import Value
 
@@ -357,7 +358,9 @@ def test_shares_of_the_gain_are_of_the_seeds_that_all_have(tmp_path):
     # The best of a column is one of those over the most seeds.
     accuracy = next(one for one in made.tables if one.name == "accuracy")
     rows = [row.title for row in accuracy.groups[0][1]]
-    assert [rows[r] for _, r, c in report.formats.best(accuracy) if c == 0] == ["CoOp"]
+    ((_, shown),) = table_module.shown(accuracy)
+    assert rows == [row.title for row, _ in shown]
+    assert [row.title for row, cells in shown if cells[0].best] == ["CoOp"]
 
 
 # ---- files
@@ -802,9 +805,11 @@ def test_the_command_says_where_things_lie_and_prints_the_main_table(two_dataset
 
 
 def test_values_print_their_number_where_it_is_not_the_rows(two_datasets):
-    from cdc_jax.report import formats
-
-    cell = Value(1.0, 1.0, 0.0, 2.0, 2)
-    row = report.make([two_datasets], formats=["csv"]).tables[0].groups[0][1][0]
-    assert formats.odd_count(cell, row) == "(n = 2)"
-    assert formats.odd_count(row.cells[0], row) == ""
+    found = report.make([two_datasets], formats=["csv"]).tables[0]
+    ((group, (row, *_)), *_) = found.groups
+    row = dataclasses.replace(row, cells=(Value(1.0, 1.0, 0.0, 2.0, 2), *row.cells[1:]))
+    ((_, ((_, cells),)),) = table_module.shown(
+        dataclasses.replace(found, groups=((group, (row,)),))
+    )
+    assert cells[0].count == "(n = 2)"
+    assert {cell.count for cell in cells[1:]} == {""}

@@ -46,6 +46,16 @@ def color(name: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plot:
+    """A drawing with its title, and a caption that says what is seen."""
+
+    name: str
+    title: str
+    caption: str
+    drawing: ET.Element
+
+
+@dataclasses.dataclass(frozen=True)
 class Style:
     """How a row is drawn in every plot: colour, marker, dashes, line width."""
 
@@ -78,7 +88,7 @@ def styles(rows: Sequence[str], reference: str | None, neutral: str | None) -> d
 
 @contextlib.contextmanager
 def canvas(width: float = 380, height: float = 285) -> Iterator[Figure]:
-    """An empty figure of so many CSS pixels; draw on it and call `svg` inside of the block."""
+    """An empty figure of so many CSS pixels; draw on it and call `finish` inside of the block."""
     settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "cdc_jax",
@@ -109,13 +119,15 @@ def canvas(width: float = 380, height: float = 285) -> Iterator[Figure]:
         yield Figure(figsize=(width / 72, height / 72), layout="constrained")
 
 
-def svg(figure: Figure, name: str, title: str) -> ET.Element:
-    """The figure as an `svg` element for a page that sets `COLORS` as CSS variables.
+def finish(figure: Figure, name: str, title: str, caption: str, label: str) -> Plot:
+    """The figure as a plot whose `svg` element is for a page with `COLORS` as CSS variables.
 
     Args:
       figure: of `canvas`.
       name: unique on the page; begins every id.
-      title: read aloud where the drawing can't be seen.
+      title: above the drawing.
+      caption: what is seen.
+      label: read aloud where the drawing can't be seen.
     """
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
@@ -134,8 +146,8 @@ def svg(figure: Figure, name: str, title: str) -> ET.Element:
         root.remove(metadata)
     for key in ("width", "height", "version"):
         del root.attrib[key]
-    root.attrib |= {"role": "img", "aria-label": title}
-    return root
+    root.attrib |= {"role": "img", "aria-label": label}
+    return Plot(name, title, caption, root)
 
 
 def standalone(drawing: ET.Element) -> str:

@@ -10,12 +10,12 @@ from cdc_jax.folder_names import folder_name
 from cdc_jax.methods.rows import ROWS
 from cdc_jax.report import formats as tables_as
 from cdc_jax.report.cells import find
+from cdc_jax.report.comparisons import family_tables
 from cdc_jax.report.drawing import standalone
-from cdc_jax.report.families import Family, arrange, published_row, reference_row
+from cdc_jax.report.families import Family, arrange
 from cdc_jax.report.page import page
 from cdc_jax.report.parts import check, part
 from cdc_jax.report.table import Table
-from cdc_jax.report.tables import family_tables
 
 FORMATS = ("html", "markdown", "csv", "latex", "svg")
 """What a report can be written as."""
@@ -75,11 +75,11 @@ def make(
         check(cells)
     families = arrange(cells)
     references = [
-        reference_row(family, reference) if reference else published_row(family, _DEFAULT_REFERENCE)
+        family.named(reference) if reference else family.published(_DEFAULT_REFERENCE)
         for family in families
     ]
     if reference is not None and not any(references):
-        known = ", ".join(sorted({cell.method for cell in cells}))
+        known = ", ".join(sorted({cell.row.row for cell in cells}))
         raise ValueError(f"no run of the reference {reference!r}: there are {known}")
     names = _names(families)
     tables = [family_tables(*pair) for pair in zip(families, references, strict=True)]
@@ -129,11 +129,10 @@ def _table_files(
         short = "\n".join(filter(None, (tables_as.overview(own) for own in tables)))
         if short:
             files["overview.md"] = "# Overview\n\n" + short
-    makers = {"csv": tables_as.comma_separated, "latex": tables_as.latex}
     for name, own in zip(names, tables, strict=True):
         for table in own:
-            for kind in makers.keys() & set(formats):
+            for kind in tables_as.RENDERERS.keys() & set(formats):
+                suffix, render = tables_as.RENDERERS[kind]
                 shots = f"-{table.shots}shot" if table.shots else ""
-                suffix = tables_as.EXTENSIONS[kind]
-                files[f"tables/{name}-{table.name}{shots}.{suffix}"] = makers[kind](table)
+                files[f"tables/{name}-{table.name}{shots}.{suffix}"] = render(table)
     return files

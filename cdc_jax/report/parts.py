@@ -1,24 +1,24 @@
-"""What is shown of a family beside its tables: plots, galleries, words."""
+"""What is shown of a family: its tables, plots and galleries, and what it is called."""
 
 import dataclasses
-import xml.etree.ElementTree as ET
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cdc_jax.report.cells import Cell, scores
 from cdc_jax.report.curves import (
-    Plot,
     ablation_curves,
     difference_plots,
     epoch_curves,
     few_shot_curves,
     read_curve,
 )
-from cdc_jax.report.drawing import Style, styles
+from cdc_jax.report.drawing import Plot, Style, styles
 from cdc_jax.report.families import Family
-from cdc_jax.report.gallery import gallery_figures, read_gallery
-from cdc_jax.report.markup import element
-from cdc_jax.report.measures import primary
-from cdc_jax.report.table import Table, with_shots
+from cdc_jax.report.figures import primary
+from cdc_jax.report.gallery import galleries, read_gallery
+from cdc_jax.report.table import Table, number
+from cdc_jax.report.tables import capitalized, plural
 from cdc_jax.report.templates import interpretation, template_accuracy, template_maps
 from cdc_jax.report.trust import histograms, read_scores, reliability, risk_coverage
 
@@ -35,7 +35,7 @@ class Part:
       tables: in order.
       general: plots of all its tasks together.
       plots: (dataset, plots) at its most shots, in order.
-      galleries: of the same, as HTML.
+      galleries: of the same.
     """
 
     family: Family
@@ -43,7 +43,7 @@ class Part:
     tables: Sequence[Table]
     general: Sequence[Plot]
     plots: Sequence[tuple[str, Sequence[Plot]]]
-    galleries: Sequence[ET.Element]
+    galleries: Sequence[Any]
 
     @property
     def title(self) -> str:
@@ -53,6 +53,51 @@ class Part:
             return one.replace("world ", "The world, ") or self.family.heading
         return f"{self.family.heading}{one and f', {one}'}"
 
+    @property
+    def full_title(self) -> str:
+        """The heading with what distinguishes the family from the others."""
+        return ", ".join(filter(None, [self.title, self.family.title]))
+
+    @property
+    def about(self) -> str:
+        """Datasets, shots and seeds."""
+        family = self.family
+        seeds = sorted({cell.task.seed for cell in family.cells()})
+        shots = " and ".join(", ".join(map(str, family.shots)).rsplit(", ", 1))
+        texts = [
+            f"{len(family.datasets)} datasets" if len(family.datasets) > 1 else "",
+            f"{shots} {'shots' if family.shots != (1,) else 'shot'}",
+            f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
+            family.title,
+        ]
+        return capitalized(", ".join(filter(None, texts))) + "."
+
+    @property
+    def lead(self) -> str:
+        """What the paired differences say, in a sentence; nothing where there are none."""
+        table = next((t for t in reversed(self.tables) if t.name == "differences"), None)
+        if table is None:
+            alone = len(self.family.rows) < 2
+            return "" if alone else f"{self.full_title}: no run of the method to compare with."
+        measure = primary(self.family).title
+        verdicts: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS.values()}
+        for row, value in table.values(measure).items():
+            side = None if math.isnan(value.low) else (value.low > 0) - (value.high < 0)
+            points = number(value.mean, 1, signed=True)
+            verdicts[_VERDICTS[side]].append(f"{row.removeprefix('− ')} ({points})")
+        texts = [f"{verdict} {', '.join(rows)}" for verdict, rows in verdicts.items() if rows]
+        measure = measure.replace("average", "average accuracy")
+        lead = f"{self.full_title}: in {measure}, {self.reference} is {'; '.join(texts)}."
+        return lead if texts else ""
+
+
+_VERDICTS = {
+    1: "ahead of",
+    -1: "behind",
+    0: "not separated from",
+    None: "compared, on one pair of runs and so without an interval, with",
+}
+
 
 def check(cells: Sequence[Cell]) -> None:
     """Reads what only drawings need, so that a broken file is told before they are made.
@@ -61,10 +106,8 @@ def check(cells: Sequence[Cell]) -> None:
       ValueError: a broken file; it is named.
     """
     for cell in cells:
-        read_curve(cell)
-        interpretation(cell)
-        read_gallery(cell)
-        scores(cell.folder, cell.splits)
+        for read in (read_curve, interpretation, read_gallery, scores):
+            read(cell)
 
 
 def part(family: Family, name: str, reference: str | None, tables: Sequence[Table]) -> Part:
@@ -76,32 +119,29 @@ def part(family: Family, name: str, reference: str | None, tables: Sequence[Tabl
       reference: title of a row of it, or None.
       tables: of the family.
     """
-    shown, shown_reference = family.main(reference)
-    zero_shot = [row for row, cells in shown.rows.items() if cells[0].role == "zero-shot"]
-    order = sorted(shown.rows, key=lambda row: row != shown_reference)  # the reference first
-    looks = styles(order, shown_reference, next(iter(zero_shot), None))
+    main, main_reference = family.main(reference)
+    zero_shot = [row for row, cells in main.rows.items() if cells[0].row.role == "zero-shot"]
+    first = sorted(main.rows, key=lambda row: row != main_reference)  # the reference first
+    looks = styles(first, main_reference, next(iter(zero_shot), None))
     general = [
         plot
         for table in tables
         if table.name == "differences" and table.shots == family.shots[-1]
         for plot in difference_plots(table, primary(family).title, f"{name}-difference")
     ]
-    general += few_shot_curves(shown, looks, name)
-    plots, galleries = [], []
+    general += few_shot_curves(main, looks, name)
+    plots, shelves = [], []
     for d, dataset in enumerate(family.datasets):
-        shots = max(cell.shots for cell in family.cells() if cell.dataset == dataset)
-        cells = {
-            row: own
-            for row, found in with_shots(shown, shots).items()
-            if (own := [cell for cell in found if cell.dataset == dataset])
-        }
+        shots = max(cell.task.shots for cell in family.cells() if cell.task.dataset == dataset)
+        cells = main.at(shots, dataset)
         where = [dataset] if len(family.datasets) > 1 else []
-        where += [f"{shots} shot{'s' * (shots > 1)}"] if len(family.shots) > 1 else []
+        where += [plural(shots)] if len(family.shots) > 1 else []
         key = f"{name}-{d}"
         drawn = ablation_curves(family, dataset, shots, key) + _plots(cells, looks, key)
         plots.append((", ".join(where), drawn))
-        galleries += _gallery(cells, shown_reference, where)
-    return Part(shown, shown_reference, tables, general, plots, galleries)
+        order = sorted(reversed(list(cells)), key=lambda row: row != main_reference)
+        shelves += galleries(cells, order, "".join(f", {place}" for place in where))
+    return Part(main, main_reference, tables, general, plots, shelves)
 
 
 def _plots(
@@ -117,61 +157,3 @@ def _plots(
         *template_accuracy(cells, looks, name),
         *template_maps(cells, name),
     ]
-
-
-def _gallery(
-    cells: Mapping[str, Sequence[Cell]], reference: str | None, where: Sequence[str]
-) -> list[ET.Element]:
-    """Of the reference, or else the last row that has one, with the words of its templates."""
-    order = [row for row in cells if row == reference]
-    order += [row for row in reversed(list(cells)) if row != reference]
-    for row in order:
-        for cell in cells[row]:
-            found = gallery_figures(cell, ", ".join([row, *where]))
-            words = _words(cell, row)
-            if found or words is not None:
-                return [*found, *([words] if words is not None else [])]
-    return []
-
-
-def _words(cell: Cell, row: str) -> ET.Element | None:
-    """The words nearest to each learned vector."""
-    content = interpretation(cell)
-    if content is None or not content["words"]:
-        return None
-    lines = [
-        element(
-            "tr",
-            element("th", f"t{m}", scope="row"),
-            *(
-                element(
-                    "td",
-                    ", ".join(
-                        f"{near['word'].removesuffix('</w>')} {near['distance']:.2f}"
-                        for near in nearest[:3]
-                    ),
-                    class_="text words",
-                )
-                for nearest in vectors
-            ),
-        )
-        for m, vectors in enumerate(content["words"], 1)
-    ]
-    most = max(map(len, content["words"]))
-    head = [
-        element("th", "template", scope="col"),
-        *(element("th", f"vector {v}", scope="col", class_="text") for v in range(1, most + 1)),
-    ]
-    grid = element("table", element("thead", element("tr", *head)), element("tbody", *lines))
-    title = f"Words nearest to the learned vectors: {row}"
-    return element(
-        "figure",
-        element("h3", title),
-        element("div", grid, class_="scroll", tabindex="0", role="region", aria_label=title),
-        element(
-            "figcaption",
-            f"For each learned vector the nearest word embeddings and their distances (seed "
-            f"{cell.seed}). Near words are no proof of meaning: distances of this size are common.",
-        ),
-        class_="table",
-    )

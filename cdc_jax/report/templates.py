@@ -8,9 +8,8 @@ import numpy as np
 
 from cdc_jax import schema
 from cdc_jax.report.cells import Cell, read_json
-from cdc_jax.report.curves import Plot
-from cdc_jax.report.drawing import Style, canvas, color, svg
-from cdc_jax.report.measures import headline
+from cdc_jax.report.drawing import Plot, Style, canvas, color, finish
+from cdc_jax.report.figures import headline
 
 _SQUARE = schema.list_of(schema.list_of(schema.number()))
 _NEAR = schema.record(word=schema.text(), distance=schema.number())
@@ -18,6 +17,12 @@ _INTERPRETATION = schema.record(
     words=schema.list_of(schema.list_of(schema.list_of(_NEAR))),
     template_cosine=_SQUARE,
     disagreement=_SQUARE,
+)
+_ALONE = "Accuracy of each template alone (rings) and of the fused prediction, mean of seeds."
+_LIKENESS = (
+    "Left: mean cosine of the class features of each two templates. Right: share of the test "
+    "images on which they choose different classes. Templates that agree are not independent "
+    "sources."
 )
 
 
@@ -56,9 +61,8 @@ def template_accuracy(
         axes.set_ylim(len(lines) - 0.5, -1.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("accuracy (%)")
-        drawing = svg(figure, f"{name}-templates", "accuracy of templates alone and fused")
-    caption = "Accuracy of each template alone (rings) and of the fused prediction, mean of seeds."
-    return [Plot(f"{name}-templates", "Templates alone and fused", caption, drawing)]
+        title, label = "Templates alone and fused", "accuracy of templates alone and fused"
+        return [finish(figure, f"{name}-templates", title, _ALONE, label)]
 
 
 def interpretation(cell: Cell) -> dict[str, Any] | None:
@@ -94,13 +98,8 @@ def template_maps(cells: Mapping[str, Sequence[Cell]], name: str) -> list[Plot]:
                 percent = key == "disagreement"
                 _map(axes, 100 * mean if percent else mean, 1 if percent else 2)
                 axes.set_title(title, loc="left")
-            drawing = svg(figure, f"{name}-maps{i}", f"likeness of the templates of {row}")
-        caption = (
-            "Left: mean cosine of the class features of each two templates. Right: share of the "
-            "test images on which they choose different classes. Templates that agree are not "
-            "independent sources."
-        )
-        plots.append(Plot(f"{name}-maps{i}", f"Likeness of templates: {row}", caption, drawing))
+            title, label = f"Likeness of templates: {row}", f"likeness of the templates of {row}"
+            plots.append(finish(figure, f"{name}-maps{i}", title, _LIKENESS, label))
     return plots
 
 

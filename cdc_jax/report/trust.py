@@ -8,17 +8,22 @@ import numpy as np
 
 from cdc_jax import metrics
 from cdc_jax.report.cells import Cell, scores
-from cdc_jax.report.curves import Plot
-from cdc_jax.report.drawing import Style, canvas, color, label_ends, panels, svg
-from cdc_jax.report.measures import headline
+from cdc_jax.report.drawing import Plot, Style, canvas, color, finish, label_ends, panels
+from cdc_jax.report.figures import headline
 
-Scores = Sequence[tuple[str, Mapping[str, np.ndarray]]]
-"""Of each split its group of classes, and its arrays by name: what a `scores.npz` holds."""
-Scored = Mapping[str, Sequence[Scores]]
-"""Row -> the scores of each seed."""
+Scored = Mapping[str, Sequence[Sequence[tuple[str, Mapping[str, np.ndarray]]]]]
+"""Row -> seed by seed of each split its group of classes, and its scores by name."""
 
 BINS = 10
 _COVERAGE = np.linspace(0.05, 1, 96)
+_RELIABILITY = (
+    "How often predictions of a given probability are right; on the dashed line they are "
+    "calibrated, below it too sure. Grey bars: share of the images. All seeds pooled."
+)
+_RISK = (
+    "Error among the images kept when the most uncertain are set aside: a good uncertainty falls "
+    "early to the left. Mean over seeds."
+)
 
 
 def read_scores(cells: Mapping[str, Sequence[Cell]]) -> Scored:
@@ -28,15 +33,14 @@ def read_scores(cells: Mapping[str, Sequence[Cell]]) -> Scored:
         chosen = [
             [(cell.records[split].group, by_split[split]) for split in headline([cell])]
             for cell in own
-            for by_split in [scores(cell.folder, cell.splits)]
-            if by_split
+            if (by_split := scores(cell))
         ]
         if chosen:
             found[row] = chosen
     return found
 
 
-def _pooled(seeds: Sequence[Scores], without: str = "") -> Any:
+def _pooled(seeds: Sequence[Any], without: str = "") -> Any:
     """confidence, uncertainty, correct of all images, but those of a group of classes."""
     parts = [arrays for splits in seeds for group, arrays in splits if group != without]
     correct = [a["labels"] == a["predicted"] for a in parts]
@@ -74,12 +78,8 @@ def reliability(scored: Scored, looks: Mapping[str, Style], name: str) -> list[P
             axes.set_aspect("equal")
         figure.supxlabel("probability of the predicted class", fontsize=11)
         figure.supylabel("share that is right", fontsize=11)
-        drawing = svg(figure, f"{name}-reliability", "reliability diagrams")
-    caption = (
-        "How often predictions of a given probability are right; on the dashed line they are "
-        "calibrated, below it too sure. Grey bars: share of the images. All seeds pooled."
-    )
-    return [Plot(f"{name}-reliability", "Reliability", caption, drawing)]
+        title, label = "Reliability", "reliability diagrams"
+        return [finish(figure, f"{name}-reliability", title, _RELIABILITY, label)]
 
 
 def risk_coverage(scored: Scored, looks: Mapping[str, Style], name: str) -> list[Plot]:
@@ -102,12 +102,8 @@ def risk_coverage(scored: Scored, looks: Mapping[str, Style], name: str) -> list
         axes.set_xlabel("images kept, the most certain first (%)")
         axes.set_ylabel("errors among them (%)")
         label_ends(axes, ends, looks)
-        drawing = svg(figure, f"{name}-risk", "risk-coverage curves")
-    caption = (
-        "Error among the images kept when the most uncertain are set aside: a good uncertainty "
-        "falls early to the left. Mean over seeds."
-    )
-    return [Plot(f"{name}-risk", "Risk and coverage", caption, drawing)]
+        title, label = "Risk and coverage", "risk-coverage curves"
+        return [finish(figure, f"{name}-risk", title, _RISK, label)]
 
 
 def histograms(scored: Scored, name: str) -> list[Plot]:
@@ -150,10 +146,10 @@ def histograms(scored: Scored, name: str) -> list[Plot]:
         )  # fmt: skip
         figure.supxlabel("uncertainty, on each method's own scale", fontsize=11)
         figure.supylabel("share of each kind (%)", fontsize=11)
-        drawing = svg(figure, f"{name}-uncertainty", "histograms of uncertainty")
-    caption = (
-        "The head's uncertainty of images that are predicted rightly and wrongly"
-        + (", and of images of new classes" if "new class" in shown else "")
-        + ". The further apart, the better it warns. All seeds pooled."
-    )
-    return [Plot(f"{name}-uncertainty", "Uncertainty", caption, drawing)]
+        also = ", and of images of new classes" if "new class" in shown else ""
+        caption = (
+            f"The head's uncertainty of images that are predicted rightly and wrongly{also}. The "
+            "further apart, the better it warns. All seeds pooled."
+        )
+        label = "histograms of uncertainty"
+        return [finish(figure, f"{name}-uncertainty", "Uncertainty", caption, label)]
