@@ -601,7 +601,7 @@ def test_names_of_lines_that_end_together_stay_apart():
     from cdc_jax.report import drawing
 
     names = [f"method {i}" for i in range(8)]
-    with drawing.canvas() as figure:
+    with drawing.plot([], "risk", "lines") as figure:
         axes = figure.subplots()
         axes.set_ylim(0, 100)
         drawing.label_ends(axes, {n: (1.0, 90.0) for n in names}, drawing.styles(names, None, None))

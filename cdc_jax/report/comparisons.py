@@ -8,6 +8,7 @@ from cdc_jax.report import tables
 from cdc_jax.report.families import Family, title_of, varying
 from cdc_jax.report.figures import Cells, Measure, Runs, calibration, measures, primary
 from cdc_jax.report.table import Column, Row, Table, Value
+from cdc_jax.report.words import words
 
 _LEAST_ROOM = 3.0  # points; shares of less are noise
 
@@ -37,7 +38,7 @@ def family_tables(family: Family, reference: str | None) -> list[Table]:
 
 
 def _differences(
-    runs: Runs, name: str = "differences", others: str = "the others", each: str = "other method"
+    runs: Runs, name: str = "differences", others: str = "the others", other: str = "other method"
 ) -> Table | None:
     """The reference minus every other row, paired by cell: the same dataset, shots and seed."""
     family, shots, reference = runs.family, runs.shots, runs.reference
@@ -48,14 +49,10 @@ def _differences(
         groups.append((title, [Row(f"− {row}", cells) for row, cells in gains.items()]))
     if not any(rows for _, rows in groups):
         return None
-    caption = (
-        f"{reference} minus each {each} in percentage points, paired by dataset and seed. Bold: "
-        "the 95 % interval leaves 0 out. Intervals over several datasets' cells take these as "
-        "independent."
-    )
+    caption = words("tables", "differences", reference=reference, other=other)
     return tables.assemble(
-        family, shots, name, f"{reference} minus {others}", caption, tables.columns_of(columns),
-        groups, head=reference, signed=True,
+        family, shots, name, f"{reference} minus {others}", caption, columns, groups,
+        head=reference, signed=True,
     )  # fmt: skip
 
 
@@ -91,15 +88,10 @@ def _room(runs: Runs, visual: bool, start: str, end: str, others: Sequence[str])
         if any(rows[0].cells):
             groups.append((group, [row for row in rows if any(row.cells)]))
     which = " with visual prompts" if visual else ""
-    caption = (
-        f"The gain over zero-shot of the oracle{which} in points, and the share of it in percent "
-        f"that each method{which} reaches: (method − zero-shot) / (oracle − zero-shot), of the "
-        f"means over the seeds that all three have; none of a room under {_LEAST_ROOM:g} points. "
-        "Over 100: the oracle's prompt does not reach all that there is."
-    )
+    caption = words("tables", "room", which=which, least=_LEAST_ROOM)
     return tables.assemble(
         runs.family, runs.shots, "room-visual" if visual else "room",
-        f"share of the oracle's gain{which}", caption, tables.columns_of(columns), groups,
+        f"share of the oracle's gain{which}", caption, columns, groups,
     )  # fmt: skip
 
 
@@ -153,12 +145,13 @@ def _ablations(runs: Runs) -> list[Table]:
             groups.append((group, lines))
         title = title_of(method)
         settings = [Column(key, text=True) for key in keys[1:]]
-        caption = f"What {', '.join(keys)} of {title} give{'s' * (len(keys) == 1)}."
+        names = {"keys": ", ".join(keys), "give": "give" if len(keys) > 1 else "gives"}
+        caption = words("tables", "ablation", method=title, **names)
         name = f"ablation-{method}"
         made.append(
             tables.assemble(
                 family, shots, name, f"ablation of {title}", caption,
-                [*settings, *tables.columns_of(columns)], groups, head=keys[0],
+                [*settings, *columns], groups, head=keys[0],
             )
         )  # fmt: skip
         # Without a published variant, the main tables show and compare all of them.

@@ -215,12 +215,10 @@ def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 def varying(cells: Sequence[Cell]) -> list[str]:
     """The settings of a method that differ among its cells on the same dataset and shots."""
     values: dict[Any, set[str]] = defaultdict(set)
-    keys = {key for cell in cells for key in cell.choices}
-    for cell in cells:
-        for key in keys:
-            task = cell.task.dataset, cell.task.shots
-            values[key, task].add(repr(cell.choices.get(key)))
-    return sorted({key for (key, _), different in values.items() if len(different) > 1})
+    for key in {key for cell in cells for key in cell.choices}:
+        for cell in cells:
+            values[key, cell.task.dataset, cell.task.shots].add(repr(cell.choices.get(key)))
+    return sorted({key for (key, *_), different in values.items() if len(different) > 1})
 
 
 def _once(cells: Sequence[Cell]) -> list[Cell]:

@@ -36,24 +36,17 @@ def long_table(rows: Mapping[str, Sequence[Cell]]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*_RUN, "split", "figure", "value"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """A column: what is computed from figures, a line a run or their average.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measure(Column):
+    """A column that is computed from figures, a line a run or their average.
 
     Attributes:
       key: for look-up.
-      column: how tables show it.
-      of: figures as `by_run` has them -> a value a line, NaN where it doesn't exist.
+      of: figures, see `Runs.figures` -> a value a line, NaN where it doesn't exist.
     """
 
     key: str
-    column: Column
     of: Callable[[pd.DataFrame], pd.Series]
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return self.column.title
 
 
 def source_split(cell: Cell) -> str | None:
@@ -79,7 +72,7 @@ def measures(family: Family) -> list[Measure]:
         return [
             *([_accuracy(source, f"{cells[0].task.dataset} (source)")] if source else []),
             *(_accuracy(split, split) for split in targets),
-            Measure("average", Column("average", 2), _mean(targets, "accuracy")),
+            Measure("average", 2, key="average", of=_mean(targets, "accuracy")),
         ]
     halves = {
         (record.group, record.condition): split
@@ -96,9 +89,10 @@ def measures(family: Family) -> list[Measure]:
     ]
     means = [
         Measure(
-            f"H_{SplitRecord(condition=condition).suffix}",
-            Column(title, digits),
-            _harmonic(*(halves.get((half, condition), "") for half in ("base", "new"))),
+            title,
+            digits,
+            key=f"H_{SplitRecord(condition=condition).suffix}",
+            of=_harmonic(*(halves.get((half, condition), "") for half in ("base", "new"))),
         )
         for condition, title in ((INTERVENTION, "H_int"), ("iid", "H"), ("", "H"))
         if condition in family.conditions
@@ -122,21 +116,24 @@ def calibration(family: Family, *keys: str) -> list[Measure]:
     cells = family.cells()
     splits = headline(cells)
     unseen = {split for cell in cells for split in cell.where("new")}
-    columns = {
-        "ece": Column("ECE", 1, True, about="expected calibration error in percent"),
-        "nll": Column("NLL", 3, True, about="negative log-likelihood in nats"),
-        "brier": Column("Brier", 3, True, about="Brier score, 0 to 2"),
-        "auroc": Column("AUROC", 1, about="of the uncertainty for errors"),
-        "aurc": Column("AURC", 2, True, about="area under risk and coverage, percent"),
-        "novelty": Column("AUROC new", 1, about="of the uncertainty for new classes"),
-    }
-    of = {key: _mean(splits, key) for key in columns}
-    of["novelty"] = _mean([split for split in splits if split in unseen], "novelty")
-    return [Measure(key, columns[key], of[key]) for key in columns if key in (keys or columns)]
+    new = [split for split in splits if split in unseen]
+    chosen = [
+        ("ece", splits, "ECE", 1, True, "expected calibration error in percent"),
+        ("nll", splits, "NLL", 3, True, "negative log-likelihood in nats"),
+        ("brier", splits, "Brier", 3, True, "Brier score, 0 to 2"),
+        ("auroc", splits, "AUROC", 1, False, "of the uncertainty for errors"),
+        ("aurc", splits, "AURC", 2, True, "area under risk and coverage, percent"),
+        ("novelty", new, "AUROC new", 1, False, "of the uncertainty for new classes"),
+    ]
+    return [
+        Measure(title, digits, falling, about=about, key=key, of=_mean(over, key))
+        for key, over, title, digits, falling, about in chosen
+        if key in keys or not keys
+    ]
 
 
 def _accuracy(split: str, title: str, digits: int = 2) -> Measure:
-    return Measure(split, Column(title, digits), _mean([split], "accuracy"))
+    return Measure(title, digits, key=split, of=_mean([split], "accuracy"))
 
 
 def _mean(splits: Sequence[str], figure: str) -> Callable[[pd.DataFrame], pd.Series]:

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,21 @@ _SMALL = 96  # pixels; below that, pixels are shown as squares
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Images of a cell as the page shows them: cards of texts and a data URI."""
+    """What the page shows of a cell.
 
+    Attributes:
+      row: title of its row.
+      title: the row, with dataset and shots if the report has several.
+      seed: of the cell.
+      images: "most certain" or "least certain" -> entries, each with its `image` and `size`.
+      words: for every template and vector the nearest words.
+    """
+
+    row: str
     title: str
-    caption: str
-    cards: Sequence[Mapping[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """The words nearest to each learned vector: a line a template, a text a vector."""
-
-    title: str
-    caption: str
-    lines: Sequence[Sequence[str]]
-
-    @property
-    def width(self) -> int:
-        """Vectors of the longest template."""
-        return max(map(len, self.lines))
+    seed: int
+    images: Mapping[str, Sequence[Mapping[str, Any]]]
+    words: Sequence[Sequence[Sequence[Mapping[str, Any]]]]
 
 
 def read_gallery(cell: Cell) -> list[dict[str, Any]]:
@@ -74,52 +69,16 @@ def _path(folder: Path, name: str) -> Path:
     raise ValueError(f"{folder / 'gallery.json'}: no image {name!r} in that folder")
 
 
-def galleries(cells: Mapping[str, Sequence[Cell]], order: Sequence[str], where: str) -> list[Any]:
-    """A gallery and the words of the first cell that has any.
-
-    Args:
-      cells: row -> its cells.
-      order: of the rows.
-      where: dataset and shots, if the report has several.
-    """
-    for row in order:
-        for cell in cells[row]:
-            shelves = [*_galleries(cell, row + where), *_words(cell, row)]
-            if shelves:
-                return shelves
-    return []
-
-
-def _galleries(cell: Cell, title: str) -> list[Gallery]:
-    shelves = []
-    entries = read_gallery(cell)
-    for end in ("most certain", "least certain"):
-        caption = (
-            f"Test images of which {title} (seed {cell.task.seed}) is {end}: the three likeliest "
-            "classes, the uncertainty u or its logarithm, and below them each template's own "
-            "choice with its probability and uncertainty."
-        )
-        if chosen := [_card(cell, entry) for entry in entries if entry["end"] == end]:
-            shelves.append(Gallery(f"{end.capitalize()}: {title}", caption, chosen))
-    return shelves
-
-
-def _card(cell: Cell, entry: Mapping[str, Any]) -> dict[str, Any]:
-    image, size = _image(_path(cell.folder, entry["file"]))
-    facts = [_uncertainty(entry["uncertainty"])]
-    if entry.get("conflict", math.nan) >= 0:
-        facts.append(f"conflict {entry['conflict']:.2g}")
-    opinions = [(name, p, _uncertainty(u)) for name, p, u in entry.get("templates") or ()]
-    verdict = "right" if entry["label"] == entry["predicted"] else "wrong"
-    return {
-        **entry, "verdict": verdict, "image": image, "size": size, "facts": facts,
-        "opinions": opinions,
-    }  # fmt: skip
-
-
-def _uncertainty(value: float) -> str:
-    """A vacuity may be so small that heads report its logarithm."""
-    return f"log u {value:.1f}" if value < 0 else f"u {value:.2g}"
+def gallery(cell: Cell, row: str, where: str) -> Gallery | None:
+    """The gallery of a row's cell; None without images and words."""
+    images: dict[str, list[dict[str, Any]]] = {"most certain": [], "least certain": []}
+    for entry in read_gallery(cell):
+        if entry["end"] in images:
+            image, size = _image(_path(cell.folder, entry["file"]))
+            images[entry["end"]].append(entry | {"image": image, "size": size})
+    near = (interpretation(cell) or {"words": []})["words"]
+    shown = near or any(images.values())
+    return Gallery(row, row + where, cell.task.seed, images, near) if shown else None
 
 
 def _image(path: Path) -> tuple[str, str]:
@@ -132,21 +91,3 @@ def _image(path: Path) -> tuple[str, str]:
     except PIL.UnidentifiedImageError:
         raise ValueError(f"{path}: not an image; run that cell again") from None
     return f"data:{kind};base64,{base64.b64encode(data).decode()}", size
-
-
-def _words(cell: Cell, row: str) -> list[Words]:
-    content = interpretation(cell)
-    if content is None or not content["words"]:
-        return []
-    lines = [
-        [
-            ", ".join(f"{n['word'].removesuffix('</w>')} {n['distance']:.2f}" for n in nearest[:3])
-            for nearest in vectors
-        ]
-        for vectors in content["words"]
-    ]
-    caption = (
-        f"For each learned vector the nearest word embeddings and their distances (seed "
-        f"{cell.task.seed}). Near words are no proof of meaning: distances of this size are common."
-    )
-    return [Words(f"Words nearest to the learned vectors: {row}", caption, lines)]

@@ -11,6 +11,7 @@ from cdc_jax.report.cells import Cell
 from cdc_jax.report.drawing import stylesheet
 from cdc_jax.report.parts import Part
 from cdc_jax.report.table import joined, shown
+from cdc_jax.report.words import words
 
 
 def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -> str:
@@ -19,7 +20,7 @@ def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -
         autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.globals |= {"shown": shown, "joined": joined}
+    environment.globals |= {"shown": shown, "joined": joined, "words": words}
     environment.filters["svg"] = _svg
     folder = resources.files("cdc_jax.report")
     html, css = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css"))

@@ -1,9 +1,9 @@
 """What is shown of a family: its tables, plots and galleries, and what it is called."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from cdc_jax.report.cells import Cell, scores
 from cdc_jax.report.curves import (
@@ -13,16 +13,15 @@ from cdc_jax.report.curves import (
     few_shot_curves,
     read_curve,
 )
-from cdc_jax.report.drawing import Plot, Style, styles
+from cdc_jax.report.drawing import Plot, styles
 from cdc_jax.report.families import Family
 from cdc_jax.report.figures import primary
-from cdc_jax.report.gallery import galleries, read_gallery
+from cdc_jax.report.gallery import Gallery, gallery, read_gallery
 from cdc_jax.report.table import Table, number
-from cdc_jax.report.tables import capitalized, plural
+from cdc_jax.report.tables import plural
 from cdc_jax.report.templates import interpretation, template_accuracy, template_maps
-from cdc_jax.report.trust import histograms, read_scores, reliability, risk_coverage
-
-_PANELS = 8  # methods that get a panel of their own in small multiples, the reference first
+from cdc_jax.report.trust import trust_plots
+from cdc_jax.report.words import capitalized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Part:
     tables: Sequence[Table]
     general: Sequence[Plot]
     plots: Sequence[tuple[str, Sequence[Plot]]]
-    galleries: Sequence[Any]
+    galleries: Sequence[Gallery]
 
     @property
     def title(self) -> str:
@@ -123,13 +122,12 @@ def part(family: Family, name: str, reference: str | None, tables: Sequence[Tabl
     zero_shot = [row for row, cells in main.rows.items() if cells[0].row.role == "zero-shot"]
     first = sorted(main.rows, key=lambda row: row != main_reference)  # the reference first
     looks = styles(first, main_reference, next(iter(zero_shot), None))
-    general = [
-        plot
-        for table in tables
-        if table.name == "differences" and table.shots == family.shots[-1]
-        for plot in difference_plots(table, primary(family).title, f"{name}-difference")
-    ]
-    general += few_shot_curves(main, looks, name)
+    by_name = {(table.name, table.shots): table for table in tables}
+    general: list[Plot] = []
+    if table := by_name.get(("differences", family.shots[-1])):
+        general += difference_plots(table, primary(family).title, f"{name}-difference")
+    if table := by_name.get(("shots", None)):
+        general += few_shot_curves(main, table, looks, name)
     plots, shelves = [], []
     for d, dataset in enumerate(family.datasets):
         shots = max(cell.task.shots for cell in family.cells() if cell.task.dataset == dataset)
@@ -137,23 +135,18 @@ def part(family: Family, name: str, reference: str | None, tables: Sequence[Tabl
         where = [dataset] if len(family.datasets) > 1 else []
         where += [plural(shots)] if len(family.shots) > 1 else []
         key = f"{name}-{d}"
-        drawn = ablation_curves(family, dataset, shots, key) + _plots(cells, looks, key)
+        table = by_name.get(("templates", shots))
+        alone = dict(table.groups).get(dataset if len(family.datasets) > 1 else "") if table else ()
+        drawn = [
+            *ablation_curves(family, dataset, shots, key),
+            *epoch_curves(cells, looks, key),
+            *trust_plots(cells, looks, key),
+            *template_accuracy(alone or (), looks, key),
+            *template_maps(cells, key),
+        ]
         plots.append((", ".join(where), drawn))
         order = sorted(reversed(list(cells)), key=lambda row: row != main_reference)
-        shelves += galleries(cells, order, "".join(f", {place}" for place in where))
+        suffix = "".join(f", {place}" for place in where)
+        shown = (gallery(cell, row, suffix) for row in order for cell in cells[row])
+        shelves += list(itertools.islice(filter(None, shown), 1))
     return Part(main, main_reference, tables, general, plots, shelves)
-
-
-def _plots(
-    cells: Mapping[str, Sequence[Cell]], looks: Mapping[str, Style], name: str
-) -> list[Plot]:
-    scored = read_scores(cells)
-    few = {row: scored[row] for row in list(looks)[:_PANELS] if row in scored}
-    return [
-        *epoch_curves(cells, looks, name),
-        *risk_coverage(scored, looks, name),
-        *reliability(few, looks, name),
-        *histograms(few, name),
-        *template_accuracy(cells, looks, name),
-        *template_maps(cells, name),
-    ]

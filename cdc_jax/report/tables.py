@@ -8,7 +8,6 @@ from cdc_jax.report import published
 from cdc_jax.report.families import Family
 from cdc_jax.report.figures import (
     Cells,
-    Measure,
     Runs,
     calibration,
     headline,
@@ -18,32 +17,9 @@ from cdc_jax.report.figures import (
     source_split,
 )
 from cdc_jax.report.table import Column, Row, Table
+from cdc_jax.report.words import capitalized, words
 
-_INTERVENTIONS = (
-    "Accuracy in percent on base and new classes. iid: the training correlation; int: "
-    "do(task-irrelevant factors); rev: correlation permuted; style: unseen styles. H is the "
-    "harmonic mean of base and new, iid, and H_int the same under do(). The others are means over "
-    "base_int and new_int."
-)
-_CAPTIONS = {
-    "base_new": "Accuracy in percent on base and new classes, and their harmonic mean H. H of the "
-    "average is computed from the averaged base and new.",
-    "few_shot": "Accuracy in percent over all classes.",
-    "transfer": "Accuracy in percent on other datasets, or in other domains, than what was learned "
-    "on. The average is over these targets. Of the world, they are under do(task-irrelevant "
-    "factors), and the source is where the correlation holds.",
-}
 Groups: TypeAlias = Sequence[tuple[str, Sequence[Row]]]
-
-
-def capitalized(text: str) -> str:
-    """The text as a heading or a sentence."""
-    return text[:1].upper() + text[1:]
-
-
-def columns_of(chosen: Sequence[Measure]) -> list[Column]:
-    """The columns of measures."""
-    return [measure.column for measure in chosen]
 
 
 def rows_of(cells: Mapping[str, Cells], reference: str | None) -> list[Row]:
@@ -92,9 +68,8 @@ def accuracy(runs: Runs) -> Table:
         if compared:
             rows += published.rows(family, datasets, runs.shots, len(columns))
         groups.append((title, rows))
-    caption = _INTERVENTIONS if family.intervenes else _CAPTIONS[family.protocol]
-    columns_shown = columns_of(columns)
-    return assemble(family, runs.shots, "accuracy", "accuracy", caption, columns_shown, groups)
+    caption = words("tables", "interventions" if family.intervenes else family.protocol)
+    return assemble(family, runs.shots, "accuracy", "accuracy", caption, columns, groups)
 
 
 def by_dataset(runs: Runs) -> Table | None:
@@ -107,10 +82,8 @@ def by_dataset(runs: Runs) -> Table | None:
     values = [runs.values(datasets, [measure]) for datasets in chosen]
     rows = _across(runs.family.at(runs.shots), values)
     title = f"{measure.title} by dataset"
-    caption = (
-        f"{capitalized(measure.title)} in percent. A method without an average lacks a dataset."
-    )
-    columns = [Column(name, measure.column.digits) for name in names]
+    caption = words("tables", "datasets", measure=capitalized(measure.title))
+    columns = [Column(name, measure.digits) for name in names]
     groups = [("", rows_of(rows, runs.reference))]
     return assemble(runs.family, runs.shots, "datasets", title, caption, columns, groups)
 
@@ -126,9 +99,9 @@ def by_shots(family: Family, reference: str | None) -> Table | None:
         values = [runs.values(datasets, [measure]) for runs in parts]
         rows = [row for row in family.rows if any(row in own for own in values)]
         groups.append((title, rows_of(_across(rows, values), reference)))
-    columns = [Column(plural(shots), measure.column.digits) for shots in family.shots]
+    columns = [Column(plural(shots), measure.digits) for shots in family.shots]
     title = f"{measure.title} by shots"
-    caption = f"{capitalized(measure.title)} in percent by the number of training images a class."
+    caption = words("tables", "shots", measure=capitalized(measure.title))
     return assemble(family, None, "shots", title, caption, columns, groups)
 
 
@@ -144,11 +117,10 @@ def calibrated(runs: Runs) -> Table:
         (title, rows_of(runs.values(datasets, columns), runs.reference))
         for title, datasets in runs.family.scopes(runs.shots)
     ]
-    caption = f"Means over {', '.join(headline(runs.family.cells()[:1]))}."
-    return assemble(
-        runs.family, runs.shots, "calibration", "calibration and uncertainty", caption,
-        columns_of(columns), groups,
-    )  # fmt: skip
+    splits = ", ".join(headline(runs.family.cells()[:1]))
+    caption = words("tables", "calibration", splits=splits)
+    title = "calibration and uncertainty"
+    return assemble(runs.family, runs.shots, "calibration", title, caption, columns, groups)
 
 
 def templates(runs: Runs) -> Table | None:
@@ -173,7 +145,7 @@ def templates(runs: Runs) -> Table | None:
     ]
     columns = [Column("split", text=True), Column("fused", falling=None)]
     columns += [Column(f"t{m}", falling=None) for m in range(1, width - 1)]
-    caption = "Accuracy in percent of every template alone, and of the fused prediction."
+    caption = words("tables", "templates")
     title = "templates alone and fused"
     return assemble(runs.family, runs.shots, "templates", title, caption, columns, padded)
 
