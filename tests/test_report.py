@@ -144,6 +144,24 @@ def test_the_overview_has_means_and_the_paired_difference_of_h(two_datasets):
     )
 
 
+def test_the_long_table_has_a_line_for_every_figure_of_every_split(everything):
+    from cdc_jax.report import cells, figures
+
+    folder = everything[0] / "world-seed1"
+    rows = {cell.row.title: [cell] for cell in cells.find([folder])[0]}
+    found = figures.long_table(rows).set_index(["row", "dataset", "seed", "split", "figure"]).value
+    expected = {}
+    for path in folder.rglob("results.json"):
+        results = json.loads(path.read_text())
+        run = (results["row"]["title"], results["task"]["dataset"], results["task"]["seed"])
+        for split, record in results["splits"].items():
+            numbers = {k: v for k, v in record.items() if type(v) in (int, float)}
+            if record["group"] == "new":
+                numbers["novelty"] = results["summary"][f"novelty_{record['condition']}"]
+            expected |= {(*run, split, key): value for key, value in numbers.items()}
+    assert found.to_dict() == expected
+
+
 def test_a_method_that_lacks_a_dataset_has_no_average(two_datasets, tmp_path):
     shutil.copytree(two_datasets, tmp_path / "runs")
     for seed in (1, 2, 3):
@@ -230,6 +248,19 @@ def test_variants_of_a_method_make_an_ablation(tmp_path):
     # Other tables show the published variant, by its name.
     assert [row.title for row in table(made, "accuracy").groups[0][1]] == ["CDC"]
     assert "plots/base-new-0-by-cdc.svg" in made.files
+
+
+def test_a_variant_may_have_shots_that_the_published_one_lacks(tmp_path):
+    changes = [("prompts.templates", 2)]
+    for shots, own in ((1, ()), (4, ()), (4, changes), (16, changes)):
+        folder = tmp_path / f"{shots}-{len(own)}"
+        write_cell(folder / "cdc", shots=shots, images=20, changes=own)
+    made = report.make([tmp_path], formats=["csv", "svg"])
+    shown = table(made, "shots", None)
+    assert [column.title for column in shown.columns] == ["1 shot", "4 shots"]
+    drawn = ET.fromstring(made.files["plots/base-new-shots0.svg"])
+    texts = ["".join(node.itertext()) for node in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"1", "4", "16", "CDC"} <= set(texts)
 
 
 def test_the_published_variant_is_known_by_the_settings_that_vary(tmp_path):
