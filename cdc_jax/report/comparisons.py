@@ -4,6 +4,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from cdc_jax.report import tables
 from cdc_jax.report.families import Family, title_of, varying
 from cdc_jax.report.figures import Cells, Measure, Runs, calibration, measures, primary
@@ -22,10 +24,10 @@ def family_tables(family: Family, reference: str | None) -> list[Table]:
     """
     main, main_reference = family.main(reference)
     by_shots = tables.by_shots(main, main_reference)
-    made = [by_shots]
+    chosen = [by_shots]
     for shots in family.shots:
         runs = Runs(main, shots, main_reference)
-        made += [
+        chosen += [
             None if family.protocol == "few_shot" and by_shots else tables.accuracy(runs),
             tables.by_dataset(runs),
             _differences(runs),
@@ -34,7 +36,7 @@ def family_tables(family: Family, reference: str | None) -> list[Table]:
             tables.templates(runs),
             *_ablations(Runs(family, shots, reference)),
         ]
-    return [table for table in made if table is not None]
+    return [table for table in chosen if table is not None]
 
 
 def _differences(
@@ -101,20 +103,16 @@ def _shares(runs: Runs, datasets: Sequence[str], columns: Sequence[Measure], *ro
     They are figures of means, which have no interval.
     """
     cells = runs.values(datasets, columns, shared=rows)
+    missing = (None,) * len(columns)
     shares: list[Value | None] = []
-    for values in zip(*(cells.get(row, (None,) * len(columns)) for row in rows), strict=True):
-        there = [value for value in values if value is not None]
-        if len(there) < len(rows):
-            shares.append(None)
-            continue
-        start, end, *method = there
+    for values in zip(*(cells.get(row, missing) for row in rows), strict=True):
+        start, end, *method = (Value(np.nan) if value is None else value for value in values)
         room = end.mean - start.mean
-        if not method:
-            shares.append(Value(room, n=end.n))
-        elif room >= _LEAST_ROOM:
-            shares.append(Value(100 * (method[0].mean - start.mean) / room, n=method[0].n))
-        else:
-            shares.append(None)
+        share = Value(room, n=end.n)
+        for value in method:
+            gain = value.mean - start.mean
+            share = Value(100 * gain / room if room >= _LEAST_ROOM else np.nan, n=value.n)
+        shares.append(None if np.isnan(share.mean) else share)
     return tuple(shares)
 
 
@@ -125,7 +123,7 @@ def _ablations(runs: Runs) -> list[Table]:
     """
     family, shots, reference = runs.family, runs.shots, runs.reference
     columns = measures(family) + calibration(family, "ece", "auroc")
-    made: list[Table | None] = []
+    ablations: list[Table | None] = []
     at_shots = family.at(shots)
     for method in dict.fromkeys(cells[0].row.row for cells in at_shots.values()):
         rows = {row: at_shots[row] for row in family.variants(method) if row in at_shots}
@@ -148,7 +146,7 @@ def _ablations(runs: Runs) -> list[Table]:
         names = {"keys": ", ".join(keys), "give": "give" if len(keys) > 1 else "gives"}
         caption = words("tables", "ablation", method=title, **names)
         name = f"ablation-{method}"
-        made.append(
+        ablations.append(
             tables.assemble(
                 family, shots, name, f"ablation of {title}", caption,
                 [*settings, *columns], groups, head=keys[0],
@@ -157,5 +155,5 @@ def _ablations(runs: Runs) -> list[Table]:
         # Without a published variant, the main tables show and compare all of them.
         if reference in variants and family.published(method):
             named = f"{name}-differences"
-            made.append(_differences(ablated, named, "its variants", "of its variants"))
-    return [table for table in made if table is not None]
+            ablations.append(_differences(ablated, named, "its variants", "of its variants"))
+    return [table for table in ablations if table is not None]

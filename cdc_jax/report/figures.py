@@ -199,22 +199,22 @@ class Runs:
             runs = runs.groupby(["dataset", "seed"]).filter(lambda own: len(own) == len(shared))
         # A sum is NaN unless every dataset has the figure.
         by_seed = runs.groupby(["row", "seed"]).sum(min_count=len(datasets)) / len(datasets)
-        found = [_values(by_seed, measure, len(datasets) > 1) for measure in columns]
-        cells = {row: tuple(own.get(row) for own in found) for row in self.family.rows}
-        return {row: own for row, own in cells.items() if any(own)}
+        by_measure = [_values(by_seed, measure, len(datasets) > 1) for measure in columns]
+        cells = {row: tuple(by_row.get(row) for by_row in by_measure) for row in self.family.rows}
+        return {row: values for row, values in cells.items() if any(values)}
 
     def differences(self, datasets: Sequence[str], columns: Sequence[Measure]) -> dict[str, Cells]:
         """Row -> the reference minus it, a value a measure over the pairs of dataset and seed."""
-        runs = self._runs(datasets)
-        others = [row for row in runs.index.unique("row") if row != self.reference]
-        if len(others) == len(runs.index.unique("row")):
-            return {}
-        found: dict[str, list[Value | None]] = {row: [] for row in others}
-        for measure in columns:
-            pairs = measure.of(runs).unstack("row")
-            for row in others:
-                found[row].append(over_seeds(pairs[self.reference] - pairs[row]))
-        return {row: tuple(found[row]) for row in self.family.rows if any(found.get(row, ()))}
+        runs, gains = self._runs(datasets), []
+        if self.reference in runs.index.unique("row"):
+            for measure in columns:
+                pairs = (
+                    measure.of(runs).unstack("row").reindex(self.family.datasets, level="dataset")
+                )
+                gains.append(pairs.rsub(pairs[self.reference], axis=0))
+        rows = [row for row in self.family.rows if row != self.reference]
+        cells = {row: tuple(over_seeds(pairs.get(row, ())) for pairs in gains) for row in rows}
+        return {row: values for row, values in cells.items() if any(values)}
 
     def _runs(self, datasets: Sequence[str]) -> pd.DataFrame:
         return self.figures[self.figures.index.isin(datasets, level="dataset")]

@@ -1,4 +1,4 @@
-"""A report as files: made whole in memory, then written."""
+"""A report as files: complete in memory, then written."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,7 @@ from cdc_jax.report.comparisons import family_tables
 from cdc_jax.report.drawing import standalone
 from cdc_jax.report.families import Family, arrange
 from cdc_jax.report.formats import RENDERERS, markdown, overview
-from cdc_jax.report.page import page
-from cdc_jax.report.parts import check, part
+from cdc_jax.report.page import check, page, part
 from cdc_jax.report.table import Table
 
 FORMATS = ("html", "markdown", "csv", "latex", "svg")
@@ -28,7 +27,7 @@ class Report:
     Attributes:
       tables: in order.
       files: path below the report's folder -> content.
-      missing: what is to be said of cells that are in no table, as they failed or haven't finished.
+      missing: sentences about cells that failed or haven't finished, and so are in no table.
     """
 
     tables: Sequence[Table]

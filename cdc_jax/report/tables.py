@@ -74,18 +74,17 @@ def accuracy(runs: Runs) -> Table:
 
 def by_dataset(runs: Runs) -> Table | None:
     """Methods by datasets and their average, of the primary measure: H_int, H or accuracy."""
-    average, *each = runs.family.scopes(runs.shots)
-    if not each or runs.family.protocol == "transfer":
+    family, measure = runs.family, primary(runs.family)
+    average, *each = family.scopes(runs.shots)
+    if not each or family.protocol == "transfer":
         return None
-    measure = primary(runs.family)
-    names, chosen = zip(*each, ("average", average[1]), strict=True)
-    values = [runs.values(datasets, [measure]) for datasets in chosen]
-    rows = _across(runs.family.at(runs.shots), values)
+    names, scopes = zip(*each, ("average", average[1]), strict=True)
+    values = [runs.values(datasets, [measure]) for datasets in scopes]
+    rows = rows_of(_across(family.at(runs.shots), values), runs.reference)
+    columns = [Column(name, measure.digits) for name in names]
     title = f"{measure.title} by dataset"
     caption = words("tables", "datasets", measure=capitalized(measure.title))
-    columns = [Column(name, measure.digits) for name in names]
-    groups = [("", rows_of(rows, runs.reference))]
-    return assemble(runs.family, runs.shots, "datasets", title, caption, columns, groups)
+    return assemble(family, runs.shots, "datasets", title, caption, columns, [("", rows)])
 
 
 def by_shots(family: Family, reference: str | None) -> Table | None:
@@ -97,17 +96,16 @@ def by_shots(family: Family, reference: str | None) -> Table | None:
     groups = []
     for title, datasets in family.scopes():
         values = [runs.values(datasets, [measure]) for runs in parts]
-        rows = [row for row in family.rows if any(row in own for own in values)]
+        rows = [row for row in family.rows if any(row in cells for cells in values)]
         groups.append((title, rows_of(_across(rows, values), reference)))
     columns = [Column(plural(shots), measure.digits) for shots in family.shots]
-    title = f"{measure.title} by shots"
     caption = words("tables", "shots", measure=capitalized(measure.title))
-    return assemble(family, None, "shots", title, caption, columns, groups)
+    return assemble(family, None, "shots", f"{measure.title} by shots", caption, columns, groups)
 
 
 def _across(rows: Iterable[str], columns: Sequence[Mapping[str, Cells]]) -> dict[str, Cells]:
     """Row -> its only value in every column."""
-    return {row: tuple(own.get(row, (None,))[0] for own in columns) for row in rows}
+    return {row: tuple(cells.get(row, (None,))[0] for cells in columns) for row in rows}
 
 
 def calibrated(runs: Runs) -> Table:

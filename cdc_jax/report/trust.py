@@ -104,8 +104,8 @@ def _histograms(plots: list[Plot], scored: Scored, name: str) -> None:
     values = {}
     for row, seeds in scored.items():
         groups = {group for splits in seeds for group, _ in splits}
-        _, known, correct = _pooled(seeds, without="new")
-        values[row] = {"right": known[correct], "wrong": known[~correct]}
+        _, uncertainty, correct = _pooled(seeds, without="new")
+        values[row] = {"right": uncertainty[correct], "wrong": uncertainty[~correct]}
         if {"base", "new"} <= groups:
             values[row]["new class"] = _pooled(seeds, without="base")[1]
     shown = [kind for kind in _KINDS if any(kind in by for by in values.values())]
