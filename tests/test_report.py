@@ -17,6 +17,7 @@ from synthetic_runs import WORLD_SPLITS, protocol_of, split_records, write_cell
 
 from cdc_jax import methods, report
 from cdc_jax.records import Results, TaskRecord
+from cdc_jax.report import table as table_module
 from cdc_jax.report.families import PROTOCOLS
 from cdc_jax.report.table import Value
 
@@ -143,6 +144,24 @@ def test_the_overview_has_means_and_the_paired_difference_of_h(two_datasets):
     )
 
 
+def test_the_long_table_has_a_line_for_every_figure_of_every_split(everything):
+    from cdc_jax.report import cells, figures
+
+    folder = everything[0] / "world-seed1"
+    rows = {cell.row.title: [cell] for cell in cells.find([folder])[0]}
+    found = figures.long_table(rows).set_index(["row", "dataset", "seed", "split", "figure"]).value
+    expected = {}
+    for path in folder.rglob("results.json"):
+        results = json.loads(path.read_text())
+        run = (results["row"]["title"], results["task"]["dataset"], results["task"]["seed"])
+        for split, record in results["splits"].items():
+            numbers = {k: v for k, v in record.items() if type(v) in (int, float)}
+            if record["group"] == "new":
+                numbers["novelty"] = results["summary"][f"novelty_{record['condition']}"]
+            expected |= {(*run, split, key): value for key, value in numbers.items()}
+    assert found.to_dict() == expected
+
+
 def test_a_method_that_lacks_a_dataset_has_no_average(two_datasets, tmp_path):
     shutil.copytree(two_datasets, tmp_path / "runs")
     for seed in (1, 2, 3):
@@ -229,6 +248,19 @@ def test_variants_of_a_method_make_an_ablation(tmp_path):
     # Other tables show the published variant, by its name.
     assert [row.title for row in table(made, "accuracy").groups[0][1]] == ["CDC"]
     assert "plots/base-new-0-by-cdc.svg" in made.files
+
+
+def test_a_variant_may_have_shots_that_the_published_one_lacks(tmp_path):
+    changes = [("prompts.templates", 2)]
+    for shots, own in ((1, ()), (4, ()), (4, changes), (16, changes)):
+        folder = tmp_path / f"{shots}-{len(own)}"
+        write_cell(folder / "cdc", shots=shots, images=20, changes=own)
+    made = report.make([tmp_path], formats=["csv", "svg"])
+    shown = table(made, "shots", None)
+    assert [column.title for column in shown.columns] == ["1 shot", "4 shots"]
+    drawn = ET.fromstring(made.files["plots/base-new-shots0.svg"])
+    texts = ["".join(node.itertext()) for node in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"1", "4", "16", "CDC"} <= set(texts)
 
 
 def test_the_published_variant_is_known_by_the_settings_that_vary(tmp_path):
@@ -357,7 +389,9 @@ def test_shares_of_the_gain_are_of_the_seeds_that_all_have(tmp_path):
     # The best of a column is one of those over the most seeds.
     accuracy = next(one for one in made.tables if one.name == "accuracy")
     rows = [row.title for row in accuracy.groups[0][1]]
-    assert [rows[r] for _, r, c in report.formats.best(accuracy) if c == 0] == ["CoOp"]
+    ((_, shown),) = table_module.shown(accuracy)
+    assert rows == [row.title for row, _ in shown]
+    assert [row.title for row, cells in shown if cells[0].best] == ["CoOp"]
 
 
 # ---- files
@@ -598,7 +632,7 @@ def test_names_of_lines_that_end_together_stay_apart():
     from cdc_jax.report import drawing
 
     names = [f"method {i}" for i in range(8)]
-    with drawing.canvas() as figure:
+    with drawing.plot([], "risk", "lines") as figure:
         axes = figure.subplots()
         axes.set_ylim(0, 100)
         drawing.label_ends(axes, {n: (1.0, 90.0) for n in names}, drawing.styles(names, None, None))
@@ -802,9 +836,11 @@ def test_the_command_says_where_things_lie_and_prints_the_main_table(two_dataset
 
 
 def test_values_print_their_number_where_it_is_not_the_rows(two_datasets):
-    from cdc_jax.report import formats
-
-    cell = Value(1.0, 1.0, 0.0, 2.0, 2)
-    row = report.make([two_datasets], formats=["csv"]).tables[0].groups[0][1][0]
-    assert formats.odd_count(cell, row) == "(n = 2)"
-    assert formats.odd_count(row.cells[0], row) == ""
+    found = report.make([two_datasets], formats=["csv"]).tables[0]
+    ((group, (row, *_)), *_) = found.groups
+    row = dataclasses.replace(row, cells=(Value(1.0, 1.0, 0.0, 2.0, 2), *row.cells[1:]))
+    ((_, ((_, cells),)),) = table_module.shown(
+        dataclasses.replace(found, groups=((group, (row,)),))
+    )
+    assert cells[0].count == "(n = 2)"
+    assert {cell.count for cell in cells[1:]} == {""}

@@ -11,7 +11,7 @@ import pytest
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 HEAVY = (
     "jax", "flax", "optax", "orbax", "tensorstore", "grain", "transformers",
-    "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats",
+    "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats", "pandas", "jinja2",
 )  # fmt: skip
 CASES = {  # arguments -> exit code, words in what is printed
     ("run.py", "--help"): (1, "--workdir"),  # absl's

@@ -1,79 +1,54 @@
-"""Plots of accuracy: by shots, by epochs, by a setting."""
+"""Plots of accuracy: by shots, by epochs, by a setting, and paired differences."""
 
-import dataclasses
-import xml.etree.ElementTree as ET
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.ticker
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from cdc_jax.records import INTERVENTION, SplitRecord
-from cdc_jax.report.cells import Cell, read_lines
-from cdc_jax.report.drawing import Style, canvas, color, label_ends, styles, svg
+from cdc_jax.report.cells import Cell, read_json
+from cdc_jax.report.drawing import Plot, Style, color, label_ends, plot, styles
 from cdc_jax.report.families import Family, varying
-from cdc_jax.report.measures import primary
-from cdc_jax.report.table import (
-    Table,
-    Value,
-    capitalized,
-    entry,
-    first_column,
-    over_seeds,
-    scopes,
-    with_shots,
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """A drawing with its title, and a caption that says what is seen."""
-
-    name: str
-    title: str
-    caption: str
-    drawing: ET.Element
-
+from cdc_jax.report.figures import Runs, over_seeds, primary
+from cdc_jax.report.table import Table, Value
+from cdc_jax.report.tables import plural
+from cdc_jax.report.words import capitalized
 
 _ENOUGH = 3  # seeds; the interval of two covers all of a figure
-_BAND = f" Bands: 95 % t-intervals over seeds, from {_ENOUGH} on."
+_CONDITIONS = {
+    "": "",
+    "iid": ", where the training correlation holds",
+    INTERVENTION: ", under do(task-irrelevant factors)",
+}
 
 
-def few_shot_curves(family: Family, looks: Mapping[str, Style], name: str) -> list[Plot]:
-    """The primary measure by shots: of the average of the datasets, and of each."""
-    if len(family.shots) == 1 or family.protocol == "transfer":
-        return []
-    measure = primary(family)
-    plots = []
-    for i, (title, datasets) in enumerate(scopes(family)):
-        lines = {}
-        for row, cells in family.rows.items():
-            values = {
-                shots: entry([cell for cell in cells if cell.shots == shots], datasets, measure)
-                for shots in family.shots
-            }
-            lines[row] = {shots: value for shots, value in values.items() if value is not None}
-        title = title or datasets[0]
-        with canvas() as figure:
+def few_shot_curves(
+    family: Family, table: Table, looks: Mapping[str, Style], name: str
+) -> list[Plot]:
+    """The primary measure by shots, of the average of the datasets and of each, from its table."""
+    measure = primary(family).title
+    by_title = {plural(shots): shots for shots in family.shots}
+    shots = [by_title[column.title] for column in table.columns]  # empty columns are left out
+    plots: list[Plot] = []
+    for i, (group, rows) in enumerate(table.groups):
+        names: dict[str, Any] = {"measure": measure, "Measure": capitalized(measure)}
+        names["where"] = group or family.datasets[0]
+        with plot(plots, "shots", f"{name}-shots{i}", **names) as figure:
             axes = figure.subplots()
             axes.set_xscale("log", base=2)
-            # Side by side, so that whiskers don't cover one another.
-            for place, row in enumerate(lines):
-                aside = 1.045 ** (place - (len(lines) - 1) / 2)
-                lines[row] = {shots * aside: value for shots, value in lines[row].items()}
+            lines = {}
+            for place, row in enumerate(rows):
+                # Side by side, so that whiskers don't cover one another.
+                aside = 1.045 ** (place - (len(rows) - 1) / 2)
+                values = zip(shots, row.cells, strict=True)
+                lines[row.title] = {n * aside: v for n, v in values if isinstance(v, Value)}
             _draw(axes, lines, looks, whiskers=True)
-            axes.set_xticks(family.shots, [str(shots) for shots in family.shots])
+            axes.set_xticks(family.shots, [str(n) for n in family.shots])
             axes.minorticks_off()
-            axes.set_xlabel("training images a class")
-            axes.set_ylabel(f"{measure.title} (%)")
-            drawing = svg(figure, f"{name}-shots{i}", f"{measure.title} by shots, {title}")
-        caption = (
-            f"{capitalized(measure.title)} by the number of training images a class. Whiskers: "
-            "95 % t-intervals over seeds."
-        )
-        plots.append(Plot(f"{name}-shots{i}", f"By shots: {title}", caption, drawing))
+            axes.set(xlabel="training images a class", ylabel=f"{measure} (%)")
     return plots
 
 
@@ -82,49 +57,33 @@ def epoch_curves(
 ) -> list[Plot]:
     """Base and new accuracy after every epoch, the paper's figure 1b; of what kept a curve."""
     curves = {row: _mean_curve(own) for row, own in cells.items()}
-    epochs = sorted({at for curve in curves.values() for line in curve.values() for at in line})
-    if not epochs:
-        return []
+    drawn = {split: line for curve in curves.values() for split, line in curve.items()}
+    epochs = sorted(
+        {epoch for curve in curves.values() for line in curve.values() for epoch in line}
+    )
     for row, own in cells.items():
-        if all(cell.about["steps"] == 0 for cell in own):
-            curves[row] = _level(own, (epochs[0], epochs[-1]))
+        if epochs and all(cell.results.steps == 0 for cell in own):  # a level line to compare with
+            for split in own[0].splits:
+                if value := over_seeds(cell.splits[split]["accuracy"] for cell in own):
+                    curves[row][split] = dict.fromkeys((epochs[0], epochs[-1]), value)
     halves = {
         (record.group, record.condition): split
         for own in cells.values()
         for split, record in own[0].records.items()
     }
-    drawn = {split for curve in curves.values() for split in curve}
-    plots = []
-    for condition in [c for c in ("", "iid", INTERVENTION) if halves.get(("base", c)) in drawn]:
-        kind = SplitRecord(condition=condition).suffix
-        with canvas(380, 380) as figure:
+    plots: list[Plot] = []
+    for condition in [c for c in _CONDITIONS if halves.get(("base", c)) in drawn]:
+        suffix = SplitRecord(condition=condition).suffix
+        names = {"suffix": suffix, "where": _CONDITIONS[condition], "enough": _ENOUGH}
+        names["condition"] = condition and f", {condition}"
+        with plot(plots, "epochs", f"{name}-epochs-{suffix}", 380, 380, **names) as figure:
             for axes, half in zip(figure.subplots(2, sharex=True), ("base", "new"), strict=True):
                 split = halves.get((half, condition), "")
-                lines = {row: curve.get(split, {}) for row, curve in curves.items()}
-                _draw(axes, lines, looks)
+                _draw(axes, {row: curve.get(split, {}) for row, curve in curves.items()}, looks)
                 axes.set_ylabel(f"{half} (%)")
                 axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
             axes.set_xlabel("epoch")
-            drawing = svg(figure, f"{name}-epochs-{kind}", f"base and new by epochs, {kind}")
-        said = {
-            "iid": ", where the training correlation holds",
-            INTERVENTION: ", under do(task-irrelevant factors)",
-        }.get(condition, "")
-        caption = (
-            f"Accuracy on base classes (above) and new classes (below) after every epoch{said}. "
-            f"Base rising while new falls is data misalignment.{_BAND}"
-        )
-        title = f"Base and new by epochs{condition and f', {condition}'}"
-        plots.append(Plot(f"{name}-epochs-{kind}", title, caption, drawing))
     return plots
-
-
-def _level(cells: Sequence[Cell], epochs: Sequence[float]) -> dict[str, dict[float, Value]]:
-    """What learns nothing, drawn as a line to compare with."""
-    values = {
-        split: over_seeds(c.splits[split]["accuracy"] for c in cells) for split in cells[0].splits
-    }
-    return {split: dict.fromkeys(epochs, value) for split, value in values.items() if value}
 
 
 def read_curve(cell: Cell) -> list[dict[str, Any]]:
@@ -134,7 +93,7 @@ def read_curve(cell: Cell) -> list[dict[str, Any]]:
       ValueError: a line without an epoch; the file is named.
     """
     path = cell.folder / "curve.jsonl"
-    lines = read_lines(path) if path.exists() else []
+    lines = read_json(path, lines=True) if path.exists() else []
     if any("epoch" not in line for line in lines):
         raise ValueError(f"{path}: a line without an epoch; run that cell again")
     return lines
@@ -142,77 +101,64 @@ def read_curve(cell: Cell) -> list[dict[str, Any]]:
 
 def _mean_curve(cells: Sequence[Cell]) -> dict[str, dict[float, Value]]:
     """Split -> epoch -> accuracy over the seeds that kept a curve."""
-    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for cell in cells:
-        for line in read_curve(cell):
-            for key in cell.splits.keys() & line.keys():
-                found[key][line["epoch"]].append(line[key])
+    lines = pd.DataFrame([line for cell in cells for line in read_curve(cell)])
     return {
-        split: {epoch: value for epoch in sorted(epochs) if (value := over_seeds(epochs[epoch]))}
-        for split, epochs in sorted(found.items())
+        split: {x: v for x, own in lines.groupby("epoch")[split] if (v := over_seeds(own))}
+        for split in sorted(set(lines.columns) & {split for cell in cells for split in cell.splits})
     }
 
 
 def ablation_curves(family: Family, dataset: str, shots: int, name: str) -> list[Plot]:
     """The primary measure by a number that alone differs among a method's variants, such as M."""
-    by_method: dict[str, list[list[Cell]]] = defaultdict(list)
-    for cells in with_shots(family, shots).values():
-        own = [cell for cell in cells if cell.dataset == dataset]
-        if own:
-            by_method[own[0].method].append(own)
-    measure, plots = primary(family), []
-    for method, variants in by_method.items():
-        keys = varying([cell for own in variants for cell in own])
+    measure = primary(family)
+    values = Runs(family, shots, None).values([dataset], [measure])
+    rows = family.at(shots, dataset)
+    plots: list[Plot] = []
+    for method in dict.fromkeys(cells[0].row.row for cells in rows.values()):
+        variants = {row: rows[row] for row in family.variants(method) if row in rows}
+        keys = varying([cell for cells in variants.values() for cell in cells])
         if len(keys) != 1 or len(variants) < 3:
             continue
         (key,) = keys
-        points: dict[Any, Value | None] = {
-            own[0].choices.get(key): entry(own, [dataset], measure) for own in variants
-        }
-        if not all(isinstance(x, int | float) for x in points):
+        settings: dict[str, Any] = {row: own[0].choices.get(key) for row, own in variants.items()}
+        if not all(isinstance(x, int | float) for x in settings.values()):
             continue
-        line = {x: y for x, y in points.items() if y is not None}
-        with canvas() as figure:
+        line = {settings[row]: cells[0] for row, cells in values.items() if row in settings}
+        names: dict[str, Any] = {"key": key, "enough": _ENOUGH, "measure": measure.title}
+        names["Measure"] = capitalized(measure.title)
+        with plot(plots, "ablation", f"{name}-by-{method}", **names) as figure:
             axes = figure.subplots()
             _draw(axes, {"": line}, styles([""], "", None))
             axes.set_xticks(sorted(line), [f"{x:g}" for x in sorted(line)])
-            axes.set_xlabel(key)
-            axes.set_ylabel(f"{measure.title} (%)")
-            drawing = svg(figure, f"{name}-by-{method}", f"{measure.title} by {key}")
-        caption = f"{capitalized(measure.title)} by {key}, all else equal.{_BAND}"
-        plots.append(Plot(f"{name}-by-{method}", f"By {key}", caption, drawing))
+            axes.set(xlabel=key, ylabel=f"{measure.title} (%)")
     return plots
 
 
 def difference_plots(table: Table, measure: str, name: str) -> list[Plot]:
     """The paired differences in a measure, with their intervals around zero."""
-    values = first_column(table, measure)
+    values, group = table.values(measure), table.groups[0][0]
+    plots: list[Plot] = []
     if not values:
-        return []
-    with canvas(380, 74 + 27 * len(values)) as figure:
+        return plots
+    names: dict[str, Any] = {"title": table.title, "measure": measure}
+    names["group"] = group and f", {group[0].lower()}{group[1:]}"
+    with plot(plots, "difference", name, 380, 74 + 27 * len(values), **names) as figure:
         axes = figure.subplots()
         axes.axvline(0, color=color("muted"), linewidth=1)
         for y, value in enumerate(values.values()):
-            apart = value.low > 0 or value.high < 0
-            drawn = color("series-0" if apart else "muted")
-            axes.plot([value.low, value.high], [y, y], color=drawn, linewidth=2)
-            axes.plot([value.mean], [y], "o", color=drawn, markersize=6)
+            hue = color("series-0" if value.apart else "muted")
+            axes.plot([value.low, value.high], [y, y], color=hue, linewidth=2)
+            axes.plot([value.mean], [y], "o", color=hue, markersize=6)
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"difference in {measure} (points)")
-        drawing = svg(figure, name, f"{table.title}, {measure}")
-    group = table.groups[0][0]
-    caption = (
-        f"{table.title}, {measure}{group and f', {group[0].lower()}{group[1:]}'}: mean and 95 % "
-        "interval of the paired differences; coloured where it leaves 0 out."
-    )
-    return [Plot(name, f"{table.title}: {measure}", caption, drawing)]
+    return plots
 
 
 def _draw(
     axes: Axes,
-    lines: Mapping[str, Mapping[Any, Value]],
+    lines: Mapping[str, Mapping[Any, Any]],
     looks: Mapping[str, Style],
     whiskers: bool = False,
 ) -> None:
@@ -222,25 +168,23 @@ def _draw(
         if not line:
             continue
         x = sorted(line)
-        look, mean = looks[row], [line[at].mean for at in x]
+        mean, low, high = (
+            np.array([getattr(line[at], key) for at in x]) for key in ("mean", "low", "high")
+        )
+        look = looks[row]
         marker = look.marker if len(x) < 7 else ""
         axes.plot(x, mean, marker=marker, markersize=4.5, **look.line())
-        low, high = (np.array([getattr(line[at], end) for at in x]) for end in ("low", "high"))
         if whiskers:
             axes.vlines(x, low, high, color=look.color, linewidth=1.2, alpha=0.7)
         elif min(line[at].n for at in x) >= _ENOUGH:
             axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
         if row:
             ends[row] = (x[-1], mean[-1])
-    _show_means(axes, [value for line in lines.values() for value in line.values()])
-    label_ends(axes, ends, looks)
-
-
-def _show_means(axes: Axes, values: Sequence[Value]) -> None:
-    """Scales to the means: the interval of two seeds may be wider than the whole figure."""
-    if values:
+    if values := [value for line in lines.values() for value in line.values()]:
+        # Scaled to the means: the interval of two seeds may be wider than the whole figure.
         means = [value.mean for value in values]
         beyond = max(2.0, 0.5 * (max(means) - min(means)))
-        low = np.nanmin([*means, *(value.low for value in values)])
-        high = np.nanmax([*means, *(value.high for value in values)])
-        axes.set_ylim(max(low - 1, min(means) - beyond), min(high + 1, max(means) + beyond, 101))
+        bottom = np.nanmin([*means, *(value.low for value in values)])
+        top = np.nanmax([*means, *(value.high for value in values)])
+        axes.set_ylim(max(bottom - 1, min(means) - beyond), min(top + 1, max(means) + beyond, 101))
+    label_ends(axes, ends, looks)

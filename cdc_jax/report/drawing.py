@@ -19,30 +19,46 @@ import scipy.optimize
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cdc_jax.report.words import words
+
 COLORS = {
-    "ink": ("#22252b", "#e6e4df"),
-    "muted": ("#6a6f78", "#9a9ea6"),
-    "grid": ("#dcd9d2", "#34383f"),
-    "series-0": ("#c8500a", "#ff9350"),
-    "series-1": ("#0069a8", "#62b5f0"),
-    "series-2": ("#00825f", "#3cc79b"),
-    "series-3": ("#a84a86", "#e59cc9"),
-    "series-4": ("#96700a", "#e8b93f"),
-    "series-5": ("#2f8fc4", "#a9dcff"),
-    "series-6": ("#6a4fb0", "#b3a0f0"),
-    "series-7": ("#5d6068", "#aeb2ba"),
-}
+    "ink": ("#22252b", "#e6e4df"), "muted": ("#6a6f78", "#9a9ea6"), "grid": ("#dcd9d2", "#34383f"),
+    "series-0": ("#c8500a", "#ff9350"), "series-1": ("#0069a8", "#62b5f0"),
+    "series-2": ("#00825f", "#3cc79b"), "series-3": ("#a84a86", "#e59cc9"),
+    "series-4": ("#96700a", "#e8b93f"), "series-5": ("#2f8fc4", "#a9dcff"),
+    "series-6": ("#6a4fb0", "#b3a0f0"), "series-7": ("#5d6068", "#aeb2ba"),
+}  # fmt: skip
 """Name -> its colour on light and on dark paper."""
 
 _DRAWN = {name: f"#f0f0{i:02x}" for i, name in enumerate(COLORS)}
 _MARKERS = "osD^vPX<>"
 _DASHES = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 _NEUTRAL = len([name for name in COLORS if name.startswith("series")]) - 1
+_SETTINGS: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "cdc_jax", "text.parse_math": False,
+    "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11,
+    "xtick.labelsize": 10, "ytick.labelsize": 10,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.linewidth": 0.7, "axes.axisbelow": True, "grid.color": _DRAWN["grid"],
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), _DRAWN["muted"]),
+    **dict.fromkeys(("axes.labelcolor", "axes.titlecolor", "text.color"), _DRAWN["ink"]),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
+}  # fmt: skip
 
 
 def color(name: str) -> str:
     """What matplotlib draws a named colour in."""
     return _DRAWN[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A drawing with its title, and a caption that says what is seen."""
+
+    name: str
+    title: str
+    caption: str
+    drawing: ET.Element
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,72 +70,55 @@ class Style:
     dashes: tuple[float, ...]
     width: float
 
-    def line(self) -> dict:
+    def line(self) -> dict[str, Any]:
         """Arguments of `Axes.plot`."""
         return {"color": self.color, "dashes": self.dashes, "linewidth": self.width}
 
 
 def styles(rows: Sequence[str], reference: str | None, neutral: str | None) -> dict[str, Style]:
     """A style for each row: the reference stands out, one (zero-shot) is grey."""
-    found, i = {}, 0
-    for row in rows:
-        if row == reference:
-            found[row] = Style(color("series-0"), _MARKERS[0], (), 2.2)
-        elif row == neutral:
-            found[row] = Style(color(f"series-{_NEUTRAL}"), _MARKERS[1], (1.5, 1.5), 1.4)
-        else:
-            hue, again = 1 + i % (_NEUTRAL - 1), i // (_NEUTRAL - 1)
-            marker = _MARKERS[2 + i % (len(_MARKERS) - 2)]
-            dashes = _DASHES[again % len(_DASHES)]
-            found[row] = Style(color(f"series-{hue}"), marker, dashes, 1.4)
-            i += 1
-    return found
+    special = {
+        neutral: Style(color(f"series-{_NEUTRAL}"), _MARKERS[1], (1.5, 1.5), 1.4),
+        reference: Style(color("series-0"), _MARKERS[0], (), 2.2),
+    }
+    looks = {row: special[row] for row in rows if row in special}
+    for i, row in enumerate(row for row in rows if row not in special):
+        again, hue = divmod(i, _NEUTRAL - 1)
+        marker = _MARKERS[2 + i % (len(_MARKERS) - 2)]
+        dashes = _DASHES[again % len(_DASHES)]
+        looks[row] = Style(color(f"series-{1 + hue}"), marker, dashes, 1.4)
+    return {row: looks[row] for row in rows}
 
 
 @contextlib.contextmanager
-def canvas(width: float = 380, height: float = 285) -> Iterator[Figure]:
-    """An empty figure of so many CSS pixels; draw on it and call `svg` inside of the block."""
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "cdc_jax",
-        "text.parse_math": False,
-        "font.size": 11,
-        "axes.titlesize": 11,
-        "axes.labelsize": 11,
-        "xtick.labelsize": 10,
-        "ytick.labelsize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": color("muted"),
-        "axes.labelcolor": color("ink"),
-        "axes.titlecolor": color("ink"),
-        "text.color": color("ink"),
-        "xtick.color": color("muted"),
-        "ytick.color": color("muted"),
-        "axes.grid": True,
-        "grid.color": color("grid"),
-        "grid.linewidth": 0.7,
-        "axes.axisbelow": True,
-        "axes.facecolor": "none",
-        "figure.facecolor": "none",
-    }
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the reader's own matplotlibrc says
-        matplotlib.rcParams.update(settings)
-        yield Figure(figsize=(width / 72, height / 72), layout="constrained")
-
-
-def svg(figure: Figure, name: str, title: str) -> ET.Element:
-    """The figure as an `svg` element for a page that sets `COLORS` as CSS variables.
+def plot(
+    plots: list[Plot], kind: str, name: str, width: float = 380, height: float = 285, **names: Any
+) -> Iterator[Figure]:
+    """An empty figure of so many CSS pixels, whose drawing is added to the plots at the end.
 
     Args:
-      figure: of `canvas`.
+      plots: to be extended.
+      kind: of plot; `words.toml` has its title, its caption and the label that is read aloud.
       name: unique on the page; begins every id.
-      title: read aloud where the drawing can't be seen.
+      width: of the figure.
+      height: of the figure.
+      **names: for the words.
     """
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the reader's own matplotlibrc says
+        matplotlib.rcParams.update(_SETTINGS)
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        yield figure
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    title, caption, label = (
+        words("plots", kind, k, **names) for k in ("title", "caption", "label")
+    )
+    plots.append(Plot(name, title, caption, _svg(out.getvalue(), name, label)))
+
+
+def _svg(text: str, name: str, label: str) -> ET.Element:
+    """An `svg` element for a page that sets `COLORS` as CSS variables."""
     for key, drawn in _DRAWN.items():
         text = text.replace(drawn, f"var(--{key})")
     root = ET.fromstring(text)
@@ -134,7 +133,7 @@ def svg(figure: Figure, name: str, title: str) -> ET.Element:
         root.remove(metadata)
     for key in ("width", "height", "version"):
         del root.attrib[key]
-    root.attrib |= {"role": "img", "aria-label": title}
+    root.attrib |= {"role": "img", "aria-label": label}
     return root
 
 
@@ -170,32 +169,25 @@ def label_ends(
     placed = scipy.optimize.isotonic_regression(wanted - steps).x + steps
     placed += min(0, high + gap / 2 - placed[-1])
     for name, y in zip(names, placed, strict=True):
+        hue = looks[name].color
         axes.annotate(
-            name,
-            ends[name],
-            xytext=(1.04, y),
-            textcoords=("axes fraction", "data"),
-            color=looks[name].color,
-            fontsize=10,
-            va="center",
-            annotation_clip=False,
+            name, ends[name], xytext=(1.04, y), textcoords=("axes fraction", "data"), color=hue,
+            fontsize=10, va="center", annotation_clip=False,
             arrowprops={
-                "arrowstyle": "-", "linewidth": 0.6, "color": looks[name].color, "alpha": 0.6,
-                "shrinkA": 1, "shrinkB": 2,
+                "arrowstyle": "-", "linewidth": 0.6, "color": hue, "alpha": 0.6, "shrinkA": 1,
+                "shrinkB": 2,
             },
         )  # fmt: skip
 
 
 def panels(figure: Figure, names: Sequence[str], share: bool) -> dict[str, Axes]:
-    """Small multiples: an axes a name, which is its title; x scales are shared or not."""
-    columns = 2
-    rows = -(-len(names) // columns)
-    grid = figure.subplots(rows, columns, sharex=share, sharey=True, squeeze=False)
-    flat = list(grid.flat)
+    """Small multiples in two columns: axes a name, its title; x scales are shared or not."""
+    rows = -(-len(names) // 2)
+    flat = list(figure.subplots(rows, 2, sharex=share, sharey=True, squeeze=False).flat)
     for axes in flat[len(names) :]:
         axes.remove()
     for axes, name in zip(flat, names, strict=False):
         axes.set_title(name, loc="left", fontsize=10.5)
-    for axes in flat[max(len(names) - columns, 0) : len(names)]:
+    for axes in flat[max(len(names) - 2, 0) : len(names)]:
         axes.xaxis.set_tick_params(labelbottom=True)
     return dict(zip(names, flat, strict=False))

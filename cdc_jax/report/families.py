@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cdc_jax.methods import rows
+from cdc_jax.methods.rows import ROWS
 from cdc_jax.records import INTERVENTION
 from cdc_jax.report.cells import Cell
 
@@ -29,7 +29,7 @@ DATASETS = (
 class Family:
     """Cells that share every setting but dataset, shots, seed and method.
 
-    Those of a transfer share the dataset as well, the one that was learned on.
+    The cells of a transfer share the dataset as well, the one that was learned on.
 
     Attributes:
       protocol: of `PROTOCOLS`.
@@ -37,8 +37,8 @@ class Family:
       datasets: in order.
       shots: ascending.
       rows: title -> its cells, in order: a method, or a method with the settings in which it
-        differs from the published row; where that isn't there, in which its cells on the same task
-        differ.
+        differs from the published row; without a published row, the settings in which its cells on
+        the same task differ.
     """
 
     protocol: str
@@ -50,7 +50,7 @@ class Family:
     @property
     def heading(self) -> str:
         """What is done, for people."""
-        return self.cells()[0].heading or PROTOCOLS[self.protocol]
+        return self.cells()[0].task.heading or PROTOCOLS[self.protocol]
 
     @property
     def conditions(self) -> list[str]:
@@ -66,24 +66,68 @@ class Family:
         """All of its cells."""
         return [cell for cells in self.rows.values() for cell in cells]
 
+    def at(self, shots: int, *datasets: str) -> dict[str, list[Cell]]:
+        """The rows that have cells of that many shots, and of one of the datasets if any."""
+        chosen = datasets or self.datasets
+        rows = {
+            row: [c for c in cells if c.task.shots == shots and c.task.dataset in chosen]
+            for row, cells in self.rows.items()
+        }
+        return {row: cells for row, cells in rows.items() if cells}
+
+    def scopes(
+        self, shots: int | None = None, together: str = "Average"
+    ) -> list[tuple[str, tuple[str, ...]]]:
+        """The groups of a table: the average of all datasets if there are several, and each."""
+        own = {cell.task.dataset for cell in self.cells() if shots in (None, cell.task.shots)}
+        datasets = tuple(dataset for dataset in self.datasets if dataset in own)
+        if len(datasets) == 1:
+            return [("", datasets)]
+        first = (f"{together} of {len(datasets)} datasets", datasets)
+        return [first, *((dataset, (dataset,)) for dataset in datasets)]
+
+    def variants(self, method: str) -> list[str]:
+        """The rows of a method."""
+        return [row for row, cells in self.rows.items() if cells[0].row.row == method]
+
+    def published(self, method: str) -> str | None:
+        """A method's row with its published settings: one of its variants, or its only row."""
+        rows = self.variants(method)
+        if len(rows) == 1 or title_of(method) in rows:
+            return rows[0] if len(rows) == 1 else title_of(method)
+        return None
+
+    def named(self, reference: str) -> str | None:
+        """The row that a method's name, or a row's title, means; None where there is none.
+
+        Raises:
+          ValueError: several variants of the method, none of which is the published one.
+        """
+        if reference in self.rows:
+            return reference
+        row = self.published(reference)
+        if row is None and (variants := self.variants(reference)):
+            raise ValueError(f"reference {reference!r} could be each of {'; '.join(variants)}")
+        return row
+
     def main(self, reference: str | None) -> tuple["Family", str | None]:
-        """The family without the rows that only ablations show, and what `reference` is called.
+        """The family without the rows that only ablations show, and the reference's title in it.
 
         Of a method's variants, the published one remains, and the reference; all of them where
         none is the published one. One that remains alone is called by the method's name.
         """
-        kept = {}
-        for title, cells in self.rows.items():
-            published = published_row(self, cells[0].method)
-            if title == reference or published in (title, None):
-                kept[title] = cells
-        count = Counter(cells[0].method for cells in kept.values())
-        names = {
-            title: _title(cells[0].method) if count[cells[0].method] == 1 else title
-            for title, cells in kept.items()
+        kept = {
+            row: cells
+            for row, cells in self.rows.items()
+            if row == reference or self.published(cells[0].row.row) in (row, None)
         }
-        shown = dataclasses.replace(self, rows={names[title]: kept[title] for title in kept})
-        return shown, names[reference] if reference else None
+        count = Counter(cells[0].row.row for cells in kept.values())
+        titles = {
+            row: title_of(cells[0].row.row) if count[cells[0].row.row] == 1 else row
+            for row, cells in kept.items()
+        }
+        rows = {titles[row]: cells for row, cells in kept.items()}
+        return dataclasses.replace(self, rows=rows), titles[reference] if reference else None
 
 
 def arrange(cells: Sequence[Cell]) -> list[Family]:
@@ -96,24 +140,24 @@ def arrange(cells: Sequence[Cell]) -> list[Family]:
     for cell in cells:
         # A linear probe of the source's classes can be tested in other domains, on no new classes.
         tested = tuple(sorted(cell.where("all", "base", "target")))
-        targets = (cell.dataset, *tested) if cell.protocol == "transfer" else ()
-        groups[cell.protocol, cell.heading, cell.others, targets].append(cell)
+        targets = (cell.task.dataset, *tested) if cell.task.protocol == "transfer" else ()
+        settings = tuple(sorted(cell.task.settings.items()))
+        groups[cell.task.protocol, cell.task.heading, settings, targets].append(cell)
 
     def order(key: tuple[Any, ...]) -> tuple[int, bool, str]:
         return list(PROTOCOLS).index(key[0]), not key[1], repr(key[2:])
 
-    ordered = sorted(groups, key=order)
     families = []
-    for protocol, heading, others, targets in ordered:
-        members = groups[protocol, heading, others, targets]
-        siblings = [dict(key[2]) for key in ordered if key[:2] == (protocol, heading)]
+    for key in sorted(groups, key=order):
+        siblings = [dict(other[2]) for other in groups if other[:2] == key[:2]]
+        datasets = {cell.task.dataset for cell in groups[key]}
         families.append(
             Family(
-                protocol=protocol,
-                title=_family_title(dict(others), siblings, members),
-                datasets=tuple(sorted({cell.dataset for cell in members}, key=dataset_order)),
-                shots=tuple(sorted({cell.shots for cell in members})),
-                rows=_rows(members),
+                protocol=key[0],
+                title=_family_title(dict(key[2]), siblings),
+                datasets=tuple(sorted(datasets, key=dataset_order)),
+                shots=tuple(sorted({cell.task.shots for cell in groups[key]})),
+                rows=_rows(groups[key]),
             )
         )
     return families
@@ -124,24 +168,28 @@ def dataset_order(name: str) -> tuple[int, str]:
     return (DATASETS.index(name) if name in DATASETS else len(DATASETS), name)
 
 
-def _family_title(
-    others: dict[str, Any], siblings: list[dict[str, Any]], members: Sequence[Cell]
-) -> str:
-    parts = []
-    if "world.rho" in others:
-        parts.append(f"correlation {others['world.rho']}")
-    if others["model"] != "world":
-        parts.append(others["model"].rstrip("/").rpartition("/")[2])
-    for key in sorted({key for other in siblings for key in other} - {"world.rho"}):
-        if any(other.get(key) != others.get(key) for other in siblings) and key != "model":
-            parts.append(f"{key} {others.get(key, 'unset')}")
+def title_of(method: str) -> str:
+    """How tables call a method."""
+    return ROWS[method].title if method in ROWS else method
+
+
+def _family_title(settings: Mapping[str, Any], siblings: Sequence[Mapping[str, Any]]) -> str:
+    parts = [f"correlation {settings['world.rho']}"] if "world.rho" in settings else []
+    if settings["model"] != "world":
+        parts.append(settings["model"].rstrip("/").rpartition("/")[2])
+    parts += [
+        f"{key} {settings.get(key, 'unset')}"
+        for key in sorted({key for other in siblings for key in other} - {"world.rho", "model"})
+        if any(other.get(key) != settings.get(key) for other in siblings)
+    ]
     return ", ".join(parts)
 
 
 def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    found: dict[str, list[Cell]] = {}
-    for method in sorted({cell.method for cell in cells}, key=_method_order):
-        own = [cell for cell in cells if cell.method == method]
+    order = {row: i for i, row in enumerate(ROWS)}
+    rows: dict[str, list[Cell]] = {}
+    for method in sorted({c.row.row for c in cells}, key=lambda m: (order.get(m, len(ROWS)), m)):
+        own = [cell for cell in cells if cell.row.row == method]
         keys = varying(own)
         variants: dict[Any, list[Cell]] = defaultdict(list)
         for cell in own:
@@ -149,52 +197,42 @@ def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
         # Changes that all variants share set none of them apart.
         published = [
             variant
-            for variant, group in variants.items()
-            if not any(key in cell.changes for cell in group for key in keys)
+            for variant, same in variants.items()
+            if not any(key in cell.row.changes for cell in same for key in keys)
         ]
-        known = set(published[0]) if len(published) == 1 else set()
+        unchanged = set(published[0]) if len(published) == 1 else set()
         for variant in sorted(variants, key=lambda v: [_value_order(value) for _, value in v]):
-            changed = [(key, value) for key, value in variant if (key, value) not in known]
-            said = ", ".join(f"{_short(key, keys)} {value}" for key, value in changed)
-            title = f"{_title(method)} ({said})" if said else _title(method)
-            found[title] = _once(variants[variant])
-    return found
-
-
-def _title(method: str) -> str:
-    return rows.ROWS[method].title if method in rows.ROWS else method
+            changed = [
+                f"{_short(key, keys)} {value}"
+                for key, value in variant
+                if (key, value) not in unchanged
+            ]
+            suffix = f" ({', '.join(changed)})" if changed else ""
+            rows[title_of(method) + suffix] = _once(variants[variant])
+    return rows
 
 
 def varying(cells: Sequence[Cell]) -> list[str]:
     """The settings of a method that differ among its cells on the same dataset and shots."""
-    groups: dict[Any, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        groups[cell.dataset, cell.shots].append(cell)
-    return sorted(
-        key
-        for key in {key for cell in cells for key in cell.choices}
-        if any(
-            len({repr(cell.choices.get(key)) for cell in group}) > 1 for group in groups.values()
-        )
-    )
+    values: dict[Any, set[str]] = defaultdict(set)
+    for key in {key for cell in cells for key in cell.choices}:
+        for cell in cells:
+            values[key, cell.task.dataset, cell.task.shots].add(repr(cell.choices.get(key)))
+    return sorted({key for (key, *_), different in values.items() if len(different) > 1})
 
 
 def _once(cells: Sequence[Cell]) -> list[Cell]:
     """Cells without repeated runs of the same seed."""
     kept: dict[Any, Cell] = {}
     for cell in cells:
-        other = kept.setdefault((dataset_order(cell.dataset), cell.shots, cell.seed), cell)
+        task = cell.task
+        other = kept.setdefault((dataset_order(task.dataset), task.shots, task.seed), cell)
         if repr(other.splits) != repr(cell.splits):
             raise ValueError(
                 f"{other.folder} and {cell.folder} hold the same settings and seed with different "
                 "results: give one of them only"
             )
     return [kept[key] for key in sorted(kept)]
-
-
-def _method_order(method: str) -> tuple[int, str]:
-    known = list(rows.ROWS)
-    return (known.index(method) if method in known else len(known), method)
 
 
 def _value_order(value: Any) -> tuple[bool, float, str]:
@@ -205,26 +243,3 @@ def _value_order(value: Any) -> tuple[bool, float, str]:
 def _short(key: str, keys: Sequence[str]) -> str:
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
-
-
-def published_row(family: Family, method: str) -> str | None:
-    """The title of a method's row with its published settings: of its variants, or its only one."""
-    found = [title for title, cells in family.rows.items() if cells[0].method == method]
-    if len(found) < 2:
-        return next(iter(found), None)
-    return _title(method) if _title(method) in found else None
-
-
-def reference_row(family: Family, reference: str) -> str | None:
-    """The row that a method's name, or a row's title, means; None where there is none.
-
-    Raises:
-      ValueError: several variants of the method, none of which is the published one.
-    """
-    if reference in family.rows:
-        return reference
-    variants = [title for title, cells in family.rows.items() if cells[0].method == reference]
-    found = published_row(family, reference)
-    if variants and found is None:
-        raise ValueError(f"reference {reference!r} could be each of {'; '.join(variants)}")
-    return found

@@ -1,21 +1,18 @@
-"""A report as files: made whole in memory, then written."""
+"""A report as files: complete in memory, then written."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cdc_jax import writing
-from cdc_jax.folder_names import folder_name
 from cdc_jax.methods.rows import ROWS
-from cdc_jax.report import formats as tables_as
 from cdc_jax.report.cells import find
+from cdc_jax.report.comparisons import family_tables
 from cdc_jax.report.drawing import standalone
-from cdc_jax.report.families import Family, arrange, published_row, reference_row
-from cdc_jax.report.page import page
-from cdc_jax.report.parts import check, part
+from cdc_jax.report.families import Family, arrange
+from cdc_jax.report.formats import RENDERERS, markdown, overview
+from cdc_jax.report.page import check, page, part
 from cdc_jax.report.table import Table
-from cdc_jax.report.tables import family_tables
 
 FORMATS = ("html", "markdown", "csv", "latex", "svg")
 """What a report can be written as."""
@@ -30,7 +27,7 @@ class Report:
     Attributes:
       tables: in order.
       files: path below the report's folder -> content.
-      missing: what is to be said of cells that are in no table, as they failed or haven't finished.
+      missing: sentences about cells that failed or haven't finished, and so are in no table.
     """
 
     tables: Sequence[Table]
@@ -75,27 +72,23 @@ def make(
         check(cells)
     families = arrange(cells)
     references = [
-        reference_row(family, reference) if reference else published_row(family, _DEFAULT_REFERENCE)
+        family.named(reference) if reference else family.published(_DEFAULT_REFERENCE)
         for family in families
     ]
     if reference is not None and not any(references):
-        known = ", ".join(sorted({cell.method for cell in cells}))
-        raise ValueError(f"no run of the reference {reference!r}: there are {known}")
+        methods = ", ".join(sorted({cell.row.row for cell in cells}))
+        raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
     names = _names(families)
     tables = [family_tables(*pair) for pair in zip(families, references, strict=True)]
-    files = _table_files(tables, names, formats)
-    if drawn:
-        parts = [part(*args) for args in zip(families, names, references, tables, strict=True)]
-        if "svg" in formats:
-            plots = [
-                plot
-                for one in parts
-                for plots in [one.general, *(own for _, own in one.plots)]
-                for plot in plots
-            ]
-            files |= {f"plots/{plot.name}.svg": standalone(plot.drawing) for plot in plots}
-        if "html" in formats:
-            files["index.html"] = page(parts, cells, missing)
+    files = _table_files(dict(zip(names, tables, strict=True)), formats)
+    parts = [part(*args) for args in zip(families, names, references, tables, strict=True) if drawn]
+    if "svg" in formats:
+        plots = [
+            plot for one in parts for _, own in [("", one.general), *one.plots] for plot in own
+        ]
+        files |= {f"plots/{plot.name}.svg": standalone(plot.drawing) for plot in plots}
+    if "html" in formats:
+        files["index.html"] = page(parts, cells, missing)
     return Report([table for own in tables for table in own], files, missing)
 
 
@@ -109,31 +102,24 @@ def write(report: Report, out: Path | str) -> None:
 
 def _names(families: Sequence[Family]) -> list[str]:
     """A name for each family: its protocol, numbered where there are several."""
-    count = Counter(family.protocol for family in families)
-    seen: Counter[str] = Counter()
-    names = []
-    for family in families:
-        seen[family.protocol] += 1
-        number = f"-{seen[family.protocol]}" if count[family.protocol] > 1 else ""
-        names.append(folder_name(family.protocol.replace("_", "-")) + number)
-    return names
+    protocols = [family.protocol for family in families]
+    return [
+        protocol.replace("_", "-")
+        + (f"-{protocols[: i + 1].count(protocol)}" if protocols.count(protocol) > 1 else "")
+        for i, protocol in enumerate(protocols)
+    ]
 
 
-def _table_files(
-    tables: Sequence[Sequence[Table]], names: Sequence[str], formats: Sequence[str]
-) -> dict[str, str]:
+def _table_files(tables: Mapping[str, Sequence[Table]], formats: Sequence[str]) -> dict[str, str]:
     files = {}
     if "markdown" in formats:
-        texts = [tables_as.markdown(table) for own in tables for table in own]
+        texts = [markdown(table) for own in tables.values() for table in own]
         files["tables.md"] = "# Results\n\n" + "\n".join(texts)
-        short = "\n".join(filter(None, (tables_as.overview(own) for own in tables)))
-        if short:
+        if short := "\n".join(filter(None, map(overview, tables.values()))):
             files["overview.md"] = "# Overview\n\n" + short
-    makers = {"csv": tables_as.comma_separated, "latex": tables_as.latex}
-    for name, own in zip(names, tables, strict=True):
-        for table in own:
-            for kind in makers.keys() & set(formats):
+    for kind, (suffix, render) in RENDERERS.items():
+        for name, table in [(name, table) for name, own in tables.items() for table in own]:
+            if kind in formats:
                 shots = f"-{table.shots}shot" if table.shots else ""
-                suffix = tables_as.EXTENSIONS[kind]
-                files[f"tables/{name}-{table.name}{shots}.{suffix}"] = makers[kind](table)
+                files[f"tables/{name}-{table.name}{shots}.{suffix}"] = render(table)
     return files

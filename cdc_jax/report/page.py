@@ -1,177 +1,189 @@
-"""The page: one HTML file with every table, plot and gallery, that needs no network."""
+"""The page: one HTML file with every table, plot and gallery, that needs no network.
 
+A part of it shows a family: `page.html` is the template of all parts.
+"""
+
+import dataclasses
+import itertools
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from importlib import resources
 
-from cdc_jax.report.cells import Cell
-from cdc_jax.report.curves import Plot
-from cdc_jax.report.drawing import stylesheet
-from cdc_jax.report.families import Family
-from cdc_jax.report.formats import number
-from cdc_jax.report.markup import element, html, table_figure
-from cdc_jax.report.measures import primary
-from cdc_jax.report.parts import Part
-from cdc_jax.report.table import capitalized, first_column
+import jinja2
+import markupsafe
 
-_MANY_RUNS = 24  # their table is folded
+from cdc_jax.report.cells import Cell, scores
+from cdc_jax.report.curves import (
+    ablation_curves,
+    difference_plots,
+    epoch_curves,
+    few_shot_curves,
+    read_curve,
+)
+from cdc_jax.report.drawing import Plot, styles, stylesheet
+from cdc_jax.report.families import Family
+from cdc_jax.report.figures import primary
+from cdc_jax.report.gallery import Gallery, gallery, read_gallery
+from cdc_jax.report.table import Table, joined, number, shown
+from cdc_jax.report.tables import plural
+from cdc_jax.report.templates import interpretation, template_accuracy, template_maps
+from cdc_jax.report.trust import trust_plots
+from cdc_jax.report.words import capitalized, words
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A family with what is shown of it.
+
+    Attributes:
+      family: its cells, without what only ablations show.
+      reference: title of the row that others are compared with, or None.
+      tables: in order.
+      general: plots of all its tasks together.
+      plots: (dataset, plots) at its most shots, in order.
+      galleries: of the same.
+    """
+
+    family: Family
+    reference: str | None
+    tables: Sequence[Table]
+    general: Sequence[Plot]
+    plots: Sequence[tuple[str, Sequence[Plot]]]
+    galleries: Sequence[Gallery]
+
+    @property
+    def title(self) -> str:
+        """Heading of the part."""
+        one = self.family.datasets[0] if len(self.family.datasets) == 1 else ""
+        if self.family.intervenes:
+            return one.replace("world ", "The world, ") or self.family.heading
+        return f"{self.family.heading}{one and f', {one}'}"
+
+    @property
+    def full_title(self) -> str:
+        """The heading with what distinguishes the family from the others."""
+        return ", ".join(filter(None, [self.title, self.family.title]))
+
+    @property
+    def about(self) -> str:
+        """Datasets, shots and seeds."""
+        family = self.family
+        seeds = sorted({cell.task.seed for cell in family.cells()})
+        shots = " and ".join(", ".join(map(str, family.shots)).rsplit(", ", 1))
+        texts = [
+            f"{len(family.datasets)} datasets" if len(family.datasets) > 1 else "",
+            f"{shots} {'shots' if family.shots != (1,) else 'shot'}",
+            f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
+            family.title,
+        ]
+        return capitalized(", ".join(filter(None, texts))) + "."
+
+    @property
+    def lead(self) -> str:
+        """What the paired differences say, in a sentence; nothing where there are none."""
+        table = next((t for t in reversed(self.tables) if t.name == "differences"), None)
+        if table is None:
+            alone = len(self.family.rows) < 2
+            return "" if alone else f"{self.full_title}: no run of the method to compare with."
+        measure = primary(self.family).title
+        verdicts: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS.values()}
+        for row, value in table.values(measure).items():
+            side = None if math.isnan(value.low) else (value.low > 0) - (value.high < 0)
+            points = number(value.mean, 1, signed=True)
+            verdicts[_VERDICTS[side]].append(f"{row.removeprefix('− ')} ({points})")
+        texts = [f"{verdict} {', '.join(rows)}" for verdict, rows in verdicts.items() if rows]
+        measure = measure.replace("average", "average accuracy")
+        lead = f"{self.full_title}: in {measure}, {self.reference} is {'; '.join(texts)}."
+        return lead if texts else ""
+
+
+_VERDICTS = {
+    1: "ahead of",
+    -1: "behind",
+    0: "not separated from",
+    None: "compared, on one pair of runs and so without an interval, with",
+}
+
+
+def check(cells: Sequence[Cell]) -> None:
+    """Reads what only drawings need, so that a broken file stops the report before any is drawn.
+
+    Raises:
+      ValueError: a broken file; it is named.
+    """
+    for cell in cells:
+        for read in (read_curve, interpretation, read_gallery, scores):
+            read(cell)
+
+
+def part(family: Family, name: str, reference: str | None, tables: Sequence[Table]) -> Part:
+    """Draws the plots of a family.
+
+    Args:
+      family: its cells.
+      name: unique in a report; begins the names of its plots.
+      reference: title of a row of it, or None.
+      tables: of the family.
+    """
+    main, main_reference = family.main(reference)
+    zero_shot = [row for row, cells in main.rows.items() if cells[0].row.role == "zero-shot"]
+    first = sorted(main.rows, key=lambda row: row != main_reference)  # the reference first
+    looks = styles(first, main_reference, next(iter(zero_shot), None))
+    by_name = {(table.name, table.shots): table for table in tables}
+    general: list[Plot] = []
+    if table := by_name.get(("differences", family.shots[-1])):
+        general += difference_plots(table, primary(family).title, f"{name}-difference")
+    if table := by_name.get(("shots", None)):
+        general += few_shot_curves(main, table, looks, name)
+    plots, shelves = [], []
+    for d, dataset in enumerate(family.datasets):
+        shots = max(cell.task.shots for cell in family.cells() if cell.task.dataset == dataset)
+        cells = main.at(shots, dataset)
+        where = [dataset] if len(family.datasets) > 1 else []
+        where += [plural(shots)] if len(family.shots) > 1 else []
+        key = f"{name}-{d}"
+        table = by_name.get(("templates", shots))
+        alone = dict(table.groups).get(dataset if len(family.datasets) > 1 else "") if table else ()
+        drawn = [
+            *ablation_curves(family, dataset, shots, key),
+            *epoch_curves(cells, looks, key),
+            *trust_plots(cells, looks, key),
+            *template_accuracy(alone or (), looks, key),
+            *template_maps(cells, key),
+        ]
+        plots.append((", ".join(where), drawn))
+        order = sorted(reversed(list(cells)), key=lambda row: row != main_reference)
+        suffix = "".join(f", {place}" for place in where)
+        each = (gallery(cell, row, suffix) for row in order for cell in cells[row])
+        shelves += list(itertools.islice(filter(None, each), 1))
+    return Part(main, main_reference, tables, general, plots, shelves)
 
 
 def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -> str:
-    """The page as text."""
-    methods, tasks = {cell.method for cell in cells}, {cell.dataset for cell in cells}
-    title = f"{_many(len(methods), 'method')} on {_many(len(tasks), 'task')}"
-    css = stylesheet() + resources.files("cdc_jax.report").joinpath("page.css").read_text()
-    links = [(f"#part-{i}", _full_title(part)) for i, part in enumerate(parts, 1)]
-    body = [
-        element(
-            "header",
-            element("p", "cdc_jax · report", class_="eyebrow"),
-            element("h1", title),
-            *(element("p", lead, class_="lead") for lead in _leads(parts)),
-        ),
-    ]
-    sections = [_section(part, i) for i, part in enumerate(parts, 1)]
-    sections.append(_runs(cells, missing))
-    items = [
-        element("li", element("a", text, href=link)) for link, text in [*links, ("#runs", "Runs")]
-    ]
-    document = element(
-        "html",
-        element(
-            "head",
-            element("meta", charset="utf-8"),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("meta", name="color-scheme", content="light dark"),
-            element("title", f"cdc_jax report: {title}"),
-            element("style", css),
-        ),
-        element(
-            "body",
-            element("div", *body, class_="wide"),
-            element("nav", element("ul", *items, class_="wide"), aria_label="parts"),
-            element("main", *sections, class_="wide"),
-            element(
-                "div",
-                element(
-                    "footer",
-                    "Means over seeds with the sample standard deviation (±), the 95 % t-interval "
-                    "in brackets and the number n of seeds or pairs. The same runs give the same "
-                    "page to the byte.",
-                ),
-                class_="wide",
-            ),
-        ),
-        lang="en",
+    """The page as text; names in it are only ever text."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.globals |= {"shown": shown, "joined": joined, "words": words}
+    environment.filters["svg"] = _svg
+    folder = resources.files("cdc_jax.report")
+    html, css = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css"))
+    methods, tasks = {cell.row.row for cell in cells}, {cell.task.dataset for cell in cells}
+    return environment.from_string(html).render(
+        title=f"{_many(len(methods), 'method')} on {_many(len(tasks), 'task')}",
+        css=markupsafe.Markup(stylesheet() + css),
+        leads=list(filter(None, (part.lead for part in parts))),
+        parts=parts,
+        cells=cells,
+        missing=missing,
     )
-    return "<!doctype html>\n" + html(document) + "\n"
+
+
+def _svg(drawing: ET.Element) -> markupsafe.Markup:
+    return markupsafe.Markup(ET.tostring(drawing, encoding="unicode", method="html"))
 
 
 def _many(n: int, what: str) -> str:
     return f"{n} {what}{'s' * (n != 1)}"
-
-
-def _full_title(part: Part) -> str:
-    return f"{part.title}, {part.family.title}" if part.family.title else part.title
-
-
-def _section(part: Part, i: int) -> ET.Element:
-    first, *others = map(table_figure, part.tables)
-    children: list[ET.Element | None] = [
-        element("p", f"Part {i}", class_="part"),
-        element("h2", part.title),
-        element("p", _about(part.family), class_="lead"),
-        first,
-        _grid(part.general),
-        element("div", *others, class_="tables") if others else None,
-    ]
-    shown = [(title, plots) for title, plots in part.plots if plots]
-    for title, plots in shown:
-        opened = {"open": "open"} if title == shown[0][0] else {}
-        folded = element("details", element("summary", title), _grid(plots), **opened)
-        children.append(folded if len(shown) > 1 else _grid(plots))
-    return element("section", *children, *part.galleries, id=f"part-{i}")
-
-
-def _grid(plots: Sequence[Plot]) -> ET.Element | None:
-    figures = [
-        element("figure", element("h3", p.title), p.drawing, element("figcaption", p.caption))
-        for p in plots
-    ]
-    return element("div", *figures, class_="plots") if figures else None
-
-
-def _about(family: Family) -> str:
-    seeds = sorted({cell.seed for cell in family.cells()})
-    shots = " and ".join(", ".join(map(str, family.shots)).rsplit(", ", 1))
-    parts = [
-        f"{len(family.datasets)} datasets" if len(family.datasets) > 1 else "",
-        f"{shots} {'shots' if family.shots != (1,) else 'shot'}",
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
-        family.title,
-    ]
-    return capitalized(", ".join(part for part in parts if part)) + "."
-
-
-def _leads(parts: Sequence[Part]) -> list[str]:
-    """What the paired differences of each part say, in a sentence."""
-    sentences = []
-    for part in parts:
-        table = next((t for t in reversed(part.tables) if t.name == "differences"), None)
-        if table is None:
-            if len(part.family.rows) > 1:
-                sentences.append(f"{_full_title(part)}: no run of the method to compare with.")
-            continue
-        measure = primary(part.family).title.replace("average", "average accuracy")
-        alone = "compared, on one pair of runs and so without an interval, with"
-        known = ("ahead of", "behind", "not separated from", alone)
-        verdicts: dict[str, list[str]] = {verdict: [] for verdict in known}
-        for row, value in first_column(table, primary(part.family).title).items():
-            above, below = value.low > 0, value.high < 0
-            verdict = "ahead of" if above else "behind" if below else "not separated from"
-            verdict = alone if math.isnan(value.low) else verdict
-            points = number(value.mean, 1, signed=True)
-            verdicts[verdict].append(f"{row.removeprefix('− ')} ({points})")
-        said = [f"{verdict} {', '.join(rows)}" for verdict, rows in verdicts.items() if rows]
-        if said:
-            sentences.append(
-                f"{_full_title(part)}: in {measure}, {part.reference} is {'; '.join(said)}."
-            )
-    return sentences
-
-
-def _runs(cells: Sequence[Cell], missing: Sequence[str]) -> ET.Element:
-    head = ("run", "seed", "steps", "learned parameters", "device")
-    lines = [
-        element(
-            "tr",
-            element("th", cell.name, scope="row"),
-            element("td", str(cell.seed)),
-            element("td", f"{cell.about['steps']:,}"),
-            element("td", f"{cell.about['trainable_parameters']:,}"),
-            element("td", str(cell.about["device"]), class_="text"),
-        )
-        for cell in cells
-    ]
-    columns = [
-        element("th", text, scope="col", **({"class_": "text"} if text == "device" else {}))
-        for text in head
-    ]
-    grid = element("table", element("thead", element("tr", *columns)), element("tbody", *lines))
-    figure = element(
-        "figure",
-        element("div", grid, class_="scroll", tabindex="0", role="region", aria_label="Runs"),
-        element("figcaption", "The folders that all of the above was computed from."),
-        class_="table",
-    )
-    if len(cells) > _MANY_RUNS:
-        figure = element("details", element("summary", f"{len(cells)} runs"), figure)
-    return element(
-        "section",
-        element("p", "Sources", class_="part"),
-        element("h2", "Runs"),
-        *(element("p", text, class_="lead") for text in missing),
-        figure,
-        id="runs",
-    )

@@ -1,30 +1,25 @@
-"""What a table is, and the values in it.
-
-Every value is a mean over seeds with its standard deviation, 95 % t-interval and number. In the
-row of an average over datasets, a seed counts where all datasets have it, and a measure is
-computed from the averaged accuracies: H from the averaged base and new, as in the published tables.
-"""
+"""What a table is: values in rows and columns, and the texts that every renderer shows of them."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-
-import numpy as np
-
-from cdc_jax import metrics
-from cdc_jax.report.cells import Cell
-from cdc_jax.report.families import Family, dataset_order
-from cdc_jax.report.measures import Measure, average
+import math
+from collections.abc import Iterator
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """Mean, sample standard deviation and 95 % t-interval of n values; NaN where n is 1."""
+    """Mean, sample standard deviation and 95 % t-interval of n values; NaN where there is none."""
 
     mean: float
-    sd: float
-    low: float
-    high: float
-    n: int
+    sd: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +31,22 @@ class Row:
     mark: str = ""
     source: str = ""
 
+    @property
+    def n(self) -> int:
+        """The number of seeds or pairs."""
+        return max((cell.n for cell in self.cells if isinstance(cell, Value)), default=0)
+
+    @property
+    def label(self) -> str:
+        """The title with the source."""
+        return f"{self.title} ({self.source})" if self.source else self.title
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
     """A column's title, digits after the point, and whether less is better, None for no order.
 
-    `text` is set for columns of words, `about` is what captions say of it.
+    `text` is set for columns of words, `about` is the column's explanation in captions.
     """
 
     title: str
@@ -53,7 +58,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table; a renderer needs nothing else.
 
     Attributes:
       name: of its kind.
@@ -61,10 +66,10 @@ class Table:
       title: what is in it.
       where: the protocol and task.
       caption: what its figures are.
-      head: title of the rows' column.
       columns: of the values.
       groups: (title, rows), in order; one group without a title needs none.
-      group_head: what groups are.
+      head: title of the rows' column.
+      group_head: title of the groups' column.
       notes: printed below it.
       signed: values are differences.
     """
@@ -81,137 +86,101 @@ class Table:
     notes: tuple[str, ...] = ()
     signed: bool = False
 
+    @property
+    def sources(self) -> list[str]:
+        """Where published rows are from."""
+        rows = [row for _, rows in self.groups for row in rows if row.source]
+        return sorted({f"{row.title}: {row.source}." for row in rows})
 
-def over_seeds(values: Iterable[float]) -> Value | None:
-    """The value of a table cell, from one number a seed; NaN doesn't count."""
-    x = np.array([value for value in values if not np.isnan(value)], np.float64)
-    if not x.size:
-        return None
-    mean, low, high, n = metrics.mean_interval(x)
-    return Value(mean, float(x.std(ddof=1)) if n > 1 else float("nan"), low, high, n)
+    def values(self, title: str) -> dict[str, Value]:
+        """Row -> value in the column of that title, in the first group."""
+        index = [i for i, column in enumerate(self.columns) if column.title == title]
+        cells = {row.title: row.cells[i] for row in self.groups[0][1] for i in index}
+        return {row: cell for row, cell in cells.items() if isinstance(cell, Value)}
 
 
-def entry(cells: Sequence[Cell], datasets: Sequence[str], measure: Measure) -> Value | None:
-    """A row's value: over seeds, of one dataset or of the average over several.
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A cell as texts: a value's parts, or words, or a dash for nothing.
 
-    Args:
-      cells: of one row and one number of shots.
-      datasets: None of them may lack.
-      measure: what.
+    `count` is the value's number where that is not its row's.
     """
-    seeds = {cell.seed for cell in cells}
-    by_seed = [
-        own
-        for seed in sorted(seeds)
-        if len(own := [c for c in cells if c.seed == seed and c.dataset in datasets])
-        == len(datasets)
-        and not np.isnan(measure.of(average(own)))
-    ]
-    value = over_seeds(measure.of(average(own)) for own in by_seed)
-    if value is None or len(datasets) == 1:
-        return value
-    of_average = measure.of(average([cell for own in by_seed for cell in own]))
-    return dataclasses.replace(value, mean=of_average)
+
+    kind: Literal["value", "text", "none"]
+    main: str
+    spread: str = ""
+    interval: str = ""
+    count: str = ""
+    best: bool = False
 
 
-def first_column(table: Table, title: str) -> dict[str, Value]:
-    """Row -> value in the column of that title, in the first group; what has none is left out."""
-    index = [i for i, column in enumerate(table.columns) if column.title == title]
-    cells = {row.title: row.cells[i] for row in table.groups[0][1] for i in index}
-    return {row: cell for row, cell in cells.items() if isinstance(cell, Value)}
-
-
-Groups = Sequence[tuple[str, Sequence[Row]]]
-
-
-def measured(
-    family: Family,
-    datasets: Sequence[str],
-    shots: int,
-    columns: Sequence[Measure],
-    reference: str | None = None,
-) -> list[Row]:
-    """A row for every method that has cells of these datasets and shots."""
-    rows = []
-    for title, cells in with_shots(family, shots).items():
-        values = tuple(entry(cells, datasets, measure) for measure in columns)
-        if any(values):
-            rows.append(Row(title, values, "reference" if title == reference else ""))
-    return rows
-
-
-def with_shots(family: Family, shots: int) -> dict[str, list[Cell]]:
-    """The rows that have cells of that many shots, and those cells."""
-    found = {
-        title: [cell for cell in cells if cell.shots == shots]
-        for title, cells in family.rows.items()
-    }
-    return {title: cells for title, cells in found.items() if cells}
-
-
-def scopes(
-    family: Family, shots: int | None = None, together: str = "Average"
-) -> list[tuple[str, tuple[str, ...]]]:
-    """The groups of a table: the average of all datasets if there are several, and each."""
-    datasets = tuple(
-        sorted(
-            {cell.dataset for cell in family.cells() if shots in (None, cell.shots)},
-            key=dataset_order,
+def shown(table: Table) -> Iterator[tuple[str, list[tuple[Row, list[Shown]]]]]:
+    """Group, and its rows with their cells as texts."""
+    for group, rows in table.groups:
+        outstanding = _best(table, rows)
+        yield (
+            group,
+            [
+                (row, [_shown(table, row, c, (r, c) in outstanding) for c in range(len(row.cells))])
+                for r, row in enumerate(rows)
+            ],
         )
+
+
+def _shown(table: Table, row: Row, c: int, best: bool) -> Shown:
+    cell, digits = row.cells[c], table.columns[c].digits
+    if not isinstance(cell, Value):
+        return Shown("text", cell) if cell else Shown("none", "–")
+    return Shown(
+        "value",
+        number(cell.mean, digits, table.signed),
+        "" if math.isnan(cell.sd) else f"± {number(cell.sd, digits)}",
+        interval(cell, digits, table.signed),
+        f"(n = {cell.n})" if cell.n != row.n else "",
+        best,
     )
-    if len(datasets) == 1:
-        return [("", datasets)]
-    first = (f"{together} of {len(datasets)} datasets", datasets)
-    return [first, *((dataset, (dataset,)) for dataset in datasets)]
 
 
-def capitalized(text: str) -> str:
-    """The text as a heading or a sentence."""
-    return text[:1].upper() + text[1:]
+def joined(*parts: str) -> str:
+    """The parts that are not empty, in one line."""
+    return " ".join(filter(None, parts))
 
 
-def columns_of(chosen: Sequence[Measure]) -> list[Column]:
-    """The columns of measures."""
-    return [Column(m.title, m.digits, m.falling, about=m.about) for m in chosen]
+def number(value: float, digits: int, signed: bool = False) -> str:
+    """A figure; differences carry their sign, with a true minus.
+
+    >>> number(-1.26, 1, signed=True), number(93.0, 1), number(-0.01, 1, signed=True)
+    ('−1.3', '93.0', '0.0')
+    """
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return (text if float(text) else text.lstrip("+-")).replace("-", "−")
 
 
-def assemble(
-    family: Family,
-    shots: int | None,
-    name: str,
-    title: str,
-    caption: str,
-    columns: Sequence[Column],
-    groups: Groups,
-) -> Table:
-    """A table of a family, without its empty columns and groups, with its tasks' notes."""
-    cells = [cell for cell in family.cells() if shots in (None, cell.shots)]
-    datasets = {cell.dataset for cell in cells}
-    where = [family.heading, *(datasets if len(datasets) == 1 else ()), family.title]
-    where += [f"{shots} shot{'s' if shots > 1 else ''}"] if shots else []
-    kept = [
-        i
-        for i in range(len(columns))
-        if any(row.cells[i] is not None for _, rows in groups for row in rows)
-    ]
-    said = [f"{columns[i].title}: {columns[i].about}" for i in kept if columns[i].about]
-    return Table(
-        name=name,
-        shots=shots,
-        title=capitalized(f"{title}, {where[-1]}" if shots and len(family.shots) > 1 else title),
-        where=", ".join(part for part in where if part),
-        caption=" ".join([caption, *([f"{'; '.join(said)}."] if said else [])]),
-        columns=tuple(columns[i] for i in kept),
-        groups=tuple(
-            (
-                group,
-                tuple(
-                    dataclasses.replace(row, cells=tuple(row.cells[i] for i in kept))
-                    for row in rows
-                ),
-            )
-            for group, rows in groups
-            if rows
-        ),
-        notes=tuple(sorted({f"{cell.dataset}: {cell.note}" for cell in cells if cell.note})),
-    )
+def interval(value: Value, digits: int, signed: bool = False) -> str:
+    """The 95 % interval in brackets, nothing where there is none."""
+    if math.isnan(value.low):
+        return ""
+    return f"[{number(value.low, digits, signed)}, {number(value.high, digits, signed)}]"
+
+
+def _best(table: Table, rows: tuple[Row, ...]) -> set[tuple[int, int]]:
+    """Positions (row, column) in a group of what stands out.
+
+    The best mean of each column among the measured rows, of those over the most seeds; in a table
+    of differences every one whose interval leaves 0 out.
+    """
+    positions: set[tuple[int, int]] = set()
+    for c, column in enumerate(table.columns):
+        values = {
+            r: cell
+            for r, row in enumerate(rows)
+            if isinstance(cell := row.cells[c], Value) and row.mark not in ("published", "room")
+        }
+        if table.signed:
+            positions |= {(r, c) for r, value in values.items() if value.apart}
+        elif len(values) > 1 and column.falling is not None:
+            most = max(value.n for value in values.values())
+            means = {r: round(v.mean, column.digits) for r, v in values.items() if v.n == most}
+            top = (min if column.falling else max)(means.values())
+            positions |= {(r, c) for r, mean in means.items() if mean == top}
+    return positions

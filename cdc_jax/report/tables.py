@@ -1,128 +1,153 @@
-"""The papers' tables: accuracy by method, dataset and shots."""
+"""The tables of a family: accuracies by method, dataset and shots, calibration, templates."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from cdc_jax.report import comparisons, published
+from cdc_jax.report import published
 from cdc_jax.report.families import Family
-from cdc_jax.report.measures import calibration, measures, primary, source_split
-from cdc_jax.report.table import (
-    Column,
-    Row,
-    Table,
-    Value,
-    assemble,
-    capitalized,
-    columns_of,
-    entry,
-    measured,
-    scopes,
-    with_shots,
+from cdc_jax.report.figures import (
+    Cells,
+    Runs,
+    calibration,
+    headline,
+    measures,
+    over_seeds,
+    primary,
+    source_split,
 )
+from cdc_jax.report.table import Column, Row, Table
+from cdc_jax.report.words import capitalized, words
 
-_INTERVENTIONS = (
-    "Accuracy in percent on base and new classes. iid: the training correlation; int: "
-    "do(task-irrelevant factors); rev: correlation permuted; style: unseen styles. H is the "
-    "harmonic mean of base and new, iid, and H_int the same under do(). The others are means over "
-    "base_int and new_int."
-)
-_CAPTIONS = {
-    "base_new": "Accuracy in percent on base and new classes, and their harmonic mean H. H of the "
-    "average is computed from the averaged base and new.",
-    "few_shot": "Accuracy in percent over all classes.",
-    "transfer": "Accuracy in percent on other datasets, or in other domains, than what was learned "
-    "on. The average is over these targets. Of the world, they are under do(task-irrelevant "
-    "factors), and the source is where the correlation holds.",
-}
-_EXTRAS = ("ece", "auroc", "novelty")
-"""Measures of `calibration` that tables under interventions show as well."""
+Groups: TypeAlias = Sequence[tuple[str, Sequence[Row]]]
 
 
-def family_tables(family: Family, reference: str | None) -> list[Table]:
-    """All tables of a family; those without data are left out.
-
-    Args:
-      family: its cells.
-      reference: title of the row that the others are compared with, or None.
-    """
-    shown, shown_reference = family.main(reference)
-    tables: list[Table | None] = [shots_table(shown, shown_reference)]
-    for shots in family.shots:
-        said_by_shots = family.protocol == "few_shot" and tables[0] is not None
-        tables += [
-            None if said_by_shots else main_table(shown, shots, shown_reference),
-            matrix_table(shown, shots, shown_reference),
-            comparisons.difference_table(shown, shots, shown_reference),
-            *comparisons.room_tables(shown, shots),
-            comparisons.calibration_table(shown, shots, shown_reference),
-            comparisons.template_table(shown, shots),
-            *comparisons.ablation_tables(family, shots, reference),
-        ]
-    return [table for table in tables if table is not None]
+def rows_of(cells: Mapping[str, Cells], reference: str | None) -> list[Row]:
+    """Rows of values, the reference marked."""
+    return [Row(row, own, "reference" if row == reference else "") for row, own in cells.items()]
 
 
-def main_table(family: Family, shots: int, reference: str | None) -> Table:
+def assemble(
+    family: Family, shots: int | None, name: str, title: str, caption: str,
+    columns: Sequence[Column], groups: Groups, **more: Any,
+) -> Table:  # fmt: skip
+    """A table of a family, without its empty columns and groups, with its tasks' notes."""
+    cells = [cell for cell in family.cells() if shots in (None, cell.task.shots)]
+    datasets = {cell.task.dataset for cell in cells}
+    where = [family.heading, *(datasets if len(datasets) == 1 else ()), family.title]
+    where += [plural(shots)] if shots else []
+    rows = [row for _, own in groups for row in own]
+    kept = [c for c in range(len(columns)) if any(row.cells[c] is not None for row in rows)]
+    abouts = [f"{columns[c].title}: {columns[c].about}" for c in kept if columns[c].about]
+
+    def narrow(row: Row) -> Row:
+        return dataclasses.replace(row, cells=tuple(row.cells[c] for c in kept))
+
+    return Table(
+        name=name,
+        shots=shots,
+        title=capitalized(f"{title}, {where[-1]}" if shots and len(family.shots) > 1 else title),
+        where=", ".join(filter(None, where)),
+        caption=f"{caption} {'; '.join(abouts)}." if abouts else caption,
+        columns=tuple(columns[c] for c in kept),
+        groups=tuple((group, tuple(map(narrow, rows))) for group, rows in groups if rows),
+        notes=tuple(sorted({f"{cell.task.dataset}: {cell.note}" for cell in cells if cell.note})),
+        **more,
+    )
+
+
+def accuracy(runs: Runs) -> Table:
     """Methods by measures, for the average of the datasets and for each of them."""
-    columns = measures(family)
+    family, columns = runs.family, measures(runs.family)
     if family.intervenes:
-        columns += [measure for measure in calibration(family) if measure.key in _EXTRAS]
+        columns += calibration(family, "ece", "auroc", "novelty")
+    compared = family.protocol != "transfer" or source_split(family.cells()[0])
     groups = []
-    for title, datasets in scopes(family, shots):
-        rows = measured(family, datasets, shots, columns, reference)
-        if family.protocol == "base_new":
-            one = datasets[0] if len(datasets) == 1 else None
-            found = published.base_new(family, one, shots)
-            rows += [_published(row, (row.base, row.new, row.h), len(columns)) for row in found]
-        if family.protocol == "transfer" and source_split(family.cells()[0]):
-            found = published.source(family, shots)
-            rows += [_published(row, (row.base,), len(columns)) for row in found]
+    for title, datasets in family.scopes(runs.shots):
+        rows = rows_of(runs.values(datasets, columns), runs.reference)
+        if compared:
+            rows += published.rows(family, datasets, runs.shots, len(columns))
         groups.append((title, rows))
-    caption = _INTERVENTIONS if family.intervenes else _CAPTIONS[family.protocol]
-    return assemble(family, shots, "accuracy", "accuracy", caption, columns_of(columns), groups)
+    caption = words("tables", "interventions" if family.intervenes else family.protocol)
+    return assemble(family, runs.shots, "accuracy", "accuracy", caption, columns, groups)
 
 
-def matrix_table(family: Family, shots: int, reference: str | None) -> Table | None:
+def by_dataset(runs: Runs) -> Table | None:
     """Methods by datasets and their average, of the primary measure: H_int, H or accuracy."""
-    first, *each = scopes(family, shots)
+    family, measure = runs.family, primary(runs.family)
+    average, *each = family.scopes(runs.shots)
     if not each or family.protocol == "transfer":
         return None
-    measure = primary(family)
-    rows = [
-        Row(title, tuple(entry(cells, datasets, measure) for _, datasets in [*each, first]), mark)
-        for title, cells in with_shots(family, shots).items()
-        for mark in ["reference" if title == reference else ""]
-    ]
+    names, scopes = zip(*each, ("average", average[1]), strict=True)
+    values = [runs.values(datasets, [measure]) for datasets in scopes]
+    rows = rows_of(_across(family.at(runs.shots), values), runs.reference)
+    columns = [Column(name, measure.digits) for name in names]
     title = f"{measure.title} by dataset"
-    columns = [Column(name, measure.digits) for name in (*(name for name, _ in each), "average")]
-    caption = (
-        f"{capitalized(measure.title)} in percent. A method without an average lacks a dataset."
-    )
-    return assemble(family, shots, "datasets", title, caption, columns, [("", rows)])
+    caption = words("tables", "datasets", measure=capitalized(measure.title))
+    return assemble(family, runs.shots, "datasets", title, caption, columns, [("", rows)])
 
 
-def shots_table(family: Family, reference: str | None) -> Table | None:
+def by_shots(family: Family, reference: str | None) -> Table | None:
     """Methods by numbers of shots, for the average of the datasets and for each of them."""
     if len(family.shots) == 1 or family.protocol == "transfer":
         return None
     measure = primary(family)
+    parts = [Runs(family, shots, reference) for shots in family.shots]
     groups = []
-    for title, datasets in scopes(family):
+    for title, datasets in family.scopes():
+        values = [runs.values(datasets, [measure]) for runs in parts]
+        rows = [row for row in family.rows if any(row in cells for cells in values)]
+        groups.append((title, rows_of(_across(rows, values), reference)))
+    columns = [Column(plural(shots), measure.digits) for shots in family.shots]
+    caption = words("tables", "shots", measure=capitalized(measure.title))
+    return assemble(family, None, "shots", f"{measure.title} by shots", caption, columns, groups)
+
+
+def _across(rows: Iterable[str], columns: Sequence[Mapping[str, Cells]]) -> dict[str, Cells]:
+    """Row -> its only value in every column."""
+    return {row: tuple(cells.get(row, (None,))[0] for cells in columns) for row in rows}
+
+
+def calibrated(runs: Runs) -> Table:
+    """How far the predictions' probabilities and uncertainties can be trusted."""
+    columns = calibration(runs.family)
+    groups = [
+        (title, rows_of(runs.values(datasets, columns), runs.reference))
+        for title, datasets in runs.family.scopes(runs.shots)
+    ]
+    splits = ", ".join(headline(runs.family.cells()[:1]))
+    caption = words("tables", "calibration", splits=splits)
+    title = "calibration and uncertainty"
+    return assemble(runs.family, runs.shots, "calibration", title, caption, columns, groups)
+
+
+def templates(runs: Runs) -> Table | None:
+    """Each template's accuracy alone beside the fused one's, of the methods with several."""
+    groups = []
+    for dataset in runs.family.datasets:
         rows = []
-        for row, cells in family.rows.items():
-            values = tuple(
-                entry([cell for cell in cells if cell.shots == shots], datasets, measure)
-                for shots in family.shots
-            )
-            if any(values):
-                rows.append(Row(row, values, "reference" if row == reference else ""))
-        groups.append((title, rows))
-    columns = [Column(f"{n} shot{'s' if n > 1 else ''}", measure.digits) for n in family.shots]
-    title = f"{measure.title} by shots"
-    caption = f"{capitalized(measure.title)} in percent by the number of training images a class."
-    return assemble(family, None, "shots", title, caption, columns, groups)
+        for row, cells in runs.family.at(runs.shots, dataset).items():
+            for split in headline(cells[:1]):
+                alone = [cell.splits[split]["template_accuracy"] for cell in cells]
+                if min(map(len, alone)) > 1:
+                    fused = [cell.splits[split]["accuracy"] for cell in cells]
+                    means = map(over_seeds, [fused, *zip(*alone, strict=True)])
+                    rows.append(Row(row, (split, *means)))
+        groups.append((dataset if len(runs.family.datasets) > 1 else "", rows))
+    width = max((len(row.cells) for _, rows in groups for row in rows), default=0)
+    if not width:
+        return None
+    padded = [
+        (group, [Row(row.title, (*row.cells, *[None] * (width - len(row.cells)))) for row in rows])
+        for group, rows in groups
+    ]
+    columns = [Column("split", text=True), Column("fused", falling=None)]
+    columns += [Column(f"t{m}", falling=None) for m in range(1, width - 1)]
+    caption = words("tables", "templates")
+    title = "templates alone and fused"
+    return assemble(runs.family, runs.shots, "templates", title, caption, columns, padded)
 
 
-def _published(row: published.Published, known: Sequence[float | None], width: int) -> Row:
-    nan = float("nan")
-    values = [None if mean is None else Value(mean, nan, nan, nan, 0) for mean in known]
-    cells = (*values, *[None] * (width - len(values)))
-    return Row(f"{row.title}, published", cells, "published", row.source)
+def plural(shots: int) -> str:
+    """A number of shots for people."""
+    return f"{shots} shot{'s' * (shots > 1)}"

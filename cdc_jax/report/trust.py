@@ -8,35 +8,40 @@ import numpy as np
 
 from cdc_jax import metrics
 from cdc_jax.report.cells import Cell, scores
-from cdc_jax.report.curves import Plot
-from cdc_jax.report.drawing import Style, canvas, color, label_ends, panels, svg
-from cdc_jax.report.measures import headline
-
-Scores = Sequence[tuple[str, Mapping[str, np.ndarray]]]
-"""Of each split its group of classes, and its arrays by name: what a `scores.npz` holds."""
-Scored = Mapping[str, Sequence[Scores]]
-"""Row -> the scores of each seed."""
+from cdc_jax.report.drawing import Plot, Style, color, label_ends, panels, plot
+from cdc_jax.report.figures import headline
 
 BINS = 10
 _COVERAGE = np.linspace(0.05, 1, 96)
+_KINDS = {"right": "series-1", "wrong": "series-0", "new class": "series-2"}
+_PANELS = 8  # methods that get a panel of their own in small multiples, the reference first
+
+Scored = Mapping[str, Sequence[Sequence[tuple[str, Mapping[str, np.ndarray]]]]]
+"""Row -> seed by seed of each split its group of classes, and its scores by name."""
 
 
-def read_scores(cells: Mapping[str, Sequence[Cell]]) -> Scored:
-    """The scores of the headline splits, of rows whose cells have them."""
-    found = {}
+def trust_plots(
+    cells: Mapping[str, Sequence[Cell]], looks: Mapping[str, Style], name: str
+) -> list[Plot]:
+    """Plots of the scores of the headline splits, of rows whose cells have them."""
+    scored: dict[str, Any] = {}
     for row, own in cells.items():
-        chosen = [
+        seeds = [
             [(cell.records[split].group, by_split[split]) for split in headline([cell])]
             for cell in own
-            for by_split in [scores(cell.folder, cell.splits)]
-            if by_split
+            if (by_split := scores(cell))
         ]
-        if chosen:
-            found[row] = chosen
-    return found
+        scored |= {row: seeds} if seeds else {}
+    plots: list[Plot] = []
+    if scored:
+        few = {row: scored[row] for row in list(looks)[:_PANELS] if row in scored}
+        _risk_coverage(plots, scored, looks, f"{name}-risk")
+        _reliability(plots, few, looks, f"{name}-reliability")
+        _histograms(plots, few, f"{name}-uncertainty")
+    return plots
 
 
-def _pooled(seeds: Sequence[Scores], without: str = "") -> Any:
+def _pooled(seeds: Sequence[Any], without: str = "") -> Any:
     """confidence, uncertainty, correct of all images, but those of a group of classes."""
     parts = [arrays for splits in seeds for group, arrays in splits if group != without]
     correct = [a["labels"] == a["predicted"] for a in parts]
@@ -47,11 +52,9 @@ def _pooled(seeds: Sequence[Scores], without: str = "") -> Any:
     )
 
 
-def reliability(scored: Scored, looks: Mapping[str, Style], name: str) -> list[Plot]:
+def _reliability(plots: list[Plot], scored: Scored, looks: Mapping[str, Style], name: str) -> None:
     """Accuracy by confidence, a panel a row."""
-    if not scored:
-        return []
-    with canvas(380, 40 + 170 * -(-len(scored) // 2)) as figure:
+    with plot(plots, "reliability", name, 380, 40 + 170 * -(-len(scored) // 2)) as figure:
         for row, axes in panels(figure, list(scored), share=True).items():
             confidence, _, correct = _pooled(scored[row])
             index = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
@@ -74,56 +77,41 @@ def reliability(scored: Scored, looks: Mapping[str, Style], name: str) -> list[P
             axes.set_aspect("equal")
         figure.supxlabel("probability of the predicted class", fontsize=11)
         figure.supylabel("share that is right", fontsize=11)
-        drawing = svg(figure, f"{name}-reliability", "reliability diagrams")
-    caption = (
-        "How often predictions of a given probability are right; on the dashed line they are "
-        "calibrated, below it too sure. Grey bars: share of the images. All seeds pooled."
-    )
-    return [Plot(f"{name}-reliability", "Reliability", caption, drawing)]
 
 
-def risk_coverage(scored: Scored, looks: Mapping[str, Style], name: str) -> list[Plot]:
+def _risk_coverage(
+    plots: list[Plot], scored: Scored, looks: Mapping[str, Style], name: str
+) -> None:
     """Error among the images kept, when the most uncertain are set aside."""
-    if not scored:
-        return []
     ends = {}
-    with canvas() as figure:
+    with plot(plots, "risk", name) as figure:
         axes = figure.subplots()
         for row, seeds in scored.items():
             curves = []
-            for seed in seeds:
-                _, uncertainty, correct = _pooled([seed])
+            for _, uncertainty, correct in (_pooled([seed]) for seed in seeds):
                 coverage, risk = metrics.risk_coverage(uncertainty, correct)
                 curves.append(100 * np.interp(_COVERAGE, coverage, risk))
             mean = np.mean(curves, axis=0)
             axes.plot(100 * _COVERAGE, mean, **looks[row].line())
             ends[row] = (100.0, float(mean[-1]))
-        axes.set(xlim=(0, 100), ylim=(0, None))
+        axes.set(xlim=(0, 100), ylim=(0, None), ylabel="errors among them (%)")
         axes.set_xlabel("images kept, the most certain first (%)")
-        axes.set_ylabel("errors among them (%)")
         label_ends(axes, ends, looks)
-        drawing = svg(figure, f"{name}-risk", "risk-coverage curves")
-    caption = (
-        "Error among the images kept when the most uncertain are set aside: a good uncertainty "
-        "falls early to the left. Mean over seeds."
-    )
-    return [Plot(f"{name}-risk", "Risk and coverage", caption, drawing)]
 
 
-def histograms(scored: Scored, name: str) -> list[Plot]:
+def _histograms(plots: list[Plot], scored: Scored, name: str) -> None:
     """Uncertainty of right, wrong and new-class images, a panel a row."""
-    if not scored:
-        return []
-    kinds = {"right": "series-1", "wrong": "series-0", "new class": "series-2"}
     values = {}
     for row, seeds in scored.items():
         groups = {group for splits in seeds for group, _ in splits}
-        _, known, correct = _pooled(seeds, without="new")
-        values[row] = {"right": known[correct], "wrong": known[~correct]}
+        _, uncertainty, correct = _pooled(seeds, without="new")
+        values[row] = {"right": uncertainty[correct], "wrong": uncertainty[~correct]}
         if {"base", "new"} <= groups:
             values[row]["new class"] = _pooled(seeds, without="base")[1]
-    shown = [kind for kind in kinds if any(kind in by for by in values.values())]
-    with canvas(380, 58 + 140 * -(-len(scored) // 2)) as figure:
+    shown = [kind for kind in _KINDS if any(kind in by for by in values.values())]
+    new = ", and of images of new classes" if "new class" in shown else ""
+    height = 58 + 140 * -(-len(scored) // 2)
+    with plot(plots, "uncertainty", name, 380, height, new=new) as figure:
         for row, axes in panels(figure, list(scored), share=False).items():
             joined = np.concatenate(list(values[row].values()))
             low, high = np.quantile(joined, [0.005, 1])
@@ -138,11 +126,11 @@ def histograms(scored: Scored, name: str) -> list[Plot]:
             for kind, x in values[row].items():
                 if len(x):
                     share = np.histogram(np.clip(x, edges[0], edges[-1]), edges)[0] / len(x)
-                    hue = color(kinds[kind])
+                    hue = color(_KINDS[kind])
                     axes.stairs(100 * share, edges, color=hue, alpha=0.2, fill=True, linewidth=0)
                     axes.stairs(100 * share, edges, color=hue, linewidth=1.4)
         handles = [
-            figure.axes[0].plot([], [], color=color(kinds[kind]), linewidth=5)[0] for kind in shown
+            figure.axes[0].plot([], [], color=color(_KINDS[k]), linewidth=5)[0] for k in shown
         ]
         figure.legend(
             handles, shown, loc="outside upper left", ncols=len(shown), frameon=False,
@@ -150,10 +138,3 @@ def histograms(scored: Scored, name: str) -> list[Plot]:
         )  # fmt: skip
         figure.supxlabel("uncertainty, on each method's own scale", fontsize=11)
         figure.supylabel("share of each kind (%)", fontsize=11)
-        drawing = svg(figure, f"{name}-uncertainty", "histograms of uncertainty")
-    caption = (
-        "The head's uncertainty of images that are predicted rightly and wrongly"
-        + (", and of images of new classes" if "new class" in shown else "")
-        + ". The further apart, the better it warns. All seeds pooled."
-    )
-    return [Plot(f"{name}-uncertainty", "Uncertainty", caption, drawing)]

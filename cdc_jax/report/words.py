@@ -1,0 +1,22 @@
+"""The report's sentences; `words.toml` holds them, to be read and revised together."""
+
+import functools
+import tomllib
+from importlib import resources
+from typing import Any
+
+
+def words(*keys: str, **names: Any) -> str:
+    """The text under some keys, with names in the place of its braces."""
+    return functools.reduce(lambda tree, key: tree[key], keys, _texts()).format(**names)
+
+
+def capitalized(text: str) -> str:
+    """The text as a heading or a sentence."""
+    return text[:1].upper() + text[1:]
+
+
+@functools.cache
+def _texts() -> Any:
+    text = resources.files("cdc_jax.report").joinpath("words.toml").read_text("utf-8")
+    return tomllib.loads(text)
