@@ -22,16 +22,16 @@ def find(run: str | Path) -> Path:
         if (folder / DESCRIPTION).is_file():
             return folder
     below = (f"{depth}/adapted/{DESCRIPTION}" for depth in ("*", "*/*"))
-    found = sorted(path.parent for pattern in below for path in run.glob(pattern))
-    if not found:
+    folders = sorted(path.parent for pattern in below for path in run.glob(pattern))
+    if not folders:
         raise FileNotFoundError(
             f"{run} holds no adapted/{DESCRIPTION}: a run writes it when its training "
             "ends, so let the run end first"
         )
-    if len(found) > 1:
-        choices = ", ".join(str(folder.parent) for folder in found[:9])
+    if len(folders) > 1:
+        choices = ", ".join(str(folder.parent) for folder in folders[:9])
         raise FileNotFoundError(
-            f"{run} holds {len(found)} adapted models, choose one: {choices}"
-            + (", …" if found[9:] else "")
+            f"{run} holds {len(folders)} adapted models, choose one: {choices}"
+            + (", …" if folders[9:] else "")
         )
-    return found[0]
+    return folders[0]

@@ -62,8 +62,8 @@ class ViewRows:
         indices = numbers // self._views
         # A photograph is decoded once for all of its views.
         different, which = np.unique(indices, return_inverse=True)
-        read = read_images(self._images, different)
-        repeated = {key: values[which] for key, values in read.items()}
+        batch = read_images(self._images, different)
+        repeated = {key: values[which] for key, values in batch.items()}
         return repeated | {"indices": indices, "steps": self._steps.ravel()[numbers]}
 
 
@@ -86,12 +86,14 @@ def encoder(phase: Phase, seed: int) -> Callable[[Backbone, dict[str, jax.Array]
     def features(backbone: Backbone, batch: dict[str, jax.Array]) -> jax.Array:
         def one(step, index, image, aspect):
             aspects = None if aspect is None else aspect[None]
-            made = phase.make_views(np.uint32(seed), step, index[None], image[None], aspects)
-            return made[:, 0]
+            example_views = phase.make_views(
+                np.uint32(seed), step, index[None], image[None], aspects
+            )
+            return example_views[:, 0]
 
-        drawn = (batch["steps"], batch["indices"], batch["images"], batch.get("aspects"))
+        arguments = (batch["steps"], batch["indices"], batch["images"], batch.get("aspects"))
         # One template at a time: activations take no more memory than those of evaluation.
-        return jax.lax.map(backbone.encode_images, jax.vmap(one, out_axes=1)(*drawn))
+        return jax.lax.map(backbone.encode_images, jax.vmap(one, out_axes=1)(*arguments))
 
     return features
 
@@ -121,6 +123,6 @@ def encode(
         before_batch()
         return compiled(frozen.backbone, batch)
 
-    made = frozen.in_batches(rows, encode_batch)
-    shape = (len(made), len(phase.examples), phase.cached_views, made.shape[-1])
-    return np.ascontiguousarray(np.moveaxis(made.reshape(shape), 0, 2))
+    features = frozen.in_batches(rows, encode_batch)
+    shape = (len(features), len(phase.examples), phase.cached_views, features.shape[-1])
+    return np.ascontiguousarray(np.moveaxis(features.reshape(shape), 0, 2))

@@ -34,7 +34,7 @@ def require_distinct(names: Sequence[str], backbone: Backbone) -> None:
             )
 
 
-def warn_of_unsaid(names: Sequence[str], backbone: Backbone) -> None:
+def warn_of_wordless(names: Sequence[str], backbone: Backbone) -> None:
     """Warns once of names that hold no word of the vocabulary.
 
     These have no letters at all, as numbers have none, or are in a script that the vocabulary only
@@ -49,12 +49,12 @@ def warn_of_unsaid(names: Sequence[str], backbone: Backbone) -> None:
         name: [vocabulary[token] for token in backbone.word_ids(name.replace("_", " "))]
         for name in names
     }
-    unsaid = [name for name, said in tokens.items() if not _is_word(name, said)]
-    if unsaid:
-        listed = ", ".join(map(ascii, unsaid[:5])) + (", …" if len(unsaid) > 5 else "")
+    wordless = [name for name, parts in tokens.items() if not _is_word(name, parts)]
+    if wordless:
+        listed = ", ".join(map(ascii, wordless[:5])) + (", …" if len(wordless) > 5 else "")
         warnings.warn(
-            f"{len(unsaid)} class names hold no word that this model's vocabulary has ({listed}), "
-            "so its text features say nothing of them: give names, in task.toml under "
+            f"{len(wordless)} class names hold no word that this model's vocabulary has "
+            f"({listed}), so its text features say nothing of them: give names, in task.toml under "
             "[class_names] if they are folders",
             stacklevel=2,
         )

@@ -101,13 +101,13 @@ def resolved(argument: str, folder: Path) -> str:
         return f"{flag}={grammar.unquoted(value)}"
     if flag not in ("--config", "-config") or not equals:
         return argument
-    name, colon, rest = value.partition(":")
+    name, colon, settings = value.partition(":")
     if Path(name).exists():
         return argument
     if not (folder / name).exists():
-        known = ", ".join(sorted(p.name for p in folder.glob("*.py")))
-        raise SystemExit(f"no configuration file {name!r} here or in {folder}: there are {known}")
-    return f"{flag}={folder / name}{colon}{rest}"
+        names = ", ".join(sorted(p.name for p in folder.glob("*.py")))
+        raise SystemExit(f"no configuration file {name!r} here or in {folder}: there are {names}")
+    return f"{flag}={folder / name}{colon}{settings}"
 
 
 def apply(config: ConfigDict, argument: str) -> ConfigDict:
@@ -120,10 +120,10 @@ def apply(config: ConfigDict, argument: str) -> ConfigDict:
     Raises:
       ValueError: unknown key (the message names the nearest one), or a value of another type.
     """
-    before, read = grammar.settings(grammar.split(argument, ",") if argument else [], ",")
+    before, settings = grammar.settings(grammar.split(argument, ",") if argument else [], ",")
     if before:
         raise ValueError(f"expected key=value, got {before[0]!r}")
-    return assign(config, read).lock()
+    return assign(config, settings).lock()
 
 
 def flat(settings: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
@@ -150,13 +150,13 @@ def assign(config: ConfigDict, settings: Iterable[tuple[str, str]]) -> ConfigDic
         owner = config
         *parents, last = key.split(".")
         for name in parents:
-            owner = owner[_known(owner, name)]
-        last = _known(owner, last)
+            owner = owner[_key(owner, name)]
+        last = _key(owner, last)
         owner[last] = grammar.value(key, text, owner.get_type(last))
     return config
 
 
-def _known(config: Any, key: str) -> str:
+def _key(config: Any, key: str) -> str:
     from ml_collections import ConfigDict
 
     if isinstance(config, ConfigDict) and key in config:

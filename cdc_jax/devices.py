@@ -73,10 +73,10 @@ def start(
     join(coordinator, processes, process)
 
 
-def _number(given: int | None, variable: str) -> int | None:
+def _number(value: int | None, variable: str) -> int | None:
     text = os.environ.get(variable)
-    if given is not None or text is None:
-        return given
+    if value is not None or text is None:
+        return value
     if not text.isdecimal():
         raise ValueError(f"{variable} must be a number, got {text!r}")
     return int(text)
@@ -143,19 +143,19 @@ def first_decides(check: Callable[[], None]) -> None:
         except (ValueError, OSError) as raised:
             error, message = raised, str(raised).encode(errors="backslashreplace")[:_MESSAGE]
     buffer = np.frombuffer(message.ljust(_MESSAGE, b"\0"), np.uint8)
-    told = bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0")
+    problem = bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0")
     if error is not None:
         raise error
-    if told:
-        raise ValueError(told.decode(errors="replace"))
+    if problem:
+        raise ValueError(problem.decode(errors="replace"))
 
 
 def require_shared(file: epath.Path) -> None:
     """Raises ValueError on all processes if one of them does not see what process 0 wrote."""
-    seen = multihost_utils.process_allgather(np.array([file.exists()])).ravel()
-    if not seen.all():
+    visible = multihost_utils.process_allgather(np.array([file.exists()])).ravel()
+    if not visible.all():
         raise ValueError(
-            f"processes {np.flatnonzero(~seen).tolist()} do not see {file}: all hosts need the "
+            f"processes {np.flatnonzero(~visible).tolist()} do not see {file}: all hosts need the "
             "same --workdir, on a network disk or in a bucket (gs://…)"
         )
 
@@ -172,9 +172,9 @@ def make_mesh(devices: int | None = None, images: int | None = None) -> Mesh:
       images: of a batch; `data` is as long as divides them. None puts all devices there.
     """
     # By process, so that a host's rows of a batch lie side by side.
-    chosen = sorted(jax.devices(), key=lambda device: device.process_index)[:devices]
-    data = len(chosen) if images is None else math.gcd(images, len(chosen))
-    return Mesh(np.array(chosen).reshape(data, -1), AXES, (AxisType.Auto,) * 2)
+    mesh_devices = sorted(jax.devices(), key=lambda device: device.process_index)[:devices]
+    data = len(mesh_devices) if images is None else math.gcd(images, len(mesh_devices))
+    return Mesh(np.array(mesh_devices).reshape(data, -1), AXES, (AxisType.Auto,) * 2)
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

@@ -61,8 +61,8 @@ def _range(x: ArrayLike) -> tuple[Any, Any] | None:
     """Least and greatest value, on the host; None while x is being traced, or empty."""
     if isinstance(x, (int, float)):
         return x, x
-    known = None if isinstance(x, jax.core.Tracer) else jax.device_get(x)
-    return None if known is None or known.size == 0 else (known.min(), known.max())
+    values = None if isinstance(x, jax.core.Tracer) else jax.device_get(x)
+    return None if values is None or values.size == 0 else (values.min(), values.max())
 
 
 def _checked(log_evidence: ArrayLike) -> Array:
@@ -89,15 +89,15 @@ def _sources_first(log_evidence: ArrayLike, axis: int) -> Array:
 
 def _checked_labels(labels: ArrayLike, log_evidence: Array) -> Array:
     *shape, classes = log_evidence.shape
-    found = _range(labels)
+    bounds = _range(labels)
     labels = jnp.asarray(labels)
     if labels.shape != tuple(shape) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"expected integer labels of shape {tuple(shape)}, one for each row of log-evidence, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
-    if found is not None and not 0 <= found[0] <= found[1] < classes:
-        raise ValueError(f"expected labels in 0..{classes - 1}, got {found[0]}..{found[1]}")
+    if bounds is not None and not 0 <= bounds[0] <= bounds[1] < classes:
+        raise ValueError(f"expected labels in 0..{classes - 1}, got {bounds[0]}..{bounds[1]}")
     return labels
 
 
@@ -158,9 +158,9 @@ def from_logits(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown evidence kind {kind!r}: choose one of {', '.join(KINDS)}")
-    found = _range(scale)
-    if found is not None and not found[0] > 0:
-        raise ValueError(f"expected scale > 0, got {found[0]}: if it is learned, learn its log")
+    bounds = _range(scale)
+    if bounds is not None and not bounds[0] > 0:
+        raise ValueError(f"expected scale > 0, got {bounds[0]}: if it is learned, learn its log")
     return KINDS[kind](jnp.asarray(scale) * _checked(logits) - jnp.asarray(shift))
 
 
@@ -367,10 +367,10 @@ def discount(log_evidence: PerClass, reliability: ArrayLike) -> PerClass:
     Shafer 1976, p. 252.
     """
     log_evidence = _checked(log_evidence)
-    found = _range(reliability)
-    if found is not None and not 0 <= found[0] <= found[1] <= 1:
+    bounds = _range(reliability)
+    if bounds is not None and not 0 <= bounds[0] <= bounds[1] <= 1:
         raise ValueError(
-            f"expected reliability in [0, 1], got {found[0]}..{found[1]}: if it is learned, pass "
+            f"expected reliability in [0, 1], got {bounds[0]}..{bounds[1]}: if it is learned, pass "
             "it through a sigmoid"
         )
     r = jnp.asarray(reliability, log_evidence.dtype)[..., None]
@@ -380,8 +380,8 @@ def discount(log_evidence: PerClass, reliability: ArrayLike) -> PerClass:
     limits = jnp.finfo(r.dtype)
     inside = jnp.clip(r, limits.tiny, 1 - limits.epsneg)
     partial = log_evidence + jnp.log(inside) - jax.nn.softplus(jnp.log1p(-inside) + log_ratio)
-    kept = jnp.where(r <= 0, -jnp.inf, jnp.where(r >= 1, log_evidence, partial))
-    return jnp.where((r >= 0) & (r <= 1), kept, jnp.nan)
+    discounted = jnp.where(r <= 0, -jnp.inf, jnp.where(r >= 1, log_evidence, partial))
+    return jnp.where((r >= 0) & (r <= 1), discounted, jnp.nan)
 
 
 # ---- measures of uncertainty: (..., classes) -> (...), larger is less certain
@@ -544,15 +544,15 @@ def _kl_term(log_e: Array, k: int) -> Array:
     """
     n = max(k, _SERIES_FROM)
     y = log_e - jnp.log(n)
-    share, rest = jax.nn.sigmoid(y), jax.nn.sigmoid(-y)  # e / (n + e), n / (n + e)
+    share, complement = jax.nn.sigmoid(y), jax.nn.sigmoid(-y)  # e / (n + e), n / (n + e)
     product = jnp.zeros_like(y)  # prod_i (1 + e/i) / (1 + e/n), less 1 to stay exact near 0
     fractions = jnp.zeros_like(y)  # sum_i e / (i + e)
     for i in range(k, n):
         step = share * ((n - i) / i)
         product = product + step + product * step
-        fractions = fractions + share / (share + rest * (i / n))
+        fractions = fractions + share / (share + complement * (i / n))
     logs = (k - 0.5) * jax.nn.softplus(y) - jnp.log1p(product)
-    q, q0 = rest / n, jnp.full_like(y, 1 / n)  # 1 / (n + e), and that at e = 0
+    q, q0 = complement / n, jnp.full_like(y, 1 / n)  # 1 / (n + e), and that at e = 0
     series = share * (0.5 + _odd_polynomial(_SERIES, q))
     return logs + fractions + series + _odd_polynomial(_TAIL, q) - _odd_polynomial(_TAIL, q0)
 

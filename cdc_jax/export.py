@@ -59,9 +59,9 @@ class Adapted:
     @property
     def images(self) -> Preprocessing:
         """`preprocessing` as a value; what an older release did not write is CLIP's."""
-        found = _PREPROCESSING.read(self.preprocessing, "preprocessing")
+        fields = _PREPROCESSING.read(self.preprocessing, "preprocessing")
         values: dict[str, Any] = {
-            field.name: tuple(value) if isinstance(value := found[field.name], list) else value
+            field.name: tuple(value) if isinstance(value := fields[field.name], list) else value
             for field in dataclasses.fields(Preprocessing)
         }
         return Preprocessing(**values)
@@ -195,11 +195,11 @@ def _like(defaults: Any, most: int = 2**31) -> schema.Kind:
 
 def _described(preprocessing: Preprocessing) -> dict[str, Any]:
     """What adapted.json says; without what is CLIP's, as older releases read it."""
-    found = dataclasses.asdict(preprocessing)
+    fields = dataclasses.asdict(preprocessing)
     default = dataclasses.asdict(Preprocessing(preprocessing.size))
     return {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in found.items()
+        for key, value in fields.items()
         if key in ("size", "mean", "std") or value != default[key]
     }
 

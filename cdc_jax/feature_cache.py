@@ -120,15 +120,15 @@ class EncoderFeatures:
         present = np.zeros(len(keys), bool)
         for _ in range(2):  # once more, where another process merged a file meanwhile
             self._list()
-            wanted: dict[str, list[int]] = {}
+            rows_by_file: dict[str, list[int]] = {}
             for i, key in enumerate(keys):
                 if not present[i] and key in self._places:
-                    wanted.setdefault(self._places[key][0], []).append(i)
-            for name, rows in wanted.items():
+                    rows_by_file.setdefault(self._places[key][0], []).append(i)
+            for name, rows in rows_by_file.items():
                 places = [self._places[keys[i]][1] for i in rows]
-                if (stored := self._features(name)) is not None:
-                    features[rows], present[rows] = stored[places], True
-            if wanted.keys() <= self._files.keys():
+                if (file_features := self._features(name)) is not None:
+                    features[rows], present[rows] = file_features[places], True
+            if rows_by_file.keys() <= self._files.keys():
                 break
         return features, present
 
@@ -199,8 +199,8 @@ class EncoderFeatures:
                 return None
             while len(self._open) >= _OPEN:
                 del self._open[next(iter(self._open))]
-            stored = np.frombuffer(content, "<f4", offset=_HEAD.size + images * _KEY)
-            self._open[name] = stored.reshape(images, self._width)
+            flat = np.frombuffer(content, "<f4", offset=_HEAD.size + images * _KEY)
+            self._open[name] = flat.reshape(images, self._width)
             with contextlib.suppress(OSError):  # a cache that this process only reads
                 if time.time() - path.stat().st_mtime > _USED_EVERY:
                     os.utime(path)
@@ -239,8 +239,8 @@ class EncoderFeatures:
         self._list()
         merged: dict[bytes, np.ndarray] = {}
         for name in small:
-            if name in self._files and (stored := self._features(name)) is not None:
-                merged.update(zip(self._files[name], stored, strict=True))
+            if name in self._files and (features := self._features(name)) is not None:
+                merged.update(zip(self._files[name], features, strict=True))
         if merged:
             self._write(list(merged), np.stack(list(merged.values())))
         for name in small:
@@ -275,10 +275,10 @@ def _entries(folder: Path, *names: re.Pattern[str]) -> Iterator[os.DirEntry[str]
     """What a folder holds under such names; nothing where it can't be read."""
     try:
         with os.scandir(folder) as entries:
-            found = list(entries)
+            children = list(entries)
     except OSError:
         return
-    yield from (e for e in found if any(name.fullmatch(e.name) for name in names))
+    yield from (e for e in children if any(name.fullmatch(e.name) for name in names))
 
 
 def _files(folder: Path, *names: re.Pattern[str]) -> Iterator[os.DirEntry[str]]:

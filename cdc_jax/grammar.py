@@ -58,16 +58,16 @@ def settings(parts: Sequence[str], separator: str) -> tuple[list[str], list[tupl
       The first parts that are no settings, and key and value of each setting.
     """
     before: list[str] = []
-    read: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for part in parts:
         pair = setting(part)
         if pair and "@" not in pair[0]:  # `cdc@views=flip` is a method
-            read.append(pair)
-        elif read:
-            read[-1] = read[-1][0], f"{read[-1][1]}{separator}{part}"
+            pairs.append(pair)
+        elif pairs:
+            pairs[-1] = pairs[-1][0], f"{pairs[-1][1]}{separator}{part}"
         else:
             before.append(part)
-    return before, read
+    return before, pairs
 
 
 def value(key: str, text: str, kind: type) -> Any:
@@ -84,20 +84,20 @@ def value(key: str, text: str, kind: type) -> Any:
     if kind is str:
         return unquoted(text)
     try:
-        read = ast.literal_eval(text.capitalize() if kind is bool else text)
+        literal = ast.literal_eval(text.capitalize() if kind is bool else text)
     except (ValueError, SyntaxError):
-        read = text
-    if kind is float and type(read) is int:
-        read = float(read)
-    if type(read) is not kind:
+        literal = text
+    if kind is float and type(literal) is int:
+        literal = float(literal)
+    if type(literal) is not kind:
         raise ValueError(f"{key} must be of type {kind.__name__}, got {text!r}")
-    return read
+    return literal
 
 
-def written(value: Any) -> str:
+def quoted(value: Any) -> str:
     """The text of a value, which `value` reads.
 
-    >>> written(0.5), written("a photo of a"), written("a, {}")
+    >>> quoted(0.5), quoted("a photo of a"), quoted("a, {}")
     ('0.5', 'a photo of a', '"a, {}"')
     """
     if not isinstance(value, str) or not value or _PLAIN.fullmatch(value):
@@ -109,11 +109,11 @@ def unquoted(text: str) -> str:
     """A text without the quotes around it."""
     if text[:1] == text[-1:] == '"':
         try:
-            read = json.loads(text, strict=False)
+            decoded = json.loads(text, strict=False)
         except ValueError:
             return text
-        if isinstance(read, str):
-            return read
+        if isinstance(decoded, str):
+            return decoded
     return text
 
 

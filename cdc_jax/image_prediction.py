@@ -86,12 +86,12 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
     opinions = any(row.vacuity is not None for row in predicted)
     several = any(len(row.templates) > 1 for row in predicted)
     title = rich.text.Text(f"images in {folder}") if folder else None
-    made = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1))
+    grid = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1))
     for column in ("image", "class", "vacuity" if opinions else "uncertainty"):
-        made.add_column(column)
+        grid.add_column(column)
     if several:
-        made.add_column("conflict")
-        made.add_column("templates alone")
+        grid.add_column("conflict")
+        grid.add_column("templates alone")
     for name, row in zip(names, rows, strict=True):
         cells = [os.path.relpath(name, folder) if folder else name]
         if isinstance(row, UnreadableImage):
@@ -106,8 +106,8 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
             alone = (f"{share:5.3f} {visible(label)}" for label, share, _ in row.templates)
             cells += [f"{row.conflict:.2g}", "\n".join(alone)]
         # As text: names may hold what rich takes for markup.
-        made.add_row(*(rich.text.Text(cell, overflow="fold") for cell in cells), end_section=True)
-    return made
+        grid.add_row(*(rich.text.Text(cell, overflow="fold") for cell in cells), end_section=True)
+    return grid
 
 
 def _common_folder(names: Sequence[str]) -> str:

@@ -72,7 +72,7 @@ class FrozenFeatures:
       mesh: images are split over all of its devices.
       batch_size: images at a time, on all hosts. The last batch is padded, and what was padded is
         cut again.
-      stored: features on disk, of `FeatureCache`; on all hosts, or on none.
+      cache: features on disk, of `FeatureCache`; on all hosts, or on none.
 
     Attributes:
       backbone: the same.
@@ -85,11 +85,11 @@ class FrozenFeatures:
         backbone: Backbone,
         mesh: Mesh,
         batch_size: int,
-        stored: EncoderFeatures | None = None,
+        cache: EncoderFeatures | None = None,
     ):
-        self.backbone, self.mesh, self._stored, self.encoded = backbone, mesh, stored, 0
+        self.backbone, self.mesh, self._cache, self.encoded = backbone, mesh, cache, 0
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._known: dict[int, tuple[Examples, np.ndarray]] = {}
+        self._features_by_id: dict[int, tuple[Examples, np.ndarray]] = {}
 
         def encode(backbone, images):
             clean = views.clean_view(images, backbone.mean, backbone.std)
@@ -103,11 +103,11 @@ class FrozenFeatures:
 
     def of(self, examples: Examples) -> np.ndarray:
         """Features of a split, (1, examples, embed)."""
-        known = self._known.get(id(examples))
-        if known is None:  # kept with the examples, so that no others get their id
-            known = examples, self.encode(examples.images)
-            self._known[id(examples)] = known
-        return known[1]
+        entry = self._features_by_id.get(id(examples))
+        if entry is None:  # kept with the examples, so that no others get their id
+            entry = examples, self.encode(examples.images)
+            self._features_by_id[id(examples)] = entry
+        return entry[1]
 
     def encode(self, images: Images) -> np.ndarray:
         """Features of images, (1, images, embed).
@@ -126,11 +126,11 @@ class FrozenFeatures:
         """
         before: tuple[_Span, jax.Array | None] | None = None
         for span in self._spans(images):
-            made = self._begun(images, span.missing)
+            pending = self._begun(images, span.missing)
             if before is not None:
                 # Only now waits for it: the devices encoded it while the next images were read.
                 yield self._whole(images, *before)
-            before = span, made
+            before = span, pending
         if before is not None:
             yield self._whole(images, *before)
 
@@ -147,24 +147,24 @@ class FrozenFeatures:
         total = len(images)
         if not total:
             raise ValueError("a split to evaluate is empty")
-        made = []
+        parts = []
         for first in range(0, total, self.batch_size):
-            made.append(encode(self.batch(images.__getitem__, first, total)))
+            parts.append(encode(self.batch(images.__getitem__, first, total)))
             # Only then waits for the batch before: the devices encoded it while this one was read.
-            made[-2:-1] = jax.device_get(made[-2:-1])
-        return np.concatenate(jax.device_get(made), 1)[:, :total]
+            parts[-2:-1] = jax.device_get(parts[-2:-1])
+        return np.concatenate(jax.device_get(parts), 1)[:, :total]
 
-    def batch(self, read: Callable[[slice], PyTree], first: int, total: int) -> PyTree:
+    def batch(self, rows_of: Callable[[slice], PyTree], first: int, total: int) -> PyTree:
         """A batch on the devices, padded by its last row.
 
         Args:
-          read: the rows of a slice.
+          rows_of: the rows of a slice.
           first: first row of the batch.
           total: how many rows there are.
         """
         mine = devices.rows(self.batch_size)
         start = min(first + mine.start, total - 1)
-        rows = read(slice(start, max(start + 1, min(first + mine.stop, total))))
+        rows = rows_of(slice(start, max(start + 1, min(first + mine.stop, total))))
         padded = devices.pad(rows, mine.stop - mine.start)
         return devices.shard(padded, self.mesh, devices.AXES)
 
@@ -189,11 +189,11 @@ class FrozenFeatures:
         numbers = np.arange(first, min(first + self.batch_size, len(images)))
         features = np.zeros((self.batch_size, self.backbone.sizes.embed_width), np.float32)
         present = np.zeros(self.batch_size, bool)
-        if self._stored is not None:
+        if self._cache is not None:
             rows = devices.rows(self.batch_size)
             keys = content.digests(images, numbers[rows])
             mine = slice(rows.start, rows.start + len(keys))
-            features[mine], present[mine] = self._stored.read(keys)
+            features[mine], present[mine] = self._cache.read(keys)
             features, present = devices.gather((features[rows], present[rows]))
         missing = numbers[~present[: len(numbers)]]
         return _Span(first, features[: len(numbers)], missing)
@@ -211,10 +211,10 @@ class FrozenFeatures:
         if encoded is not None:
             features = jax.device_get(encoded)[0, : len(span.missing)]
             span.features[span.missing - span.first] = features
-            if self._stored is not None:
+            if self._cache is not None:
                 rows = devices.rows(self.batch_size)
                 keys = content.decoded_digests(images, span.missing[rows])
-                self._stored.write(keys, features[rows])
+                self._cache.write(keys, features[rows])
         return span.features[None]
 
 
@@ -319,8 +319,8 @@ class Inference:
 
     def _answers(self, learned: Learned, class_list: ClassList, image: np.ndarray) -> Prediction:
         backbone = self.method.adapt(self._frozen.backbone, learned)
-        rows, made = image.swapaxes(0, 1), []
+        rows, predictions = image.swapaxes(0, 1), []
         for first in range(0, len(rows), self._frozen.batch_size):
             batch = self._frozen.batch(rows.__getitem__, first, len(rows))
-            made.append(jax.device_get(self._answer(backbone, learned, class_list, batch)))
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *made)
+            predictions.append(jax.device_get(self._answer(backbone, learned, class_list, batch)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *predictions)

@@ -26,13 +26,13 @@ class Interval(NamedTuple):
 
 
 def _same_length(**arrays: ArrayLike) -> list[np.ndarray]:
-    found = {name: np.asarray(array) for name, array in arrays.items()}
-    shapes = {name: array.shape for name, array in found.items()}
+    vectors = {name: np.asarray(array) for name, array in arrays.items()}
+    shapes = {name: array.shape for name, array in vectors.items()}
     if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1:
         raise ValueError(f"expected vectors of one length, got shapes {shapes}")
     if not next(iter(shapes.values()))[0]:
         raise ValueError(f"no example: {', '.join(shapes)} are empty")
-    return list(found.values())
+    return list(vectors.values())
 
 
 def _probabilities_and_labels(
@@ -322,8 +322,8 @@ def risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> tuple[np.ndarra
         raise ValueError(f"uncertainty of {np.isnan(score).sum()} examples is NaN")
     _, group = np.unique(score, return_inverse=True)
     errors = np.bincount(group, ~right.astype(bool)) / np.bincount(group)
-    kept = np.arange(1, len(score) + 1)
-    return kept / len(score), np.cumsum(errors[np.sort(group)]) / kept
+    counts = np.arange(1, len(score) + 1)
+    return counts / len(score), np.cumsum(errors[np.sort(group)]) / counts
 
 
 def area_under_risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> float:

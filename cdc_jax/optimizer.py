@@ -23,10 +23,10 @@ def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformati
     for key in ("learning_rate", "warmup_rate", "weight_decay", "epochs"):
         if config[key] < 0:
             raise ValueError(f"optimizer.{key} must not be negative, got {config[key]}")
-    known = {"sgd": lambda rate: optax.sgd(rate, momentum=0.9), "adam": optax.adam}
-    if config.name not in known:
+    rules = {"sgd": lambda rate: optax.sgd(rate, momentum=0.9), "adam": optax.adam}
+    if config.name not in rules:
         raise ValueError(
-            f"unknown optimizer.name {config.name!r}: choose one of {', '.join(known)}"
+            f"unknown optimizer.name {config.name!r}: choose one of {', '.join(rules)}"
         )
 
     def rate(step):
@@ -34,4 +34,4 @@ def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformati
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * (epoch - 1) / max(config.epochs, 1)))
         return jnp.where(epoch == 0, config.warmup_rate, config.learning_rate * cosine)
 
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), known[config.name](rate))
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), rules[config.name](rate))

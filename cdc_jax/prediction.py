@@ -10,7 +10,7 @@ import numpy as np
 from cdc_jax import adapted_folder, devices, export, methods, schema
 from cdc_jax import backbone as backbone_lib
 from cdc_jax.backbone import Backbone
-from cdc_jax.class_names import require_distinct, warn_of_unsaid
+from cdc_jax.class_names import require_distinct, warn_of_wordless
 from cdc_jax.escaping import reason
 from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.image_prediction import ImagePrediction, abstention
@@ -93,11 +93,11 @@ def load(
             f"{error}. The base of {folder} was {base['model']!r}: say where it is now by model= "
             "or --model"
         ) from error
-    if (found := backbone.weights_hash()) != base["hash"]:
+    if (weights_hash := backbone.weights_hash()) != base["hash"]:
         raise ValueError(
             f"{folder} was adapted on {base['model']!r} of weights {base['hash'][:12]}…, but "
-            f"{str(model or base['model'])!r} has weights {found[:12]}…: say where the former "
-            "is by model= or --model"
+            f"{str(model or base['model'])!r} has weights {weights_hash[:12]}…: say where the "
+            "former is by model= or --model"
         )
     images = adapted.images
     if images.size != backbone.sizes.image_size:
@@ -112,7 +112,7 @@ def load(
         )
     if class_names is not None:
         require_distinct(names, backbone)
-        warn_of_unsaid(names, backbone)
+        warn_of_wordless(names, backbone)
     method = _rebuilt(folder, adapted, backbone)
     if not method.covers(names):
         raise ValueError(
@@ -189,10 +189,10 @@ class Predictor:
                 'use "stop"'
             )
         # One size for all batches, so that the program is compiled once.
-        stored = cache.of(*self._encoder) if cache else None
+        features = cache.of(*self._encoder) if cache else None
         size = min(batch_size, len(photos))
         inference = Inference(
-            self._method, FrozenFeatures(self._backbone, self._mesh, size, stored)
+            self._method, FrozenFeatures(self._backbone, self._mesh, size, features)
         )
         class_list = inference.class_list(self._learned, self.class_names)
 

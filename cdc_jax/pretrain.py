@@ -164,8 +164,10 @@ def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -
         labels = np.random.default_rng([seed, _EVALUATION, s]).integers(
             len(classes), size=scenes // 5
         )
-        chosen = {f: np.array([c.factors[f] for c in classes])[labels] for f in ("fill", "shape")}
-        subset = {f: v[: len(labels)] for f, v in scene.items()} | chosen
+        class_factors = {
+            f: np.array([c.factors[f] for c in classes])[labels] for f in ("fill", "shape")
+        }
+        subset = {f: v[: len(labels)] for f, v in scene.items()} | class_factors
         prompts = [f"a photo of a {c.name}." for c in classes]
         task.append(correct(image_features(subset, s + 1), prompts, labels))
     accuracy["task"] = np.concatenate(task)

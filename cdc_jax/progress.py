@@ -73,8 +73,10 @@ class Progress:
             self._bar.update(self._id, advance=steps, rate=f"{rate:.1f}/s")
         elif self._show and now - self._told > _LINE_EVERY:
             self._told = now
-            left = (self._total - self._done) / rate
-            line = f"{self._task}: {self._done} of {self._total}, {rate:.1f}/s, {left:.0f} s left"
+            remaining = (self._total - self._done) / rate
+            line = (
+                f"{self._task}: {self._done} of {self._total}, {rate:.1f}/s, {remaining:.0f} s left"
+            )
             print(line, flush=True)
 
     def __enter__(self) -> "Progress":

@@ -142,19 +142,19 @@ class Results:
                 f"is of format {schema.shown(content.get('format'))}, this release reads 1 and "
                 f"{FORMAT}"
             )
-        found = _RESULTS.read(content, "")
+        fields = _RESULTS.read(content, "")
         names = {kind: _names(kind) for kind in (SplitRecord, RowRecord, TaskRecord)}
         splits, figures = {}, {}
-        for name, entry in found["splits"].items():
+        for name, entry in fields["splits"].items():
             splits[name] = SplitRecord(**{key: entry[key] for key in names[SplitRecord]})
             figures[name] = {k: v for k, v in entry.items() if k not in names[SplitRecord]}
         others = set(_names(cls)) - {"row", "task", "splits", "figures"}
         return cls(
-            row=RowRecord(**{key: found["row"][key] for key in names[RowRecord]}),
-            task=TaskRecord(**{key: found["task"][key] for key in names[TaskRecord]}),
+            row=RowRecord(**{key: fields["row"][key] for key in names[RowRecord]}),
+            task=TaskRecord(**{key: fields["task"][key] for key in names[TaskRecord]}),
             splits=splits,
             figures=figures,
-            **{key: found[key] for key in others},
+            **{key: fields[key] for key in others},
         )
 
 

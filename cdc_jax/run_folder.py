@@ -191,14 +191,14 @@ def read_log(path: Folder) -> tuple[list[dict[str, Any]], int]:
       ValueError: it is a pipe or a device.
     """
     content = schema.read_bytes(path, _LARGEST)
-    *ended, rest = content.split(b"\n")
+    *ended, tail = content.split(b"\n")
     lines: list[dict[str, Any]] = []
     for line in ended:
         with contextlib.suppress(ValueError):
-            found = schema.parse(line, _LINE, where=str(path), remedy="")
-            if not lines or found["step"] > lines[-1]["step"]:
-                lines.append(found)
-    return lines, len(ended) + bool(rest) - len(lines)
+            entry = schema.parse(line, _LINE, where=str(path), remedy="")
+            if not lines or entry["step"] > lines[-1]["step"]:
+                lines.append(entry)
+    return lines, len(ended) + bool(tail) - len(lines)
 
 
 def _settle_log(path: Folder) -> str:
@@ -423,11 +423,11 @@ def write_gallery(
     for split, one in scores.items():
         names, prediction = test[split].class_names, one.prediction
         order = np.argsort(prediction.uncertainty, kind="stable")
-        chosen = {
+        ends = {
             "most certain": order[:_GALLERY],
             "least certain": order[_GALLERY:][::-1][:_GALLERY],
         }
-        for end, indices in chosen.items():
+        for end, indices in ends.items():
             for rank, i in enumerate(indices):
                 file = f"gallery/{folder_name(split)}-{end.split()[0]}-{rank}.png"
                 with (folder / file).open("wb") as png:

@@ -94,8 +94,8 @@ def require_regular(path: Path | epath.Path) -> None:
         raise FileNotFoundError(f"{path.name} is missing from {path.parent}") from None
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        found = kinds.get(stat.S_IFMT(mode), "a device")
-        raise ValueError(f"{path} is {found}, not a regular file: put the file itself there")
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise ValueError(f"{path} is {kind}, not a regular file: put the file itself there")
 
 
 def read_bytes(path: Path | epath.Path, largest: int = LARGEST) -> bytes:
@@ -213,11 +213,11 @@ def _text(content: bytes, where: str, remedy: str) -> str:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise Misfit("", f"has the key {shown(twice)} twice")
-    return found
+    return values
 
 
 def _require_shallow(value: Any, where: str, remedy: str) -> None:
@@ -329,13 +329,13 @@ def record(**fields: Kind) -> Kind:
         needed = [name for name, kind in fields.items() if kind.default is REQUIRED]
         if missing := [name for name in needed if name not in value]:
             raise Misfit(key, f"lacks {', '.join(missing)}")
-        found = dict(value)
+        values = dict(value)
         for name, kind in fields.items():
             if value.get(name) is None and kind.default is not REQUIRED:
-                found[name] = kind.default
+                values[name] = kind.default
             else:
-                found[name] = kind.read(value[name], _joined(key, name))
-        return found
+                values[name] = kind.read(value[name], _joined(key, name))
+        return values
 
     needed = ", ".join(name for name, kind in fields.items() if kind.default is REQUIRED)
     return Kind(f"an object with {needed}" if needed else "an object", read)

@@ -84,7 +84,7 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
       and update). With cached views the batch holds their `features`, and no image is encoded.
     """
     stage, method = phase.stage, phase.stage.method
-    any_seed = np.uint32(seed)  # as a plain number it would have to be below 2^31
+    traced_seed = np.uint32(seed)  # as a plain number it would have to be below 2^31
 
     def step(
         state: State,
@@ -97,10 +97,10 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         if phase.cached_views:
             features = devices.split(batch["features"].swapaxes(0, 1), "model", "data")
         else:
-            made = phase.make_views(
-                any_seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
+            images = phase.make_views(
+                traced_seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
             )
-            views = devices.split(made, "model", "data")
+            views = devices.split(images, "model", "data")
         moving, resting = stage.split(state["trained"])
         done = state["step"] - phase.first
 
@@ -111,8 +111,8 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
                 method, backbone, learned, classes, views, batch["labels"], progress, features
             )
 
-        made = jax.grad(objective, has_aux=True)(moving)
-        gradients, losses = made if axis is None else jax.lax.pmean(made, axis)
+        outputs = jax.grad(objective, has_aux=True)(moving)
+        gradients, losses = outputs if axis is None else jax.lax.pmean(outputs, axis)
         updates, optimizer_state = phase.update.update(gradients, state["optimizer"], moving)
         losses["gradient_norm"] = optax.tree.norm(gradients)
         losses["update_norm"] = optax.tree.norm(updates)

@@ -45,10 +45,10 @@ def endure() -> None:
             continue
         stream.flush()
         sink = io.BufferedWriter(_Enduring(stream))
-        made = io.TextIOWrapper(
+        wrapper = io.TextIOWrapper(
             sink,
             encoding=stream.encoding,
             errors="backslashreplace",
             line_buffering=stream.line_buffering,
         )
-        setattr(sys, name, made)
+        setattr(sys, name, wrapper)

@@ -44,21 +44,21 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
         [*grammar.split(config.sweep[axis], ",")] if config.sweep[axis] else [None]
         for axis in _AXES
     ]
-    made: dict[str, ConfigDict] = {}
-    for chosen in itertools.product(*values):
+    configs: dict[str, ConfigDict] = {}
+    for combination in itertools.product(*values):
         cell = config.copy_and_resolve_references()
         with cell.unlocked():
             del cell["sweep"]
-        pairs = zip(_AXES.values(), chosen, strict=True)
+        pairs = zip(_AXES.values(), combination, strict=True)
         config_file.assign(cell, [(key, text) for key, text in pairs if text is not None])
         settings.check(cell)
         tasks.check(cell)
         name = _name(cell)
         # Only the world has kinds and correlations: other datasets are the same cell for all.
-        if cell.dataset == "world" and name in made:
+        if cell.dataset == "world" and name in configs:
             raise ValueError(f"the sweep has the cell {name} twice")
-        made[name] = cell.lock()
-    return made
+        configs[name] = cell.lock()
+    return configs
 
 
 def check(config: ConfigDict, workdir: Path | str) -> dict[str, ConfigDict]:
@@ -76,11 +76,11 @@ def check(config: ConfigDict, workdir: Path | str) -> dict[str, ConfigDict]:
       ValueError, FileNotFoundError: a cell was never begun and has no data, see
         `tasks.require_root`.
     """
-    root, found = epath.Path(workdir).expanduser(), cells(config)
-    for name, cell in found.items():
+    root, configs = epath.Path(workdir).expanduser(), cells(config)
+    for name, cell in configs.items():
         if not (root / name).exists():  # a run that is complete needs its data no more
             tasks.require_root(cell)
-    return found
+    return configs
 
 
 def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
@@ -136,8 +136,8 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
 
 def _name(cell: ConfigDict) -> str:
     kind = cell.world.kind if cell.dataset == "world" else ""
-    world = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
+    correlation = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
     halves = "-base_new" if cell.classes == "base_new" else ""
     targets = tasks.targets(cell)
     to = f"-to-{'-'.join(targets)}" if targets else ""
-    return folder_name(f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{to}")
+    return folder_name(f"{cell.dataset}{correlation}-{cell.shots}shot-seed{cell.seed}{halves}{to}")

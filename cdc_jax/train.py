@@ -76,11 +76,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
     rows = {name: methods.split(name)[0] for name in names}  # an unknown row needs no backbone
     root = epath.Path(workdir).expanduser()
     folders = {name: root / folder_name(name) for name in names}
-    with contextlib.ExitStack() as held:
-        notice = held.enter_context(Notice())
+    with contextlib.ExitStack() as stack:
+        notice = stack.enter_context(Notice())
         if not (config.progress and devices.is_first()) and not hub.are_progress_bars_disabled():
             hub.disable_progress_bars()
-            held.callback(hub.enable_progress_bars)
+            stack.callback(hub.enable_progress_bars)
         with devices.first_goes_first():
             model_settings = backbone_lib.read_settings(config.model)
         unfamiliar = bool(model_settings.profile) and _closed(config) and config.dataset != "world"
@@ -93,7 +93,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         def enter() -> None:
             if config.tensorboard:
                 require_tensorboard()
-            held.enter_context(run_folder.locked(root))
+            stack.enter_context(run_folder.locked(root))
             for name in names:
                 if dropped := run_folder.settle(folders[name]):
                     print(visible(dropped), file=sys.stderr, flush=True)
@@ -106,8 +106,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
 
         devices.first_decides(enter)
         devices.require_shared(root / run_folder.LOCK)
-        read = {name: run_folder.read_results(folder) for name, folder in folders.items()}
-        complete = {name: result for name, result in read.items() if result}
+        results = {name: run_folder.read_results(folder) for name, folder in folders.items()}
+        complete = {name: result for name, result in results.items() if result}
         if config.tensorboard:  # of runs without it, too
             for name, result in complete.items():
                 with Log(folders[name], tensorboard=True) as log:
@@ -125,7 +125,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         _check_names(config, task, backbone)
         weights_hash = backbone.weights_hash()
         mesh = devices.make_mesh()
-        held.enter_context(jax.set_mesh(mesh))
+        stack.enter_context(jax.set_mesh(mesh))
         largest = max(map(len, (task.train, *task.test.values())))
         cache = FeatureCache(config.cache.folder, config.cache.gigabytes)
         frozen = FrozenFeatures(
@@ -156,14 +156,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
             )
             runs.append(run)
         devices.first_decides(claim)  # only now: what was refused so far leaves no trace
-        diverged = []
+        failures = []
         for run in runs:
             try:
                 complete[run.choice.name] = _run(run)
             except FloatingPointError as error:  # the other methods need not wait for a remedy
-                diverged.append(f"{run.choice.name}: {error}")
-        if diverged:
-            raise FloatingPointError("; ".join(diverged))
+                failures.append(f"{run.choice.name}: {error}")
+        if failures:
+            raise FloatingPointError("; ".join(failures))
         return {name: complete[name].to_json() for name in names}
 
 
@@ -245,10 +245,10 @@ def _run(run: Run) -> records.Results:
     inference = Inference(method, run.frozen)
     with Log(run.folder, run.config.tensorboard) as log:
         learned = _train(run, inference, log)
-        exported = export.describe(
+        adapted = export.describe(
             method, run.choice.family_name, learned, run.config.model, backbone, run.weights_hash
         )
-        export.write(run.folder / "adapted", exported)
+        export.write(run.folder / "adapted", adapted)
         title = f"{run.choice.title}: evaluating"
         try:
             with Progress(title, len(task.test), show=run.config.progress) as progress:
@@ -426,7 +426,7 @@ def _check_names(config: ConfigDict, task: Task, backbone: Backbone) -> None:
     published = config.dataset == "world" or config.dataset in catalog.PUBLISHED
     for names in () if published else lists:
         class_names.require_distinct(names, backbone)
-    class_names.warn_of_unsaid([name for names in lists for name in names], backbone)
+    class_names.warn_of_wordless([name for names in lists for name in names], backbone)
 
 
 def _closed(config: ConfigDict) -> bool:

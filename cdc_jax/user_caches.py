@@ -26,10 +26,10 @@ def path(name: str) -> Path | None:
 
 def folder(name: str) -> Path | None:
     """The folder `path(name)`, created if need be; None where it can't be written to."""
-    made = path(name)
+    location = path(name)
     try:
-        if made:
-            made.mkdir(parents=True, exist_ok=True)
+        if location:
+            location.mkdir(parents=True, exist_ok=True)
     except OSError:  # such as a read-only home
         return None
-    return made if made and os.access(made, os.W_OK) else None
+    return location if location and os.access(location, os.W_OK) else None

@@ -59,11 +59,11 @@ def sentences(template: Template, name: str) -> list[str]:
     >>> sentences(Wording("a {}.", ("the {}.",), {"cat": ("A {} purrs.",)}), "cat")
     ['the cat.', 'A cat purrs.']
     """
-    read = name.replace("_", " ")
+    class_name = name.replace("_", " ")
     if isinstance(template, str):
-        return [template.format(read)]
-    own = [*template.templates, *template.descriptions.get(name, ())]
-    return [text.replace("{}", read) for text in own or [template.template]]
+        return [template.format(class_name)]
+    texts = [*template.templates, *template.descriptions.get(name, ())]
+    return [text.replace("{}", class_name) for text in texts or [template.template]]
 
 
 def single(template: Template) -> str:
@@ -85,9 +85,13 @@ def from_json(value: Any) -> Template:
     match value:
         case str():
             return value
-        case {"template": str(template), "templates": list(templates), "descriptions": dict(own)}:
-            if _are_texts(templates) and all(map(_are_texts, own.values())):
-                described = {name: tuple(texts) for name, texts in own.items()}
+        case {
+            "template": str(template),
+            "templates": list(templates),
+            "descriptions": dict(descriptions),
+        }:
+            if _are_texts(templates) and all(map(_are_texts, descriptions.values())):
+                described = {name: tuple(texts) for name, texts in descriptions.items()}
                 return Wording(template, tuple(templates), described)
     raise ValueError(
         "must be a text, or an object of template (a text), templates (texts) and descriptions "

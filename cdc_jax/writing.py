@@ -108,9 +108,9 @@ def _descriptor(path: Path) -> int | None:
 
     To open such a path anew would begin at the start of a file that others write to as well.
     """
-    own = {os.path.realpath(folder) for folder in ("/proc/self/fd", "/dev/fd")}
+    folders = {os.path.realpath(folder) for folder in ("/proc/self/fd", "/dev/fd")}
     for _ in range(40):  # as many links as Linux follows
-        if os.path.realpath(path.parent) in own and path.name.isdecimal():
+        if os.path.realpath(path.parent) in folders and path.name.isdecimal():
             return int(path.name)
         if not path.is_symlink():
             return None

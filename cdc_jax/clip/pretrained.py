@@ -45,9 +45,9 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Toke
     shapes = {path: leaf.shape for path, leaf in _flat(state).items()}
     files = hub.weights_files(folder)
     where = f"the weights of {files[0] if len(files) == 1 else folder}"
-    read = weights.from_hf(weights.read(files), shapes, dtype, where)
+    host_arrays = weights.from_hf(weights.read(files), shapes, dtype, where)
     # By one transfer: jnp.asarray compiles a program for each shape.
-    arrays = jax.device_put(read)
+    arrays = jax.device_put(host_arrays)
     nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
     return nnx.merge(graph, state), tokenizer
 

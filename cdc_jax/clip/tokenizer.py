@@ -62,8 +62,8 @@ class Tokenizer:
         """
         folder = Path(folder)
         tokenizer_files.check(folder)
-        if kept := tokenizer_cache.read(folder):
-            return cls(kept, context_length)
+        if cached := tokenizer_cache.read(folder):
+            return cls(cached, context_length)
         try:
             hf = tokenizer_cache.load(folder)
             tokenizer = cls(hf, context_length)

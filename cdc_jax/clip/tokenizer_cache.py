@@ -26,18 +26,18 @@ class KeptTokenizer:
     """A tokenizer with what `Tokenizer` uses of a `PreTrainedTokenizerBase`.
 
     Args:
-      kept: what `write` kept.
+      fields: what `write` kept.
       files: name -> content, what transformers reads of the model.
     """
 
-    def __init__(self, kept: dict[str, Any], files: dict[str, bytes]):
-        self.bos_token: str = kept["bos_token"]
-        self.eos_token: str = kept["eos_token"]
-        self.bos_token_id: int = kept["bos_token_id"]
-        self.eos_token_id: int = kept["eos_token_id"]
-        self.model_max_length: int | float = kept["model_max_length"]
+    def __init__(self, fields: dict[str, Any], files: dict[str, bytes]):
+        self.bos_token: str = fields["bos_token"]
+        self.eos_token: str = fields["eos_token"]
+        self.bos_token_id: int = fields["bos_token_id"]
+        self.eos_token_id: int = fields["eos_token_id"]
+        self.model_max_length: int | float = fields["model_max_length"]
         self._files = files  # the folder may be a temporary one
-        self._tokenizer = tokenizers.Tokenizer.from_str(kept["tokenizer"])
+        self._tokenizer = tokenizers.Tokenizer.from_str(fields["tokenizer"])
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
@@ -89,19 +89,23 @@ def read(folder: Path) -> KeptTokenizer | None:
     return KeptTokenizer(json.loads(text), files)
 
 
-def write(folder: Path, made: Any) -> None:
+def write(folder: Path, tokenizer: Any) -> None:
     """Keeps a tokenizer, if `KeptTokenizer` can stand for it and the user's caches can be written.
 
     Args:
       folder: of the model.
-      made: what `load` made of it.
+      tokenizer: what `load` made of it.
     """
     path = _path(_files(folder))
-    backend = getattr(made, "backend_tokenizer", None)
-    if path is None or not isinstance(backend, tokenizers.Tokenizer) or made.split_special_tokens:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if (
+        path is None
+        or not isinstance(backend, tokenizers.Tokenizer)
+        or tokenizer.split_special_tokens
+    ):
         return
-    kept = {name: getattr(made, name) for name in _KEPT} | {"tokenizer": backend.to_str()}
-    text = json.dumps(kept).encode()
+    fields = {name: getattr(tokenizer, name) for name in _KEPT} | {"tokenizer": backend.to_str()}
+    text = json.dumps(fields).encode()
     try:
         with writing.writing(path) as file:
             file.write(hashlib.sha256(text).digest() + text)
@@ -116,8 +120,8 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def _path(files: dict[str, bytes]) -> Path | None:
     """Where the tokenizer of a model's files is kept."""
-    kept = user_caches.folder("tokenizers")
-    if kept is None:
+    folder = user_caches.folder("tokenizers")
+    if folder is None:
         return None
     digest = hashlib.sha256()
     for name in ("transformers", "tokenizers"):
@@ -125,4 +129,4 @@ def _path(files: dict[str, bytes]) -> Path | None:
     for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape"))
         digest.update(content)
-    return kept / digest.hexdigest()
+    return folder / digest.hexdigest()

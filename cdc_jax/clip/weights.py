@@ -197,18 +197,20 @@ def _unwrapped(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarr
             "one that is meant"
         )
     prefix = "" if "" in prefixes else "".join(prefixes)
-    found, others = {}, []
+    clip_tensors, others = {}, []
     for name in list(tensors):
         inner = name.removeprefix(prefix)
         if name.startswith(prefix) and inner.startswith(_MODULES) or not prefixes:
-            found[inner] = tensors.pop(name)
+            clip_tensors[inner] = tensors.pop(name)
         else:
             others.append(name)
-    told = [f"the prefix {schema.shown(prefix)}"] if prefix else []
-    told += [f"{len(others)} tensors that are no part of a CLIP: {_some(others)}"] * bool(others)
-    if told:
-        warnings.warn(f"{where}: left out {' and '.join(told)}", stacklevel=2)
-    return found
+    omissions = [f"the prefix {schema.shown(prefix)}"] if prefix else []
+    omissions += [f"{len(others)} tensors that are no part of a CLIP: {_some(others)}"] * bool(
+        others
+    )
+    if omissions:
+        warnings.warn(f"{where}: left out {' and '.join(omissions)}", stacklevel=2)
+    return clip_tensors
 
 
 def _check(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], where: str) -> None:
@@ -238,10 +240,10 @@ def _check(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], w
         elif not jnp.issubdtype(tensor.dtype, jnp.floating):
             problems["not floating point"].append(f"{name} {tensor.dtype}")
     if any(problems.values()):
-        told = [f"{len(x)} {problem} ({_some(x)})" for problem, x in problems.items() if x]
+        summaries = [f"{len(x)} {problem} ({_some(x)})" for problem, x in problems.items() if x]
         raise ValueError(
-            f"{where} do not fit the CLIP that config.json describes: {', '.join(told)}; take both "
-            "from the same model"
+            f"{where} do not fit the CLIP that config.json describes: {', '.join(summaries)}; take "
+            "both from the same model"
         )
 
 
@@ -258,8 +260,8 @@ def _finite(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
 
 def _some(names: list[str]) -> str:
     """The first names of a list, in one line."""
-    told = "; ".join(name if name.isprintable() else repr(name) for name in names[:3])
-    return f"{told}; …" if names[3:] else told
+    listing = "; ".join(name if name.isprintable() else repr(name) for name in names[:3])
+    return f"{listing}; …" if names[3:] else listing
 
 
 def cast(path: str, value: np.ndarray, dtype: Any) -> np.ndarray:

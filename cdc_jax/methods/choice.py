@@ -69,7 +69,7 @@ def overrides(row: str) -> ConfigDict:
 def configure(
     name: str,
     profile: str = "",
-    chosen: ConfigDict | None = None,
+    user_settings: ConfigDict | None = None,
     unfamiliar_names: bool = False,
 ) -> Choice:
     """The settings of a row.
@@ -78,7 +78,7 @@ def configure(
       name: a key of `rows.ROWS`; or `row@key=value;key=value`, a row with settings changed, see
         `grammar`.
       profile: of the backbone, one of `rows.PROFILES`.
-      chosen: of `overrides`, for the row; what it leaves open is the row's own.
+      user_settings: of `overrides`, for the row; what it leaves open is the row's own.
       unfamiliar_names: the backbone has never read the task's class names, and no other classes
         will be asked for. A setting that the user gives still wins.
 
@@ -91,29 +91,29 @@ def configure(
         raise ValueError(
             f"unknown profile {profile!r} in the model's config.json: choose one of {rows.PROFILES}"
         )
-    own = defaults.of_family(rows.ROWS[row].family)
+    row_config = defaults.of_family(rows.ROWS[row].family)
     small = rows.ROWS[row].small if profile == "small" else {}
-    own.update_from_flattened_dict({**rows.ROWS[row].settings, **small})
-    config = own.copy_and_resolve_references()
-    given = set()
-    for key, value in config_file.flat(chosen.to_dict() if chosen else {}).items():
+    row_config.update_from_flattened_dict({**rows.ROWS[row].settings, **small})
+    config = row_config.copy_and_resolve_references()
+    user_keys = set()
+    for key, value in config_file.flat(user_settings.to_dict() if user_settings else {}).items():
         if value is not None:
             config.update_from_flattened_dict({key: value})
-            given.add(key)
+            user_keys.add(key)
     config_file.assign(config, changes)
-    given |= {key for key, _ in changes}
+    user_keys |= {key for key, _ in changes}
     if unfamiliar_names:
         # Here, as scripts read rows before anything imports JAX.
         from cdc_jax.methods.families import FAMILIES
 
         family = FAMILIES[rows.ROWS[row].family]
-        family.suit_unfamiliar_names(own)
+        family.suit_unfamiliar_names(row_config)
         suited = config.copy_and_resolve_references()
         family.suit_unfamiliar_names(suited)
-        wanted = config_file.flat(suited.to_dict()).items()
-        config.update_from_flattened_dict({k: v for k, v in wanted if k not in given})
+        suitable = config_file.flat(suited.to_dict()).items()
+        config.update_from_flattened_dict({k: v for k, v in suitable if k not in user_keys})
     _check_cached_views(name, rows.ROWS[row].family, config)
-    default, final = (config_file.flat(c.to_dict()) for c in (own, config))
+    default, final = (config_file.flat(c.to_dict()) for c in (row_config, config))
     differing = {key: value for key, value in final.items() if value != default[key]}
     return Choice(name, row, config.lock(), differing)
 
@@ -141,16 +141,16 @@ def names(methods: str) -> list[str]:
     Raises:
       ValueError: an empty name, one given twice, or an unknown row.
     """
-    found = [name.strip() for name in grammar.split(methods, ",")]
-    if not all(found):
+    entries = [name.strip() for name in grammar.split(methods, ",")]
+    if not all(entries):
         raise ValueError(
             f"methods={methods!r} has an empty name: separate methods by one comma, as in "
             "methods=coop,cdc"
         )
-    twice = sorted({name for name in found if found.count(name) > 1})
+    twice = sorted({name for name in entries if entries.count(name) > 1})
     if twice:
         raise ValueError(f"methods={methods!r} has {', '.join(twice)} twice: name each once")
-    for name in found:
+    for name in entries:
         try:
             split(name)
         except ValueError as error:
@@ -159,7 +159,7 @@ def names(methods: str) -> list[str]:
             raise ValueError(
                 f"{error}. A comma ends a method, so that a value has one within parentheses only"
             ) from None
-    return found
+    return entries
 
 
 def split(name: str) -> tuple[str, list[tuple[str, str]]]:
@@ -194,7 +194,7 @@ def with_changes(row: str, changes: Mapping[str, Any]) -> str:
       row: a key of `rows.ROWS`.
       changes: setting -> value, dots reaching into the parts.
     """
-    settings = ";".join(f"{key}={grammar.written(value)}" for key, value in changes.items())
+    settings = ";".join(f"{key}={grammar.quoted(value)}" for key, value in changes.items())
     return f"{row}@{settings}" if settings else row
 
 

@@ -115,9 +115,9 @@ EVIDENCE_FUSIONS: dict[str, Callable[[Array], Array]] = {
 _UNCERTAINTIES = {"vacuity": evidence.log_vacuity, "confidence": evidence.least_confidence}
 
 
-def _require(what: str, value: str, known: Mapping[str, Any]) -> None:
-    if value not in known:
-        raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
+def _require(what: str, value: str, choices: Mapping[str, Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
 
 
 def _initial_scale(learned: bool) -> dict[str, Any]:
@@ -167,15 +167,15 @@ class SoftmaxHead:
         fused = SOFTMAX_FUSIONS[self.fusion](logits)
         probability = jnp.exp(fused)
         uncertainty = 1 - probability.max(-1)
-        own = jax.nn.softmax(logits, -1).max(-1)
+        confidence = jax.nn.softmax(logits, -1).max(-1)
         return Prediction(
             predicted=fused.argmax(-1),
             probability=probability,
             uncertainty=uncertainty,
             conflict=jnp.zeros_like(uncertainty),
             template_predicted=logits.argmax(-1),
-            template_confidence=own,
-            template_uncertainty=1 - own,
+            template_confidence=confidence,
+            template_uncertainty=1 - confidence,
         )
 
     def loss(
@@ -190,9 +190,9 @@ class SoftmaxHead:
         logits = self._logits(learned, logits)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         rows = jnp.broadcast_to(labels[..., None], logits.shape[:-1])
-        own = cross_entropy(logits, rows).sum(-1)
+        separate = cross_entropy(logits, rows).sum(-1)
         fused = cross_entropy(SOFTMAX_FUSIONS[self.fusion](logits), labels)
-        return self.template_weight * own + self.fused_weight * fused
+        return self.template_weight * separate + self.fused_weight * fused
 
     def _logits(self, learned: Arrays, logits: Logits) -> Logits:
         return _scaled(logits, learned.trained) if self.learned else logits

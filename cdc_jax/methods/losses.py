@@ -60,8 +60,8 @@ def match(
             f"{image.shape[0]}: give every template its own view or visual prompts"
         )
     logits = logit_scale * _dot("mbd,nbd->mbn", image, text[:, labels])
-    own = jnp.broadcast_to(jnp.arange(len(text))[:, None], logits.shape[:2])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
+    targets = jnp.broadcast_to(jnp.arange(len(text))[:, None], logits.shape[:2])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(1).sum()
 
 
 def negative_correlation(
@@ -105,5 +105,5 @@ def softmax_consistency(
     `cosine_consistency`.
     """
     logits = logit_scale * _dot("mkd,mld->mkl", text, jnp.broadcast_to(anchors, text.shape))
-    own = jnp.broadcast_to(jnp.arange(text.shape[1]), logits.shape[:2])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
+    targets = jnp.broadcast_to(jnp.arange(text.shape[1]), logits.shape[:2])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(1).sum()

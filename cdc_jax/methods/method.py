@@ -283,8 +283,8 @@ class Method(abc.ABC):
           AssertionError: a family whose features or logits have other axes than they must.
         """
         if text is None:
-            read = image if self.reads_images else None
-            text = self.class_features(backbone, learned, classes, read)
+            text_image = image if self.reads_images else None
+            text = self.class_features(backbone, learned, classes, text_image)
         chex.assert_rank(text, 4 if self.reads_images else 3)
         logits = self.logits(backbone, learned, image, text)
         chex.assert_shape(logits, (image.shape[1], len(text), text.shape[-2]))
@@ -374,12 +374,12 @@ def _wording_features(
 ) -> Float[Array, "classes embed"]:
     """The normalised mean of the features of a class's texts."""
     texts = [sentences(template, name) for name in names]
-    flat = [text for own in texts for text in own]
+    flat = [text for class_texts in texts for text in class_texts]
     if len(flat) == len(names):
         return backbone.encode_texts(flat)
     chunks = (flat[i : i + _TEXTS] for i in range(0, len(flat), _TEXTS))
     features = jnp.concatenate([backbone.encode_texts(chunk) for chunk in chunks])
-    owners = np.repeat(np.arange(len(names)), [len(own) for own in texts])
+    owners = np.repeat(np.arange(len(names)), [len(class_texts) for class_texts in texts])
     sums = jax.ops.segment_sum(features, owners, len(names))
     return sums / jnp.linalg.norm(sums, axis=-1, keepdims=True)
 
@@ -392,7 +392,7 @@ def support_logits(
     return np.asarray(backbone.logit_scale * jnp.einsum("bd,mkd->mbk", support.features, text))
 
 
-def require_known(value: str, known: Mapping[str, Any], key: str) -> None:
+def require_choice(value: str, choices: Mapping[str, Any], key: str) -> None:
     """Raises ValueError unless a setting's value is a known one."""
-    if value not in known:
-        raise ValueError(f"unknown {key} {value!r}: choose one of {', '.join(known)}")
+    if value not in choices:
+        raise ValueError(f"unknown {key} {value!r}: choose one of {', '.join(choices)}")

@@ -19,7 +19,7 @@ from cdc_jax.methods.method import (
     Term,
     frozen_features,
     hand_crafted_features,
-    require_known,
+    require_choice,
     support_logits,
 )
 from cdc_jax.methods.prompts import Classes
@@ -162,8 +162,8 @@ def build(
       ValueError: a value that no part knows, a template without {}, or hand-crafted templates that
         are neither one nor one a template.
     """
-    require_known(config.loss.decoupling, DECOUPLING, "loss.decoupling")
-    require_known(config.loss.consistency, CONSISTENCY, "loss.consistency")
+    require_choice(config.loss.decoupling, DECOUPLING, "loss.decoupling")
+    require_choice(config.loss.consistency, CONSISTENCY, "loss.consistency")
     hand_crafted = _hand_crafted(config.prompts, template)
     anchors = 1 if config.prompts.ensemble else len(hand_crafted)
     if config.prompts.context and anchors not in (1, config.prompts.templates):
@@ -205,7 +205,7 @@ def kind_of(config: ConfigDict) -> type[prompts.HandCrafted]:
     Raises:
       ValueError: an unknown modality, or class-specific prompts that are not of text.
     """
-    require_known(config.modality, _LEARNED, "prompts.modality")
+    require_choice(config.modality, _LEARNED, "prompts.modality")
     if not config.context:
         return prompts.HandCrafted
     if config.class_specific not in _LEARNED[config.modality]:

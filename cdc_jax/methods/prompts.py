@@ -217,10 +217,10 @@ class CoupledPrompts(SharedPrompts):
         count, layers = parameters["context"].shape[:2]
         inputs, outputs = backbone.sizes.text_width, backbone.sizes.vision_width
         bound, draws = inputs**-0.5, jnp.minimum(jnp.arange(layers), 1)
-        drawn = jax.random.uniform(
+        maps = jax.random.uniform(
             jax.random.split(key)[1], (count, 2, inputs + 1, outputs), jnp.float32, -bound, bound
         )[:, draws]
-        return parameters | {"coupling": {"kernel": drawn[:, :, :-1], "bias": drawn[:, :, -1]}}
+        return parameters | {"coupling": {"kernel": maps[:, :, :-1], "bias": maps[:, :, -1]}}
 
     def visual(self, parameters: Parameters) -> Float[Array, "templates layers d width"] | None:
         """See `HandCrafted`."""

@@ -87,9 +87,9 @@ class TrainingBatches:
 
         Epoch e has those of view e mod views: `features`, (rows, templates, embed).
         """
-        made = copy.copy(self)
-        made._features = features
-        return made
+        batches = copy.copy(self)
+        batches._features = features
+        return batches
 
     def indices(self, step: int) -> list[int]:
         """The examples of batch number `step`, on all hosts."""

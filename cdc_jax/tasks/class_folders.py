@@ -69,11 +69,11 @@ def read(
         listed = root
     files = Files(folder)
     if listed == folder:
-        found = _of_folders(folder, settings, choices)
+        contents = _of_folders(folder, settings, choices)
     else:
-        found = _of_list(listed, settings, files, skip_missing, progress)
-    split = task_toml.renamed(found.split, settings["class_names"])
-    remarks = found.remarks
+        contents = _of_list(listed, settings, files, skip_missing, progress)
+    split = task_toml.renamed(contents.split, settings["class_names"])
+    remarks = contents.remarks
     if choices.val_is_test:
         remarks = ("the images of val are the test", *remarks)
     split = _tested(split, choices.val_is_test, str(listed))
@@ -86,13 +86,13 @@ def read(
         folder.joinpath,
         template,
         allow_fewer=choices.allow_fewer,
-        layout=found.layout,
+        layout=contents.layout,
         remarks=(*remarks, *task_toml.remarks(template, split.class_names)),
-        unusable=found.unusable,
+        unusable=contents.unusable,
     )
 
 
-class _Found(NamedTuple):
+class _Contents(NamedTuple):
     """The fields of a `Dataset` that a folder or a list decides."""
 
     split: Split
@@ -103,13 +103,13 @@ class _Found(NamedTuple):
 
 def _of_list(
     listed: Path, settings: Mapping[str, Any], files: Files, skip_missing: bool, progress: bool
-) -> _Found:
+) -> _Contents:
     listing = lists.read(listed, settings, files, skip_missing, progress)
     split = listing.split or _split(listing.rows, listing.class_names, settings, str(listed))
-    return _Found(split, f"listed in {listed}", listing.remarks)
+    return _Contents(split, f"listed in {listed}", listing.remarks)
 
 
-def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> _Found:
+def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> _Contents:
     if settings["names"] or settings["columns"]:
         raise ValueError(
             f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
@@ -118,7 +118,7 @@ def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> 
     listing = layouts.read(folder, choices.layout, choices.follow_links)
     names = sorted({name for _, name, _ in listing.rows})
     split = _split(listing.rows, names, settings, str(folder))
-    return _Found(split, listing.layout, listing.remarks, listing.unusable)
+    return _Contents(split, listing.layout, listing.remarks, listing.unusable)
 
 
 def _tested(split: Split, val_is_test: bool, where: str) -> Split:
@@ -146,13 +146,13 @@ def _split(
         if not parts["train"]:
             raise ValueError(f"{where} marks no image as train")
         return Split(**parts, class_names=tuple(names))
-    chosen = [item for _, item in items]
-    return splits.partition(chosen, names, settings["val"], settings["test"], settings["seed"])
+    flat = [item for _, item in items]
+    return splits.partition(flat, names, settings["val"], settings["test"], settings["seed"])
 
 
 def _check_files(folder: Path, files: Files, paths: Sequence[str], follow_links: bool) -> None:
     """Every path leads to a file of its own under the folder, unless links may lead elsewhere."""
-    seen: dict[str, str] = {}
+    paths_by_file: dict[str, str] = {}
     for path in paths:
         real = files.real(path)
         if real is None or follow_links:  # what links make the same is found by its content
@@ -162,6 +162,6 @@ def _check_files(folder: Path, files: Files, paths: Sequence[str], follow_links:
                 f"{folder / path} leads out of {folder}, to {real}: put the file itself there, or "
                 "add data.follow_links=True"
             )
-        if real in seen:
-            raise ValueError(f"{folder / path} and {seen[real]} are the same file")
-        seen[real] = path
+        if real in paths_by_file:
+            raise ValueError(f"{folder / path} and {paths_by_file[real]} are the same file")
+        paths_by_file[real] = path

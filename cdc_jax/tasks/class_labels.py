@@ -106,7 +106,7 @@ def _refuse_multi_label(labels: set[str], file: Path) -> None:
             )
 
 
-def _names(given: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bool]:
+def _names(source: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bool]:
     """Number -> name, of a list or of a file in the folder; empty where neither is given.
 
     Returns:
@@ -115,11 +115,11 @@ def _names(given: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bo
     Raises:
       FileNotFoundError, ValueError: a file that is not there, or not of such names.
     """
-    if not isinstance(given, str):
-        return {number: name.strip() for number, name in enumerate(given)}, False
-    if not given:
+    if not isinstance(source, str):
+        return {number: name.strip() for number, name in enumerate(source)}, False
+    if not source:
         return {}, False
-    file = folder / given
+    file = folder / source
     if file.suffix.lower() == ".json":
         return _json_names(text_file.read_json(file), file)
     lines = [line.strip() for line in text_file.read(file).rstrip().split("\n")]
@@ -129,9 +129,9 @@ def _names(given: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bo
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if len(lines) > 1 and all(numbered[1:]):
         numbered = numbered[0 if numbered[0] else 1 :]  # its first line may be a header
-        found = {int(match[1]): match[2].strip() for match in numbered if match}
-        if len(found) == len(numbered):
-            return found, True
+        names = {int(match[1]): match[2].strip() for match in numbered if match}
+        if len(names) == len(numbered):
+            return names, True
     return dict(enumerate(lines)), False
 
 
@@ -142,13 +142,13 @@ def _json_names(content: Any, file: Path) -> tuple[dict[int, str], bool]:
     pairs = list(content.items() if numbered else listed)
     if pairs and all(type(value) is int for _, value in pairs):
         pairs = [(value, key) for key, value in pairs]
-    found = {
+    names = {
         int(key): name.strip()
         for key, name in pairs
         if isinstance(name, str) and name.strip() and _is_whole(str(key))
     }
-    if not found or len(found) != len(pairs):
+    if not names or len(names) != len(pairs):
         raise ValueError(
             f"{file} must be a list of names, or an object of number -> name or name -> number"
         )
-    return found, numbered
+    return names, numbered

@@ -129,8 +129,8 @@ def class_names(root: Path, folder: str) -> dict[str, str]:
       FileNotFoundError: neither is there.
       ValueError: a line that is not `id name`, or an id that occurs twice.
     """
-    own, imagenet = root / folder / "classnames.txt", root / "imagenet" / "classnames.txt"
-    file = own if own.is_file() else imagenet
+    local, imagenet = root / folder / "classnames.txt", root / "imagenet" / "classnames.txt"
+    file = local if local.is_file() else imagenet
     names: dict[str, str] = {}
     for line in _lines(file, "ImageNet", catalog.SPLIT_PUBLISHER):
         wnid, _, class_name = line.partition(" ")

@@ -32,7 +32,7 @@ def find(files: Sequence[Path], anchors: Collection[int] | None = None) -> list[
     Returns:
       The numbers of equal files, each group in the order of `files`.
     """
-    wanted = range(len(files)) if anchors is None else anchors
+    numbers = range(len(files)) if anchors is None else anchors
     with ThreadPoolExecutor(_THREADS) as pool:
 
         def divided(groups: Iterable[list[int]], by: Callable[[Path], Hashable]) -> list[list[int]]:
@@ -47,7 +47,7 @@ def find(files: Sequence[Path], anchors: Collection[int] | None = None) -> list[
                     parts[k, value].append(number)
             return [p for p in parts.values() if len(p) > 1 and not searched.isdisjoint(p)]
 
-        searched = set(wanted)
+        searched = set(numbers)
         groups = divided([list(range(len(files)))], _size)
         groups = divided(groups, _middle)
         return divided(groups, _digest)
@@ -69,12 +69,12 @@ def examine(split: Split, used: Split, contents: Callable[[str], Path], allow: b
       ValueError: an image under two classes; or one in two splits, unless allowed.
     """
     total = sum(len(getattr(split, part)) for part in PARTS)
-    chosen = split if total <= MOST else used
-    entries = [(part, item) for part in PARTS for item in getattr(chosen, part)]
-    anchors = None if chosen is split else range(len(used.train))
+    scope = split if total <= MOST else used
+    entries = [(part, item) for part in PARTS for item in getattr(scope, part)]
+    anchors = None if scope is split else range(len(used.train))
     groups = find([contents(item.path) for _, item in entries], anchors)
-    found = [[entries[number] for number in group] for group in groups]
-    several = [group for group in found if len({item.label for _, item in group}) > 1]
+    copies = [[entries[number] for number in group] for group in groups]
+    several = [group for group in copies if len({item.label for _, item in group}) > 1]
     if several:
         (_, first), (_, second) = _differing(several[0], lambda entry: entry[1].label)
         names = split.class_names
@@ -83,7 +83,7 @@ def examine(split: Split, used: Split, contents: Callable[[str], Path], allow: b
             f"{names[first.label]!r} and once as {names[second.label]!r}"
             f"{_so_many(several)}. Photos with several labels can't be used: keep each in one class"
         )
-    across = [group for group in found if len({part for part, _ in group}) > 1]
+    across = [group for group in copies if len({part for part, _ in group}) > 1]
     if across and not allow:
         (part, first), (other, second) = _differing(across[0], lambda entry: entry[0])
         raise ValueError(
@@ -94,9 +94,9 @@ def examine(split: Split, used: Split, contents: Callable[[str], Path], allow: b
     remarks = []
     if across:
         remarks.append(f"{len(across)} images are in several splits (data.allow_copies)")
-    if within := len(found) - len(across):
+    if within := len(copies) - len(across):
         remarks.append(f"{within} images occur more than once in their class and split")
-    if chosen is not split:
+    if scope is not split:
         remarks.append("copies were looked for among the shots and the test images only")
     return remarks
 

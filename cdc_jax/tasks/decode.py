@@ -106,8 +106,8 @@ def formats() -> tuple[str, ...]:
 @functools.cache
 def suffixes() -> frozenset[str]:
     """File name suffixes of `formats`, in small letters, each with its dot."""
-    known = formats()  # registers HEIF first
-    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in known)
+    names = formats()  # registers HEIF first
+    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in names)
 
 
 def decode(source: str | Path | bytes | Image.Image, name: str | None = None) -> Image.Image:
@@ -116,8 +116,8 @@ def decode(source: str | Path | bytes | Image.Image, name: str | None = None) ->
     Raises:
       UnreadableImage: see `opened`.
     """
-    with contextlib.ExitStack() as held:
-        return _named(source, name, held, lambda content: None)
+    with contextlib.ExitStack() as resources:
+        return _named(source, name, resources, lambda content: None)
 
 
 @contextlib.contextmanager
@@ -153,8 +153,8 @@ def opened(
         than `MAX_PIXELS` (as JPEG, twice that), or of pixels whose range is unknown: floating
         point, or integers beyond 16 bits.
     """
-    with contextlib.ExitStack() as held:
-        image = _named(source, name, held, note)
+    with contextlib.ExitStack() as resources:
+        image = _named(source, name, resources, note)
         large = image.width * image.height > _LARGE
         try:
             yield image
@@ -203,7 +203,7 @@ def _require_regular(status: os.stat_result) -> None:
 def _named(
     source: str | Path | bytes | Image.Image,
     name: str | None,
-    held: contextlib.ExitStack,
+    resources: contextlib.ExitStack,
     note: Callable[[bytes], None],
 ) -> Image.Image:
     """The decoded image; errors have its name."""
@@ -212,7 +212,7 @@ def _named(
     elif isinstance(source, bytes):
         name = name or "the image"
     try:
-        return _decoded(source, held, note)
+        return _decoded(source, resources, note)
     # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
     except Exception as error:
         problem = getattr(error, "strerror", None) or reason(error)
@@ -227,14 +227,14 @@ def _trim() -> None:
 
 def _decoded(
     source: str | Path | bytes | Image.Image,
-    held: contextlib.ExitStack,
+    resources: contextlib.ExitStack,
     note: Callable[[bytes], None],
 ) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_size(source)
-        held.enter_context(_PIXELS.share(source.width * source.height))
+        resources.enter_context(_PIXELS.share(source.width * source.height))
         return _rgb(source.copy())
-    content = source if isinstance(source, bytes) else _read(Path(source).expanduser(), held)
+    content = source if isinstance(source, bytes) else _read(Path(source).expanduser(), resources)
     if not content:
         raise ValueError("it is empty")
     note(content)
@@ -252,16 +252,16 @@ def _decoded(
             part = min((part for part in (2, 4) if pixels <= MAX_PIXELS * part**2), default=8)
             image.draft(None, (image.width // part, image.height // part))
         _check_size(image)
-        held.enter_context(_PIXELS.share(image.width * image.height))
+        resources.enter_context(_PIXELS.share(image.width * image.height))
         _use_low_bits(image, content)
         return _rgb(image)
 
 
-def _read(path: Path, held: contextlib.ExitStack) -> bytes:
+def _read(path: Path, resources: contextlib.ExitStack) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= MAX_BYTES:
-            held.enter_context(_BYTES.share(size))
+            resources.enter_context(_BYTES.share(size))
             content = file.read(size + 1)
             if len(content) <= size:
                 return content

@@ -34,8 +34,8 @@ def describe(
       heading: see `TaskRecord`.
       note: see `TaskRecord`.
     """
-    drawn = settings["dataset"] == "world"
-    relevant = _OF_WORLD if drawn else _OF_FILES
+    is_world = settings["dataset"] == "world"
+    relevant = _OF_WORLD if is_world else _OF_FILES
     flat = {
         key: value
         for key, value in config_file.flat(settings).items()
@@ -79,20 +79,20 @@ def summarize(
     least, most = min(counts.values()), max(counts.values())
     sizes = f"{least} to {most}" if least < most else f"{most}"
     there = ", ".join(f"{len(getattr(dataset.split, part))} {part}" for part in PARTS)
-    taken = ", ".join(f"{len(examples)} {split}" for split, examples in used.items())
-    told = [
+    sizes_by_split = ", ".join(f"{len(examples)} {split}" for split, examples in used.items())
+    statements = [
         f"{len(names)} classes ({_few(names)})" + (f", {dataset.layout}" if dataset.layout else ""),
         f"{sizes} images a class ({there})",
-        f"used: {taken}",
+        f"used: {sizes_by_split}",
         *remarks,
     ]
     if skipped:
         first = skipped[0]
-        told.append(
+        statements.append(
             f"{len(skipped)} images that can't be used are left out, such as {first.file}: "
             f"{first.reason}"
         )
-    return visible(f"{name}: {'; '.join(told)}.")
+    return visible(f"{name}: {'; '.join(statements)}.")
 
 
 def _few(names: Sequence[str]) -> str:

@@ -24,13 +24,13 @@ class Files:
       root: the folder.
 
     Attributes:
-      given: the root as it was given.
+      path: the root as the caller wrote it.
       root: where it leads in the end.
       roots: absolute paths of the root, as it was given and where it leads.
     """
 
     def __init__(self, root: Path):
-        self.given, self.root = root, os.path.realpath(root)
+        self.path, self.root = root, os.path.realpath(root)
         self.roots = (os.path.abspath(root), self.root)
         self._folders: dict[str, tuple[str, dict[str, bool]]] = {}
         self._stems: dict[str, dict[str, list[str]]] = {}
@@ -46,8 +46,8 @@ class Files:
         is_link = names.get(name)
         if is_link is None:
             return None
-        found = f"{folder}/{name}"
-        return followed(found) if is_link else found
+        target = f"{folder}/{name}"
+        return followed(target) if is_link else target
 
     def alike(self, path: str) -> list[str]:
         """Paths of files that are called as a path is, with a suffix added."""

@@ -84,12 +84,14 @@ def _load_local(path: Path, hf: ConfigDict) -> tuple[Any, list[str]]:
         ) from None
     # Where some names have train or test in them, `datasets` takes these files only.
     files = builder.config.data_files or {}
-    taken = {Path(file) for listed in files.values() for file in listed}
-    suffixes = {file.suffix for file in taken}
+    loaded_files = {Path(file) for listed in files.values() for file in listed}
+    suffixes = {file.suffix for file in loaded_files}
     visible = (file for file in path.rglob("*") if "/." not in str(file.relative_to(path.parent)))
-    left = sorted(file for file in visible if file.suffix in suffixes and file not in taken)
-    named = f", such as {left[0].relative_to(path)}" if left else ""
-    return loaded, [f"without {len(left)} of its files{named}"] if left else []
+    others = sorted(
+        file for file in visible if file.suffix in suffixes and file not in loaded_files
+    )
+    named = f", such as {others[0].relative_to(path)}" if others else ""
+    return loaded, [f"without {len(others)} of its files{named}"] if others else []
 
 
 def _load_from_hub(name: str, hf: ConfigDict) -> Any:

@@ -96,10 +96,10 @@ def read(root: Path, layout: str = "", follow_links: bool = False) -> Listing:
     scan = _Scan(root, follow_links)
     top = scan.folder("", (os.path.realpath(root),))
     if not top.folders:
-        held = f"{top.total} images and " if top.total else ""
+        loose = f"{top.total} images and " if top.total else ""
         raise ValueError(
-            f"{root} holds {held}no class folders, and no task.toml names a list of items: put the "
-            "images of each class in a folder of its name"
+            f"{root} holds {loose}no class folders, and no task.toml names a list of items: put "
+            "the images of each class in a folder of its name"
         )
     base = top if layout == "classes" else _passed_through(top)
     layout = layout or _fitting(root / base.path, base)
@@ -126,7 +126,7 @@ class _Scan:
         """What is below a path under the root; `trail` has the real paths down to it."""
         if len(trail) > _DEEPEST:
             raise ValueError(f"{self._root / path} lies more than {_DEEPEST} folders deep")
-        found = _Folder(path)
+        tree = _Folder(path)
         with os.scandir(self._root / path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if ignored(entry.name):
@@ -135,13 +135,13 @@ class _Scan:
                     _require_utf8(entry)
                     below = f"{path}/{entry.name}".lstrip("/")
                     inner = self.folder(below, (*trail, real))
-                    found.folders[entry.name] = inner
-                    found.total += inner.total
-                    found.others += inner.others
-                    found.heic += inner.heic
+                    tree.folders[entry.name] = inner
+                    tree.total += inner.total
+                    tree.others += inner.others
+                    tree.heic += inner.heic
                 elif path or entry.name not in _SETTINGS:
-                    self._file(entry, found)
-        return found
+                    self._file(entry, tree)
+        return tree
 
     def _real_folder(self, entry: os.DirEntry, trail: tuple[str, ...]) -> str:
         """Where a folder is; "" for what is no folder."""
@@ -181,11 +181,11 @@ class _Scan:
 
     def remarks(self, outside: int) -> tuple[str, ...]:
         """Sentences on what is left out; `outside` counts images that belong to no class."""
-        found = []
+        sentences = []
         if outside:
-            found.append(f"{outside} images outside the class folders are left out")
+            sentences.append(f"{outside} images outside the class folders are left out")
         if self._heic:
-            found.append(
+            sentences.append(
                 f"{len(self._heic)} HEIC files are left out, such as {self._heic[0]} "
                 f"({decode.HEIC_REMEDY})"
             )
@@ -193,12 +193,12 @@ class _Scan:
             kinds = ", ".join(f"{n} {suffix}" for suffix, n in self._others.most_common(4))
             more = ", …" if len(self._others) > 4 else ""
             count = sum(self._others.values())
-            found.append(f"{count} files that are no images are left out ({kinds}{more})")
+            sentences.append(f"{count} files that are no images are left out ({kinds}{more})")
         if self._ignored:
             names = ", ".join(name for name, _ in self._ignored.most_common(3))
             count = sum(self._ignored.values())
-            found.append(f"{count} hidden or tools' files and folders are left out ({names})")
-        return tuple(found)
+            sentences.append(f"{count} hidden or tools' files and folders are left out ({names})")
+        return tuple(sentences)
 
 
 def _require_utf8(entry: os.DirEntry) -> None:
@@ -325,18 +325,19 @@ def _class_split(root: Path, base: _Folder) -> list[Row]:
 
 def _by_part(root: Path, folder: _Folder) -> dict[str, _Folder]:
     """The split folders in a folder, by what they are for."""
-    found: dict[str, _Folder] = {}
+    folders: dict[str, _Folder] = {}
     for name, inner in folder.bearing().items():
         if not (part := splits.part_of(name)):
             continue
-        if part in found:
+        if part in folders:
             raise ValueError(
-                f"{root / found[part].path} and {root / inner.path} are both for {part}: join them"
+                f"{root / folders[part].path} and {root / inner.path} are both for {part}: "
+                "join them"
             )
-        found[part] = inner
-    if not found:
+        folders[part] = inner
+    if not folders:
         raise ValueError(f"{root / folder.path} holds no folders train, val or test with images")
-    return found
+    return folders
 
 
 def _of_class(root: Path, folder: _Folder, name: str, part: str = "") -> list[Row]:

@@ -100,18 +100,18 @@ def _parts(
     if not flat or not all(isinstance(entry, dict) for _, _, entry in flat):
         return splits.from_lists({part: lists.get(part, []) for part in PARTS}, str(file)), 0
 
-    def entry(part: str, number: int, given: dict[str, Any]) -> Entry:
-        at, (path, label, _) = columns.entry(f"{file}, {part}[{number}]", given)
+    def entry(part: str, number: int, fields: dict[str, Any]) -> Entry:
+        at, (path, label, _) = columns.entry(f"{file}, {part}[{number}]", fields)
         return at, (path, label, part)
 
-    return (entry(*given) for given in flat), len(flat)
+    return (entry(*fields) for fields in flat), len(flat)
 
 
 def _delimited(file: Path, first: str, columns: Columns, remarks: list[str]) -> Iterator[Entry]:
     """Entries of a CSV with a header, in any of its forms, or of lines without one."""
     skipped, separators = 1, ",;\t|"
-    if (told := re.fullmatch(r"sep=(.)", first)) is not None:  # Excel's
-        separators, skipped = told[1], 2
+    if (match := re.fullmatch(r"sep=(.)", first)) is not None:  # Excel's
+        separators, skipped = match[1], 2
         nonblank = (line for line in text_file.lines(file) if line.strip())
         next(nonblank)
         first = next(nonblank, "").strip()
@@ -152,8 +152,8 @@ def _table(
     file: Path, separator: str, header: Sequence[str], columns: Columns, skipped: int
 ) -> Iterator[Entry]:
     """Rows under a header that has been read: so many lines with content are skipped."""
-    chosen = columns.choose(tuple(header))
-    places = [None if name is None else header.index(name) for name in chosen]
+    names = columns.choose(tuple(header))
+    places = [None if name is None else header.index(name) for name in names]
     lines = text_file.lines(file)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     try:

@@ -92,9 +92,9 @@ def read(
         raise ValueError(f"{file} lists no image")
     remarks += columns.remarks()
     if absolute:
-        remarks.append(f"{file.name}: {absolute} absolute paths are taken as below {files.given}")
-    rows = _found(rows, files, file, skip_missing, progress, remarks)
-    rows, names = class_labels.named(rows, settings, files.given, file, remarks)
+        remarks.append(f"{file.name}: {absolute} absolute paths are taken as below {files.path}")
+    rows = _complete_paths(rows, files, file, skip_missing, progress, remarks)
+    rows, names = class_labels.named(rows, settings, files.path, file, remarks)
     return Listing(rows, names, None, tuple(remarks))
 
 
@@ -123,11 +123,11 @@ def _row(at: str, path: Any, label: Any, part: Any, roots: Sequence[str]) -> Row
             f"characters; got {path!r:.200} and {label!r:.200}"
         )
     if part is not None:
-        given = str(part).strip()
-        part = splits.part_of(given)
-        if given and not part:
+        text = str(part).strip()
+        part = splits.part_of(text)
+        if text and not part:
             raise ValueError(
-                f"{at}: split must be one of {', '.join(PARTS)}, got {given!r:.80}; if that column "
+                f"{at}: split must be one of {', '.join(PARTS)}, got {text!r:.80}; if that column "
                 'is no split, say so in task.toml: [columns] split = ""'
             )
     refuse_url(path)
@@ -148,7 +148,7 @@ def _below(path: str, roots: Sequence[str], at: str) -> str:
     )
 
 
-def _found(
+def _complete_paths(
     rows: list[Row],
     files: Files,
     file: Path,
@@ -157,7 +157,7 @@ def _found(
     remarks: list[str],
 ) -> list[Row]:
     """The rows by the names of their files, of which a list may have left out the suffix."""
-    found, missing, completed = [], [], 0
+    existing, missing, completed = [], [], 0
     for row in shown(rows, "looking the images up", len(rows), progress):
         path, label, part = row
         match _meant(path, files):
@@ -171,14 +171,14 @@ def _found(
                     f"{file} lists {path!r:.300} without a suffix, and there are {one} and "
                     f"{other}: write which"
                 )
-        found.append(row)
+        existing.append(row)
     if missing and not skip_missing:
         raise FileNotFoundError(_missing(missing, len(rows), files, file))
     if missing:
         remarks.append(f"{file.name}: {len(missing)} images are not there, such as {missing[0]}")
     if completed:
         remarks.append(f"{file.name}: {completed} paths have no suffix; their files' are taken")
-    return found
+    return existing
 
 
 def _meant(path: str, files: Files) -> list[str]:
@@ -193,7 +193,7 @@ def _missing(missing: Sequence[str], listed: int, files: Files, file: Path) -> s
     first = ", ".join(f"{path:.300}" for path in missing[:3])
     text = (
         f"{len(missing)} of the {listed} images that {file} lists are no files below "
-        f"{files.given}: {first}{', …' if missing[3:] else ''}"
+        f"{files.path}: {first}{', …' if missing[3:] else ''}"
     )
     for folder in files.folders()[:_LOOKED_INTO]:
         if _meant(f"{folder}/{missing[0]}", files):

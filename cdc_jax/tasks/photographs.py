@@ -134,8 +134,8 @@ class Photographs:
             except decode.UnreadableImage as error:
                 return error
 
-        found = enumerate(self._pool.map(tried, range(len(self))))
-        return {number: error for number, error in found if error is not None}
+        outcomes = enumerate(self._pool.map(tried, range(len(self))))
+        return {number: error for number, error in outcomes if error is not None}
 
     def _missing(self) -> dict[int, decode.UnreadableImage]:
         """Each folder is listed once. Only what is no regular file there is looked at."""
@@ -156,7 +156,7 @@ class Photographs:
         numbers: np.ndarray,
         form: Callable,
         side: int,
-        kept: dict[int, np.ndarray],
+        cache: dict[int, np.ndarray],
         digests: dict[int, bytes] | None = None,
     ) -> np.ndarray:
         """Images in one of both forms, by all threads. What is kept are views of the result."""
@@ -165,14 +165,14 @@ class Photographs:
 
         def fill(first: int) -> None:
             for row, number in enumerate(numbers[first : first + _TASK].tolist(), first):
-                if number in kept:
-                    images[row] = kept[number]
+                if number in cache:
+                    images[row] = cache[number]
                     continue
                 with self._opened(number, digests) as image:
                     self._aspects[number] = image.width / image.height
                     images[row] = form(image)
                 if keep:
-                    kept[number] = images[row]
+                    cache[number] = images[row]
 
         list(self._pool.map(fill, range(0, len(numbers), _TASK)))
         images.setflags(write=False)

@@ -176,30 +176,30 @@ def share(photos: list[Photo], part: str) -> list[Photo]:
     return photos[len(photos) * (number - 1) // parts : len(photos) * number // parts]
 
 
-def _files(given: str | Path) -> list[Path]:
-    path = Path(given).expanduser()
+def _files(pattern: str | Path) -> list[Path]:
+    path = Path(pattern).expanduser()
     if path.is_dir():
         files = sorted(_below(path))
         if not files:
             raise FileNotFoundError(f"folder {path} holds no image ({', '.join(formats())})")
         return files
     if path.exists() or not glob.has_magic(str(path)):
-        return [Path(given)]
+        return [Path(pattern)]
     files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
     if not files:
-        raise FileNotFoundError(f"no file fits {str(given)!r}")
+        raise FileNotFoundError(f"no file fits {str(pattern)!r}")
     return files
 
 
 def _below(folder: Path) -> list[Path]:
-    known = suffixes() | HEIC_SUFFIXES
+    image_suffixes = suffixes() | HEIC_SUFFIXES
     files = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not layouts.ignored(name)]
         files += [
             Path(parent, name)
             for name in names
-            if os.path.splitext(name)[1].lower() in known and not layouts.ignored(name)
+            if os.path.splitext(name)[1].lower() in image_suffixes and not layouts.ignored(name)
         ]
     return files
 

@@ -45,12 +45,16 @@ def targets(config: ConfigDict) -> list[str]:
     """
     if config.dataset == "world":
         return list(kinds.targets(config.targets, config.world.kind))
-    known = tuple(catalog.PUBLISHED)
-    listed = [_known("target", name, known) for name in grammar.split(config.targets, ",") if name]
-    found = [name for name in listed if name != config.dataset]
-    if listed and not found:
+    datasets = tuple(catalog.PUBLISHED)
+    listed = [
+        _require_name("target", name, datasets)
+        for name in grammar.split(config.targets, ",")
+        if name
+    ]
+    names = [name for name in listed if name != config.dataset]
+    if listed and not names:
         raise ValueError(f"the only target, {config.dataset}, is what is learned: name another")
-    return found
+    return names
 
 
 def check(config: ConfigDict) -> None:
@@ -64,13 +68,13 @@ def check(config: ConfigDict) -> None:
     """
     targets(config)
     names = ("world", "folder", "hf", *catalog.PUBLISHED)
-    if _known("dataset", config.dataset, names) == "world":
+    if _require_name("dataset", config.dataset, names) == "world":
         return
     if config.data.template:
         require_template(config.data.template, "data.template")
-    _known("classes", config.classes, ("all", "base_new"))
-    _known("data.on_error", config.data.on_error, ("stop", "skip"))
-    _known("data.format", config.data.format, _FORMATS)
+    _require_name("classes", config.classes, ("all", "base_new"))
+    _require_name("data.on_error", config.data.on_error, ("stop", "skip"))
+    _require_name("data.format", config.data.format, _FORMATS)
 
 
 def require_root(config: ConfigDict) -> None:
@@ -140,11 +144,11 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
     notes = [dataset.note]
     for name in others:
         target = read(name, config)
-        made, left_out = _examples(
+        target_examples, left_out = _examples(
             name, target.split.test, target.split.class_names, target, config, image_size
         )
         examples[name] = dataclasses.replace(
-            made, template=target.template, split=SplitRecord("target")
+            target_examples, template=target.template, split=SplitRecord("target")
         )
         skipped += left_out
         notes.append(f"{name}: {target.note}" if target.note else "")
@@ -271,10 +275,10 @@ def _check_shots(split: Split, shots: int) -> None:
             )
 
 
-def _known(key: str, value: str, known: Iterable[str]) -> str:
-    if value in known:
+def _require_name(key: str, value: str, names: Iterable[str]) -> str:
+    if value in names:
         return value
-    near = spelling.nearest(value, known)
+    near = spelling.nearest(value, names)
     raise ValueError(
-        f"unknown {key} {value!r}: did you mean {near!r}? There are {', '.join(known)}"
+        f"unknown {key} {value!r}: did you mean {near!r}? There are {', '.join(names)}"
     )

@@ -86,8 +86,8 @@ def from_lists(lists: Any, where: str) -> Split:
         that are not 0, 1, 2, …; a class without a name, with two, or without a training image.
     """
     if not isinstance(lists, Mapping) or set(lists) != set(PARTS):
-        found = sorted(lists) if isinstance(lists, Mapping) else type(lists).__name__
-        raise ValueError(f"{where} must hold the lists train, val and test, found {found}")
+        content = sorted(lists) if isinstance(lists, Mapping) else type(lists).__name__
+        raise ValueError(f"{where} must hold the lists train, val and test, found {content}")
     names: dict[int, str] = {}
     parts: dict[str, tuple[Item, ...]] = {}
     for part in PARTS:
@@ -129,12 +129,12 @@ def check(split: Split, where: str) -> None:
     """
     if not split.test:
         raise ValueError(f"{where} has no test image")
-    seen: dict[str, int] = {}
+    labels_by_path: dict[str, int] = {}
     for part in PARTS:
         for item in getattr(split, part):
-            if item.path in seen:
-                _refuse_again(item, seen[item.path], split.class_names, where)
-            seen[item.path] = item.label
+            if item.path in labels_by_path:
+                _refuse_again(item, labels_by_path[item.path], split.class_names, where)
+            labels_by_path[item.path] = item.label
     trained = {item.label for item in split.train}
     if trained:
         for label, name in enumerate(split.class_names):
@@ -188,40 +188,42 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
     return dataclasses.replace(split, train=train, val=_sample(split.val, min(shots, 4), rng))
 
 
-def refill(split: Split, drawn: Split, unusable: Container[str], shots: int, seed: int) -> Split:
+def refill(split: Split, subset: Split, unusable: Container[str], shots: int, seed: int) -> Split:
     """Replaces drawn images that can't be used by others of their class, while there are some.
 
     The usable ones stay, so that a few unusable images change no more than themselves.
 
     Args:
       split: what was drawn from.
-      drawn: of `few_shot`, or of this.
+      subset: of `few_shot`, or of this.
       unusable: paths of images that can't be used.
       shots: as `few_shot`.
       seed: as `few_shot`.
     """
 
     def refilled(items: Sequence[Item], few: Sequence[Item], count: int) -> tuple[Item, ...]:
-        groups, kept = by_label(items), []
+        groups, result = by_label(items), []
         for label, group in by_label(few).items():
             usable = [item for item in group if item.path not in unusable]
             if len(usable) < len(group):
-                taken = set(group)
-                rest = [i for i in groups[label] if i not in taken and i.path not in unusable]
-                random.Random(f"{seed} {label}").shuffle(rest)
-                usable += rest[: count - len(usable)]
-            kept += usable
-        return tuple(kept)
+                current = set(group)
+                candidates = [
+                    i for i in groups[label] if i not in current and i.path not in unusable
+                ]
+                random.Random(f"{seed} {label}").shuffle(candidates)
+                usable += candidates[: count - len(usable)]
+            result += usable
+        return tuple(result)
 
-    train = refilled(split.train, drawn.train, shots)
-    val = refilled(split.val, drawn.val, min(shots, 4))
-    return dataclasses.replace(drawn, train=train, val=val)
+    train = refilled(split.train, subset.train, shots)
+    val = refilled(split.val, subset.val, min(shots, 4))
+    return dataclasses.replace(subset, train=train, val=val)
 
 
 def _sample(items: Sequence[Item], count: int, rng: random.Random) -> tuple[Item, ...]:
     groups = by_label(items).values()
-    chosen = (rng.sample(g, count) if len(g) >= count else g for g in groups)
-    return tuple(item for group in chosen for item in group)
+    samples = (rng.sample(g, count) if len(g) >= count else g for g in groups)
+    return tuple(item for group in samples for item in group)
 
 
 def by_label(items: Iterable[Item]) -> dict[int, list[Item]]:
@@ -250,7 +252,7 @@ def base_new(split: Split) -> tuple[Split, Split]:
 
 
 def _classes(split: Split, labels: range) -> Split:
-    kept = {
+    parts = {
         part: tuple(
             Item(item.path, item.label - labels.start)
             for item in getattr(split, part)
@@ -258,7 +260,7 @@ def _classes(split: Split, labels: range) -> Split:
         )
         for part in PARTS
     }
-    return Split(**kept, class_names=split.class_names[labels.start : labels.stop])
+    return Split(**parts, class_names=split.class_names[labels.start : labels.stop])
 
 
 def partition(

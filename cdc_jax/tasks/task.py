@@ -115,6 +115,6 @@ class Task:
         if name == "train":
             return self.train
         if name not in self.others:
-            known = ", ".join(["train", *self.others])
-            raise ValueError(f"this task has no training set {name!r}: it has {known}")
+            names = ", ".join(["train", *self.others])
+            raise ValueError(f"this task has no training set {name!r}: it has {names}")
         return self.others[name]()

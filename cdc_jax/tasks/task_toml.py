@@ -66,17 +66,17 @@ def read(file: Path) -> dict[str, Any]:
     if not file.exists():
         return DEFAULTS
     try:
-        given = tomllib.loads(text_file.read(file))
+        values = tomllib.loads(text_file.read(file))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file} is not TOML: {reason(error)}") from None
     except RecursionError:
         raise ValueError(f"{file} is not task.toml: its values are nested too deeply") from None
-    for key in given:
+    for key in values:
         if key not in DEFAULTS:
             near = spelling.nearest(key, DEFAULTS)
             raise ValueError(f"unknown key {key!r} in {file}: did you mean {near!r}?")
-    settings = schema.check(given, _SETTINGS, str(file), "mend it")
-    if "template" in given and "templates" in given:
+    settings = schema.check(values, _SETTINGS, str(file), "mend it")
+    if "template" in values and "templates" in values:
         raise ValueError(f"{file} gives both template and templates: put all into templates")
     for text in (settings["template"], *settings["templates"]):
         require_template(text, f"template in {file}")
@@ -93,10 +93,10 @@ def renamed(split: Split, changes: Mapping[str, Any]) -> Split:
     Raises:
       ValueError: a class that is not there, or two classes of one name.
     """
-    known = set(split.class_names)
+    classes = set(split.class_names)
     for name in changes:
-        if name not in known:
-            near = spelling.nearest(name, known)
+        if name not in classes:
+            near = spelling.nearest(name, classes)
             raise ValueError(f"class_names in task.toml: no class {name!r}, but {near!r}")
     names = tuple(changes.get(name, name) for name in split.class_names)
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
@@ -117,11 +117,11 @@ def template(settings: Mapping[str, Any], class_names: Sequence[str]) -> Templat
     several, descriptions = tuple(settings["templates"]), {}
     if not several and not settings["descriptions"]:
         return settings["template"]
-    known = set(class_names)
+    classes = set(class_names)
     for key, sentences in settings["descriptions"].items():
         name = settings["class_names"].get(key, key)
-        if name not in known:
-            near = spelling.nearest(key, known)
+        if name not in classes:
+            near = spelling.nearest(key, classes)
             raise ValueError(f"descriptions in task.toml: no class {key!r}, but {near!r}")
         if name in descriptions:
             raise ValueError(f"descriptions in task.toml: class {name!r} is described twice")

@@ -36,16 +36,16 @@ def check(file: Path) -> int:
       ValueError: not a regular file, too large, or not UTF-8; the message says where and why.
     """
     try:
-        found = file.stat()
+        status = file.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"there is no file {file}: give its path from here, {Path.cwd()}"
         ) from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{file} is not a regular file: give a text file")
-    if found.st_size > MAX_BYTES:
+    if status.st_size > MAX_BYTES:
         raise ValueError(
-            f"{file} has {found.st_size:,} bytes, at most {MAX_BYTES:,} are read: is it a text?"
+            f"{file} has {status.st_size:,} bytes, at most {MAX_BYTES:,} are read: is it a text?"
         )
     decoder = codecs.getincrementaldecoder("utf-8")()
     lines, last = 0, b""

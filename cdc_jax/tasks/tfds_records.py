@@ -44,9 +44,9 @@ def read(name: str, root: Path, split_file: str = "") -> Dataset:
     published = catalog.PUBLISHED[name]
     entry = published.tfds
     if entry is None:
-        known = ", ".join(n for n, p in catalog.PUBLISHED.items() if p.tfds)
+        names = ", ".join(n for n, p in catalog.PUBLISHED.items() if p.tfds)
         raise ValueError(
-            f"TFDS does not have {name} as images: set data.format=coop. It has {known}"
+            f"TFDS does not have {name} as images: set data.format=coop. It has {names}"
         )
     split = splits.read_split(split_file) if split_file else None
     sources, class_names = _open(name, published, entry, root)
@@ -136,17 +136,17 @@ def _own_split(
     name: str, entry: Tfds, records: Mapping[str, _Record], names: Sequence[str], root: Path
 ) -> Split:
     """TFDS's parts, or a partition where it has but one."""
-    kept = [class_name for class_name in names if class_name not in entry.drop]
+    classes = [class_name for class_name in names if class_name not in entry.drop]
     if entry.order:
-        kept.sort(key=entry.order)
-    renamed = [entry.rename(class_name) for class_name in kept]
+        classes.sort(key=entry.order)
+    renamed = [entry.rename(class_name) for class_name in classes]
     if name.startswith("ImageNet"):
         # Classes are called by WordNet ids; a variant has only some of them.
         table = coop_splits.class_names(root, "imagenet")
         there = {record.class_name for record in records.values()}
-        kept = [wnid for wnid in table if wnid in there]
-        renamed = [table[wnid] for wnid in kept]
-    labels = {class_name: label for label, class_name in enumerate(kept)}
+        classes = [wnid for wnid in table if wnid in there]
+        renamed = [table[wnid] for wnid in classes]
+    labels = {class_name: label for label, class_name in enumerate(classes)}
     items: dict[str, list[Item]] = {split: [] for split in entry.splits}
     # Sorted, so that shots do not depend on how TFDS shuffled its files.
     for path, record in sorted(records.items()):

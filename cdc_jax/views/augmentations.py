@@ -68,11 +68,11 @@ def draw_crop(
     # Squeezing changes every box's ratio by the same factor, and no box's part of the area.
     squeeze = 1 if aspect is None else width / height / aspect
     low, high = ratio[0] * squeeze, ratio[1] * squeeze
-    box, found = _draw_box(key, height, width, scale, low, ratio[1] / ratio[0])
+    box, fits = _draw_box(key, height, width, scale, low, ratio[1] / ratio[0])
     largest_height = jnp.clip(jnp.round(width / low).astype(jnp.int32), 1, height)
     largest_width = jnp.clip(jnp.round(height * high).astype(jnp.int32), 1, width)
     top, left = (height - largest_height) // 2, (width - largest_width) // 2
-    return (jnp.where(found, box, jnp.stack([top, left, largest_height, largest_width])),)
+    return (jnp.where(fits, box, jnp.stack([top, left, largest_height, largest_width])),)
 
 
 def draw_affine(
@@ -115,8 +115,8 @@ def draw_erase(key: PRNGKey, height: int, width: int, *, scale: Pair, ratio: Pai
 
     As `draw_crop`, but `ratio` is height/width.
     """
-    box, found = _draw_box(key, height, width, scale, 1 / ratio[1], ratio[1] / ratio[0])
-    return (jnp.where(found, box, 0),)
+    box, fits = _draw_box(key, height, width, scale, 1 / ratio[1], ratio[1] / ratio[0])
+    return (jnp.where(fits, box, 0),)
 
 
 def _draw_box(

@@ -99,7 +99,7 @@ def build(
     >>> make(0, 7, jnp.arange(5), jnp.full((5, 8, 8, 3), 255, jnp.uint8)).shape
     (1, 5, 2, 2, 3)
     """
-    chosen = compositions(spec, templates=templates, about=about)
+    views = compositions(spec, templates=templates, about=about)
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     fill, scale = _normaliser(mean, std)
@@ -113,9 +113,9 @@ def build(
         aspects: Array | np.ndarray | None = None,
     ):
         _check_images(images)
-        for what, given in (("indices", indices), ("aspects", aspects)):
-            if given is not None and given.shape != images.shape[:1]:
-                raise ValueError(f"got {what} of shape {given.shape} for {len(images)} images")
+        for what, array in (("indices", indices), ("aspects", aspects)):
+            if array is not None and array.shape != images.shape[:1]:
+                raise ValueError(f"got {what} of shape {array.shape} for {len(images)} images")
         # With some other generators the bits drawn under vmap depend on the whole batch.
         key = random.fold_in(random.key(seed, impl="threefry2x32"), step)
         keys = jax.vmap(partial(random.fold_in, key))(indices)
@@ -127,8 +127,8 @@ def build(
 
             return jax.vmap(one)(keys, images, aspects)
 
-        made = jnp.stack([make_one(number, view) for number, view in enumerate(chosen)])
-        return ((made - fill) / scale).astype(jnp.float32)
+        view_batch = jnp.stack([make_one(number, view) for number, view in enumerate(views)])
+        return ((view_batch - fill) / scale).astype(jnp.float32)
 
     return make
 
@@ -195,24 +195,24 @@ def _apply(
     size: int,
     fill: pixels.Colour,
 ) -> Float[Array, "{size} {size} 3"]:
-    made = image.astype(jnp.float32) / 255
+    result = image.astype(jnp.float32) / 255
     if not view or view[0][0] != "crop":
-        made = pixels.centre_crop(made, size, aspect)
+        result = pixels.centre_crop(result, size, aspect)
     for number, (name, options) in enumerate(view):
         augmentation = AUGMENTATIONS[name]
         draw_key, chance_key = random.split(random.fold_in(key, number))
-        drawn = {option: value for option, value in options.items() if option != "p"}
+        draw_options = {option: value for option, value in options.items() if option != "p"}
         if name == "crop":  # the first step, and the only one that sees the squeezed photograph
-            drawn["aspect"] = aspect
-        parameters = augmentation.draw(draw_key, *made.shape[:2], **drawn)
-        given = {"size": size, "fill": fill}
-        needed = {need: given[need] for need in augmentation.needs}
-        changed = augmentation.apply(made, *parameters, **needed)
+            draw_options["aspect"] = aspect
+        parameters = augmentation.draw(draw_key, *result.shape[:2], **draw_options)
+        inputs = {"size": size, "fill": fill}
+        needed = {need: inputs[need] for need in augmentation.needs}
+        changed = augmentation.apply(result, *parameters, **needed)
         if "p" in options:
-            chosen = random.bernoulli(chance_key, jnp.float32(options["p"]))
-            changed = jnp.where(chosen, changed, made)
-        made = changed
-    return made
+            applies = random.bernoulli(chance_key, jnp.float32(options["p"]))
+            changed = jnp.where(applies, changed, result)
+        result = changed
+    return result
 
 
 def _parse(text: str) -> View:
@@ -248,10 +248,10 @@ def _parse_step(node: ast.expr) -> Step:
     raise ValueError("neither a name nor a call with keywords")
 
 
-def _complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
+def _complete(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Adds the defaults; checks that values have their form, number or rising pair, and range."""
     options: dict[str, Any] = dict(AUGMENTATIONS[name].options)
-    for option, value in given.items():
+    for option, value in arguments.items():
         if option not in options:
             raise ValueError(_unknown(f"option of {name}", option, options))
         low, high = _LIMITS[option]
@@ -278,6 +278,6 @@ def _normaliser(mean: Sequence[float], std: Sequence[float]) -> tuple[pixels.Col
     return jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
 
 
-def _unknown(what: str, name: str, known: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
-    return f"unknown {what} {name!r}, did you mean {nearest!r}? known: {', '.join(sorted(known))}"
+def _unknown(what: str, name: str, names: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0)[0]
+    return f"unknown {what} {name!r}, did you mean {nearest!r}? known: {', '.join(sorted(names))}"

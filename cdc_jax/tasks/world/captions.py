@@ -51,7 +51,7 @@ def captions(factors: Factors, seed: Seed) -> list[str]:
         " ".join(
             _words(
                 {name: values[factors[name][i]] for name, values in VALUES.items()},
-                {name: bool(chosen[i]) for name, chosen in mentions.items()},
+                {name: bool(flags[i]) for name, flags in mentions.items()},
                 variants[i],
             )
         )

@@ -58,41 +58,43 @@ def load(config: ConfigDict) -> Task:
       ValueError: an unknown kind, rho outside [0, 1], no shots, a seed that is not one, or no
         target that can be used.
     """
-    world = config.world
-    kind = kinds.known(world.kind)
-    if not 0 <= world.rho <= 1:
-        raise ValueError(f"world.rho is a probability, got {world.rho}")
-    if config.shots < 1 or world.test_images < 1 or config.seed < 0:
+    settings = config.world
+    kind = kinds.find(settings.kind)
+    if not 0 <= settings.rho <= 1:
+        raise ValueError(f"world.rho is a probability, got {settings.rho}")
+    if config.shots < 1 or settings.test_images < 1 or config.seed < 0:
         raise ValueError(
             "shots and world.test_images must be at least 1, seed at least 0; got "
-            f"{config.shots}, {world.test_images}, {config.seed}"
+            f"{config.shots}, {settings.test_images}, {config.seed}"
         )
     count = math.prod(kind.relevant.values())
     base, new = range(count // 2), range(count // 2, count)
     examples = partial(_examples, kind, config.seed)
     correlations: dict[str, dict[str, Any]] = {
-        "iid": {"rho": world.rho},
+        "iid": {"rho": settings.rho},
         "int": {"rho": 0.0},
-        "rev": {"rho": world.rho, "permuted": True},
+        "rev": {"rho": settings.rho, "permuted": True},
         "style": {"rho": 0.0, "styles": kind.unseen_styles},
     }
-    targets = kinds.targets(config.targets, world.kind)
+    targets = kinds.targets(config.targets, settings.kind)
     test = {}
     for half, members in (("base", base), ("new", new)):
         for split, stream in zip(SPLITS, _TEST, strict=True):
-            drawn = examples(members, world.test_images, stream, **correlations[split])
+            split_examples = examples(members, settings.test_images, stream, **correlations[split])
             record = SplitRecord(half, split, headline=split == INTERVENTION and not targets)
-            test[f"{half}_{split}"] = dataclasses.replace(drawn, split=record)
+            test[f"{half}_{split}"] = dataclasses.replace(split_examples, split=record)
     for name, target in targets.items():
         members = base if target.relevant == kind.relevant else range(len(base) + len(new))
-        drawn = _examples(target, config.seed, members, world.test_images, _TARGET, rho=0.0)
-        test[name] = dataclasses.replace(drawn, split=SplitRecord("target"))
+        split_examples = _examples(
+            target, config.seed, members, settings.test_images, _TARGET, rho=0.0
+        )
+        test[name] = dataclasses.replace(split_examples, split=SplitRecord("target"))
     domains = targets and all(name in kinds.DOMAINS for name in targets)
-    train = examples(base, config.shots, _TRAIN, rho=world.rho)
+    train = examples(base, config.shots, _TRAIN, rho=settings.rho)
     return Task(
         train=train,
         # Four a class at most, as in the field's protocol.
-        val=examples(base, min(config.shots, 4), _VAL, rho=world.rho),
+        val=examples(base, min(config.shots, 4), _VAL, rho=settings.rho),
         test=test,
         class_names=train.class_names,
         template=TEMPLATE,
@@ -105,7 +107,7 @@ def load(config: ConfigDict) -> Task:
         others={
             "oracle": partial(examples, base, PLENTY, _ORACLE, rho=0.0),
             "redrawn": partial(
-                examples, base, config.shots, _TRAIN, rho=world.rho, redrawn=REDRAWN
+                examples, base, config.shots, _TRAIN, rho=settings.rho, redrawn=REDRAWN
             ),
         },
     )
@@ -115,18 +117,18 @@ def correlated_values(kind: Kind, seed: int) -> factors.Factors:
     """pi: for every class its own value of each irrelevant factor, as balanced as can be."""
     classes = math.prod(kind.relevant.values())
     rng = np.random.default_rng([seed, classes, 1])
-    own = {}
+    class_values = {}
     for name in kind.irrelevant:
         values = kind.styles if name == "style" else factors.VALUES[name]
         indices = np.array([factors.index(name, v) for v in values])
-        own[name] = indices[rng.permutation(classes) % len(indices)]
-    return own
+        class_values[name] = indices[rng.permutation(classes) % len(indices)]
+    return class_values
 
 
-def permuted_classes(chosen: np.ndarray, classes: int) -> np.ndarray:
+def permuted_classes(labels: np.ndarray, classes: int) -> np.ndarray:
     """sigma: a cyclic shift within base and within new, so that base values stay in base."""
     half = classes // 2
-    return chosen // half * half + (chosen % half + half // 2) % half
+    return labels // half * half + (labels % half + half // 2) % half
 
 
 def _examples(
@@ -141,23 +143,23 @@ def _examples(
 ) -> Examples:
     """So many images of each member of the classes, from a stream of scenes of its own."""
     classes = kinds.draw_classes(kind, seed)
-    own = correlated_values(kind, seed)
+    class_values = correlated_values(kind, seed)
     stream_seed = [seed, stream, members.start]
-    chosen = np.repeat(members, count)
-    scenes = _scenes(kind, classes, chosen, own, stream_seed, **correlation)
+    labels = np.repeat(members, count)
+    scenes = _scenes(kind, classes, labels, class_values, stream_seed, **correlation)
     if redrawn:
-        chosen = np.tile(chosen, redrawn)
+        labels = np.tile(labels, redrawn)
         scenes = {name: np.tile(values, redrawn) for name, values in scenes.items()}
         scenes = factors.do(scenes, [*stream_seed, 4], **_cut(kind, kind.styles))
     images = kind.render(scenes, [*stream_seed, 1])
-    return Examples(images, chosen - members.start, tuple(classes[m].name for m in members))
+    return Examples(images, labels - members.start, tuple(classes[m].name for m in members))
 
 
 def _scenes(
     kind: Kind,
     classes: list[WorldClass],
-    chosen: np.ndarray,
-    own: factors.Factors,
+    labels: np.ndarray,
+    class_values: factors.Factors,
     seed: list[int],
     *,
     rho: float,
@@ -165,14 +167,17 @@ def _scenes(
     styles: tuple[str, ...] = (),
 ) -> factors.Factors:
     """Scenes of the chosen classes, their irrelevant factors correlated with the class."""
-    count = len(chosen)
+    count = len(labels)
     scenes = factors.sample(count, [*seed, 0])
-    cut = _cut(kind, styles or kind.styles)
-    scenes = factors.do(scenes, [*seed, 2], **{**cut, **kind.frequencies})
-    giver = permuted_classes(chosen, len(classes)) if permuted else chosen
+    interventions = _cut(kind, styles or kind.styles)
+    scenes = factors.do(scenes, [*seed, 2], **{**interventions, **kind.frequencies})
+    giver = permuted_classes(labels, len(classes)) if permuted else labels
     correlated = np.random.default_rng([*seed, 3]).random(count) < rho
-    tied = {name: np.where(correlated, own[name][giver], scenes[name]) for name in kind.irrelevant}
-    relevant = {f: np.array([c.factors[f] for c in classes])[chosen] for f in kind.relevant}
+    tied = {
+        name: np.where(correlated, class_values[name][giver], scenes[name])
+        for name in kind.irrelevant
+    }
+    relevant = {f: np.array([c.factors[f] for c in classes])[labels] for f in kind.relevant}
     return scenes | tied | relevant
 
 

@@ -117,7 +117,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def known(name: str) -> Kind:
+def find(name: str) -> Kind:
     """The kind of that name.
 
     Raises:
@@ -153,20 +153,20 @@ def targets(names: str, source: str) -> dict[str, Kind]:
     Raises:
       ValueError: a name is neither, or none is left.
     """
-    kind = known(source)
-    found = {}
+    kind = find(source)
+    kinds = {}
     for name in filter(None, grammar.split(names, ",")):
         if name not in DOMAINS:
-            found[name] = known(name)
+            kinds[name] = find(name)
         elif not DOMAINS[name].hides & kind.relevant.keys():
-            found[name] = DOMAINS[name].of(kind)
-    found.pop(source, None)
-    if names and not found:
+            kinds[name] = DOMAINS[name].of(kind)
+    kinds.pop(source, None)
+    if names and not kinds:
         raise ValueError(
             f"none of the targets {names} can be used where {source} is learned: give another "
             f"kind, or one of the domains that keep its {' and '.join(kind.relevant)}"
         )
-    return found
+    return kinds
 
 
 def draw_classes(kind: Kind, seed: int) -> list[WorldClass]:
@@ -186,5 +186,5 @@ def draw_classes(kind: Kind, seed: int) -> list[WorldClass]:
     ]
 
 
-def _world_class(chosen: dict[str, int]) -> WorldClass:
-    return WorldClass(" ".join(factors.VALUES[f][v] for f, v in chosen.items()), chosen)
+def _world_class(values: dict[str, int]) -> WorldClass:
+    return WorldClass(" ".join(factors.VALUES[f][v] for f, v in values.items()), values)

@@ -19,15 +19,15 @@ def merges(words: Sequence[str]) -> list[tuple[str, str]]:
     pair is merged, the alphabetically first among equals, until no word has two pieces.
     """
     pieces = [[*word[:-1], word[-1] + "</w>"] for word in words]
-    found: list[tuple[str, str]] = []
+    merged_pairs: list[tuple[str, str]] = []
     while True:
         counts = collections.Counter(
             pair for word in pieces for pair in zip(word, word[1:], strict=False)
         )
         if not counts:
-            return found
+            return merged_pairs
         best = min(counts, key=lambda pair: (-counts[pair], pair))
-        found.append(best)
+        merged_pairs.append(best)
         pieces = [_merge(word, best) for word in pieces]
 
 
