@@ -1,8 +1,8 @@
 """Cached views: image features of a few views of each image, encoded before a stage trains.
 
-Where a method does not change image features, a step that makes fresh views spends nearly all of
-its time in the frozen image tower. With cached views the tower runs before the first step, in the
-large batches of evaluation, and never in a step.
+For a method that does not change image features, a step with fresh views spends nearly all of its
+time in the frozen image tower. With cached views the tower runs before the first step, in the
+large batches of evaluation. No step runs the tower.
 """
 
 from collections.abc import Callable, Collection
@@ -24,8 +24,8 @@ def count(stage: Stage, about: Collection[str]) -> int:
     """Number of views of each image to cache for a stage; 0 makes views in the step.
 
     Args:
-      stage: its method's setting `cached_views` asks for them. No more are cached than there are
-        epochs. Views that draw nothing at random are cached without being asked for: one is all.
+      stage: its method's setting `cached_views` is the number of views, but at most the number of
+        epochs counts. Views without random draws are always cached, one view of each image.
       about: what the labels are about, see `views.build`.
     """
     method = stage.method
@@ -37,10 +37,10 @@ def count(stage: Stage, about: Collection[str]) -> int:
 
 
 class ViewRows:
-    """What the view function needs: a row for each cached view, those of an example side by side.
+    """The arguments of the view function: a row for each cached view. An example's rows adjoin.
 
     View v of an example is the fresh view of epoch v. An example that epoch v leaves out gets the
-    view that it would have had in the epoch's last batch.
+    view of the epoch's last batch.
 
     Args:
       examples: the training set.

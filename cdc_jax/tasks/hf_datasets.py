@@ -33,18 +33,18 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
     """A Hugging Face dataset, with its classes in the order of its labels.
 
     Args:
-      data: `name`, an id on the hub or a local path (a folder of Parquet files or of images, what
-        `save_to_disk` wrote, or a Parquet file), and `hf`, what it does not say itself; see
-        `settings.experiment`.
+      data: `name` is an id on the hub or a local path. A path leads to a folder of Parquet files,
+        a folder of images, an output of `save_to_disk`, or a Parquet file. `hf` names columns,
+        splits and classes; see `settings.experiment`.
       allow_fewer: see `Dataset`.
 
     Raises:
       FileNotFoundError: no such folder, file or dataset.
       PermissionError: a gated dataset whose terms were not accepted.
       ConnectionError: the hub can't be reached and its cache does not hold the dataset.
-      ValueError: `datasets` is not installed, or can't read it; splits, columns or class names that
-        are missing or ambiguous, the message names the setting; images with several labels, or
-        with none.
+      ValueError: `datasets` is not installed, or can't read the dataset. Splits, columns or class
+        names are missing or ambiguous; the message names the setting. An image has several labels,
+        or none.
     """
     if not data.name:
         raise ValueError(
@@ -65,7 +65,8 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
         if loaded[name].features.get(column) != features[column]:
             raise ValueError(
                 f"{where}: the column {column} is not of one type in the splits "
-                f"{names_by_part['train']} and {name}: choose others by data.hf.train, data.hf.val or data.hf.test"
+                f"{names_by_part['train']} and {name}: choose others by data.hf.train, "
+                "data.hf.val or data.hf.test"
             )
     values = {name: _values(loaded[name], label) for name in names_by_part.values()}
     split = _split(names_by_part, *_classes(features[label], values, label, hf, where))
@@ -154,7 +155,8 @@ def _label_column(features: Mapping[str, Any], column: str, image: str, where: s
         if not is_label(features[column]):
             raise ValueError(
                 f"{where}: the column {column} must hold one label a row, a class, text or "
-                f"integer, and holds {features[column]}: images with several labels are not supported"
+                f"integer, and holds {features[column]}: images with several labels are not "
+                "supported"
             )
         return column
     scalars = [name for name, kind in features.items() if name != image and is_label(kind)]
@@ -228,9 +230,9 @@ def _named(value_names: Sequence[str], file: str, column: str, where: str) -> tu
     if not file:
         if ids:
             raise ValueError(
-                f"{where}: the labels of {column} are ids, such as {value_names[0]}, and CLIP reads "
-                "names: add data.hf.class_names=FILE, with a name a line in the order of the labels, or "
-                "a JSON object of id and name"
+                f"{where}: the labels of {column} are ids, such as {value_names[0]}, and CLIP "
+                "reads names: add data.hf.class_names=FILE, with a name a line in the order of the "
+                "labels, or a JSON object of id and name"
             )
         return tuple(value_names)
     path = Path(file).expanduser()
