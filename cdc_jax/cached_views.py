@@ -20,18 +20,20 @@ from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import Batch, TrainingBatches, read_images
 
 
-def count(stage: Stage, about: Collection[str]) -> int:
+def count(stage: Stage, label_properties: Collection[str]) -> int:
     """Number of views of each image to cache for a stage; 0 makes views in the step.
 
     Args:
       stage: its method's setting `cached_views` is the number of views, but at most the number of
         epochs counts. Views without random draws are always cached, one view of each image.
-      about: what the labels are about, see `views.build`.
+      label_properties: see `views.build`.
     """
     method = stage.method
     if method.changes_images:
         return 0
-    if not views.are_random(method.config.views, templates=method.templates, about=about):
+    if not views.are_random(
+        method.config.views, templates=method.templates, label_properties=label_properties
+    ):
         return 1
     return min(method.config.cached_views, stage.optimizer.epochs)
 
@@ -84,14 +86,14 @@ def encoder(phase: Phase, seed: int) -> Callable[[Backbone, dict[str, jax.Array]
     """
 
     def features(backbone: Backbone, batch: dict[str, jax.Array]) -> jax.Array:
-        def one(step, index, image, aspect):
-            aspects = None if aspect is None else aspect[None]
+        def one(step, index, image, aspect_ratio):
+            aspect_ratios = None if aspect_ratio is None else aspect_ratio[None]
             example_views = phase.make_views(
-                np.uint32(seed), step, index[None], image[None], aspects
+                np.uint32(seed), step, index[None], image[None], aspect_ratios
             )
             return example_views[:, 0]
 
-        arguments = (batch["steps"], batch["indices"], batch["images"], batch.get("aspects"))
+        arguments = (batch["steps"], batch["indices"], batch["images"], batch.get("aspect_ratios"))
         # One template at a time: activations take no more memory than those of evaluation.
         return jax.lax.map(backbone.encode_images, jax.vmap(one, out_axes=1)(*arguments))
 

@@ -98,7 +98,11 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
             features = devices.split(batch["features"].swapaxes(0, 1), "model", "data")
         else:
             images = phase.make_views(
-                traced_seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
+                traced_seed,
+                state["step"],
+                batch["indices"],
+                batch["images"],
+                batch.get("aspect_ratios"),
             )
             views = devices.split(images, "model", "data")
         moving, resting = stage.split(state["trained"])

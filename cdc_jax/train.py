@@ -224,7 +224,7 @@ def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) 
         size=backbone.sizes.image_size,
         mean=backbone.mean,
         std=backbone.std,
-        about=task.about,
+        label_properties=task.label_properties,
     )
     phases, first = [], 0
     for number, stage in enumerate(method.stages()):
@@ -232,7 +232,7 @@ def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) 
         batches = TrainingBatches(examples, stage.optimizer.batch_size, seed)
         update = optimizer.make(stage.optimizer, batches.per_epoch)
         steps = stage.optimizer.epochs * batches.per_epoch
-        cached = cached_views.count(stage, task.about)
+        cached = cached_views.count(stage, task.label_properties)
         phases.append(Phase(stage, examples, batches, update, make_views, first, steps, cached))
         first += steps
     return phases

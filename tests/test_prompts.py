@@ -140,7 +140,7 @@ class Shallow(Abstract):
 def test_the_shallower_tower_bounds_the_layers_of_coupled_prompts():
     templates = prompts.Templates(("a photo of a",), 2, layers=6)
     SharedPrompts(templates, Shallow())
-    with pytest.raises(ValueError, match="6 prompted layers asked for, this backbone has 5"):
+    with pytest.raises(ValueError, match="layers=6 exceeds the 5 layers of this backbone"):
         CoupledPrompts(templates, Shallow())
 
 

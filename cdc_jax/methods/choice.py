@@ -1,4 +1,4 @@
-"""From a row's name to all of its settings: the row's own, the backbone's profile, the user's."""
+"""From a row's name to its settings, by the row, the backbone's profile and the user."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ class Choice:
     """A row with all its settings.
 
     Attributes:
-      name: as it was asked for, such as `cdc@views=flip`.
+      name: as the user wrote it, such as `cdc@views=flip`.
       row: the row's name.
       config: all settings, locked.
-      changes: those that differ from the row's own, dots reaching into the parts.
+      changes: settings whose values differ from the row's, nested keys joined by dots.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Choice:
         return defaults.of_family(self.family_name).to_dict()
 
     def record(self, changes_images: bool) -> RowRecord:
-        """What results say of the row.
+        """The record of the row in results.json.
 
         Args:
           changes_images: see `Method`.
@@ -51,7 +51,7 @@ class Choice:
 
 
 def overrides(row: str) -> ConfigDict:
-    """What a user may set of a row: its family's settings with every value left open."""
+    """The settings of a row that a user may set. Every value is an open placeholder."""
     import ml_collections
     from ml_collections import config_dict
 
@@ -78,13 +78,13 @@ def configure(
       name: a key of `rows.ROWS`; or `row@key=value;key=value`, a row with settings changed, see
         `grammar`.
       profile: of the backbone, one of `rows.PROFILES`.
-      user_settings: of `overrides`, for the row; what it leaves open is the row's own.
-      unfamiliar_names: the backbone has never read the task's class names, and no other classes
-        will be asked for. A setting that the user gives still wins.
+      user_settings: of `overrides`, for the row. An open setting takes the row's value.
+      unfamiliar_names: whether the backbone has never read the task's class names and the task
+        tests no other classes. A setting of the user still takes precedence.
 
     Raises:
-      ValueError: no such row, profile or setting, a value of another type, or cached views for a
-        method that changes image features.
+      ValueError: there is no such row, profile or setting. A value has another type. A method that
+        changes image features has cached views.
     """
     row, changes = split(name)
     if profile not in rows.PROFILES:
@@ -133,13 +133,13 @@ def _check_cached_views(name: str, family: str, config: ConfigDict) -> None:
 
 
 def names(methods: str) -> list[str]:
-    """The methods in a list separated by commas; those within parentheses separate nothing.
+    """The methods in a list separated by commas. A comma within brackets belongs to a value.
 
     >>> names("coop, cdc@views=crop(scale=(0.4,1))|flip")
     ['coop', 'cdc@views=crop(scale=(0.4,1))|flip']
 
     Raises:
-      ValueError: an empty name, one given twice, or an unknown row.
+      ValueError: a name is empty, occurs twice, or begins with an unknown row.
     """
     entries = [name.strip() for name in grammar.split(methods, ",")]
     if not all(entries):
@@ -157,19 +157,20 @@ def names(methods: str) -> list[str]:
             if "@" not in methods:
                 raise
             raise ValueError(
-                f"{error}. A comma ends a method, so that a value has one within parentheses only"
+                f"{error}. A comma ends a method: put a value with a comma within quotes"
             ) from None
     return entries
 
 
 def split(name: str) -> tuple[str, list[tuple[str, str]]]:
-    """The row that a method's name begins with, and the settings that it changes, by `grammar`.
+    """The row at the start of a method's name, and the settings that the name changes.
 
     >>> split("cdc@prompts.templates=2;views=flip; jitter(hue=0.1)")
     ('cdc', [('prompts.templates', '2'), ('views', 'flip; jitter(hue=0.1)')])
 
     Raises:
-      ValueError: there is no such row, the message names the nearest; or no setting after the @.
+      ValueError: there is no such row; the message names the nearest row. Or a part after the @ is
+        no setting.
     """
     row, _, text = name.partition("@")
     if row not in rows.ROWS:
@@ -185,21 +186,21 @@ def split(name: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def with_changes(row: str, changes: Mapping[str, Any]) -> str:
-    """The name of a row with settings changed; configuration files state studies by it.
+    """The name of a row with changed settings. Configuration files list studies by it.
 
     >>> with_changes("cdc", {"prompts.templates": 2, "prompts.phrases": "a photo, of a"})
     'cdc@prompts.templates=2;prompts.phrases="a photo, of a"'
 
     Args:
       row: a key of `rows.ROWS`.
-      changes: setting -> value, dots reaching into the parts.
+      changes: setting -> value, nested keys joined by dots.
     """
     settings = ";".join(f"{key}={grammar.quoted(value)}" for key, value in changes.items())
     return f"{row}@{settings}" if settings else row
 
 
 def title(name: str) -> str:
-    """How tables call a method.
+    """The name of a method in tables.
 
     >>> title("cdc@prompts.templates=2;head.kl_weight=0.1")
     'CDC, templates=2, kl_weight=0.1'

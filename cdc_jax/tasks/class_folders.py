@@ -1,7 +1,7 @@
 """A user's own images: a folder of class folders, or a list of paths and labels.
 
-`layouts` says how folders are read, `lists` which lists are, and `task_toml` what a file task.toml
-beside them may add.
+`layouts` reads folders, `lists` reads lists, and `task_toml` reads the file task.toml beside the
+images.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from cdc_jax.tasks.splits import PARTS, Item, Split
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What a user decides where data can be taken in several ways.
+    """The user's choices for data that can be read in several ways.
 
     Attributes:
       allow_fewer: see `Dataset`.
       layout: see `layouts.read`.
-      val_is_test: test on the validation images, where there are no test images.
+      val_is_test: whether to test on the validation images of data without test images.
       follow_links: whether links may lead out of the folder, and to folders.
     """
 
@@ -44,15 +44,15 @@ def read(
     """A user's own images.
 
     Args:
-      root: their folder, or a list in it.
-      items: a list, wherever it is, in place of what task.toml says; "" is none.
+      root: folder of the images, or a list in it.
+      items: path of a list, in place of the list in task.toml; "" is none.
       choices: of the user.
-      skip_missing: leave listed images that are not there to whoever reads them.
-      progress: show it, where a list is long.
+      skip_missing: whether a listed image may be missing; decoding then reports it.
+      progress: whether to show the progress of a long list.
 
     Raises:
-      FileNotFoundError: no such folder or list, or listed images that are not there.
-      ValueError: settings, a list or folders that can't be used; the message says where and why.
+      FileNotFoundError: there is no such folder or list, or a listed image is missing.
+      ValueError: task.toml, a list or folders can't be used; the message says where and why.
     """
     lists.refuse_url(str(root))
     lists.refuse_url(items)
@@ -122,7 +122,7 @@ def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> 
 
 
 def _tested(split: Split, val_is_test: bool, where: str) -> Split:
-    """The split with its validation images as the test, if that is said."""
+    """The split; with `val_is_test` its validation images become the test images."""
     if val_is_test:
         if split.test or not split.val:
             has = "test images of its own" if split.test else "no validation images"
@@ -151,7 +151,7 @@ def _split(
 
 
 def _check_files(folder: Path, files: Files, paths: Sequence[str], follow_links: bool) -> None:
-    """Every path leads to a file of its own under the folder, unless links may lead elsewhere."""
+    """Requires that each path leads to its own file in the folder, unless links are followed."""
     paths_by_file: dict[str, str] = {}
     for path in paths:
         real = files.real(path)

@@ -37,7 +37,7 @@ def read(name: str, root: Path, split_file: str = "") -> Dataset:
         split = LAYOUTS[published.layout](name, published, root)
         splits.check(split, str(folder))
     check_classes(name, split, split_file or str(folder))
-    return Dataset(split, images.joinpath, published.template, published.about)
+    return Dataset(split, images.joinpath, published.template, published.label_properties)
 
 
 def check_classes(name: str, split: Split, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Images that a dataset holds more than once, found by what their files hold."""
+"""Images that occur more than once in a dataset, by the contents of their files."""
 
 import hashlib
 import itertools
@@ -12,7 +12,8 @@ from cdc_jax.tasks.decode import open_regular
 from cdc_jax.tasks.splits import PARTS, Item, Split
 
 MOST = 100_000
-"""Up to so many images, all are compared; of more, those that a run uses with its shots."""
+"""A dataset of at most so many images is compared as a whole. Of a larger dataset the images of a
+run are compared with its shots."""
 _PROBE = 4096  # bytes from the middle of a file, where photographs of equal size differ
 _BLOCK = 2**20
 _CHUNK = 64  # files a task of a thread
@@ -22,12 +23,12 @@ _THREADS = 8  # more than cores, as most of the time is spent waiting for disks
 def find(files: Sequence[Path], anchors: Collection[int] | None = None) -> list[list[int]]:
     """Groups of files with equal contents.
 
-    Files are compared by size, then by a block of 4 kB, and only those still equal are read whole.
-    Files that can't be read are in no group.
+    Files are compared by size, then by a block of 4 kB. Files that are still equal are read whole.
+    An unreadable file is in no group.
 
     Args:
       files: paths.
-      anchors: numbers of the files that are searched for; None is all.
+      anchors: numbers of the files whose copies are searched; None is all.
 
     Returns:
       The numbers of equal files, each group in the order of `files`.
@@ -58,15 +59,15 @@ def examine(split: Split, used: Split, contents: Callable[[str], Path], allow: b
 
     Args:
       split: all images of a dataset.
-      used: those that a run uses.
+      used: the images of a run.
       contents: an item's path -> its file.
-      allow: accept an image in several splits.
+      allow: whether an image may be in several splits.
 
     Returns:
-      Sentences on what was found and accepted.
+      A sentence for each kind of copy that is accepted.
 
     Raises:
-      ValueError: an image under two classes; or one in two splits, unless allowed.
+      ValueError: an image is in two classes; or in two splits, unless `allow`.
     """
     total = sum(len(getattr(split, part)) for part in PARTS)
     scope = split if total <= MOST else used

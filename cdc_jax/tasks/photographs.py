@@ -30,7 +30,7 @@ class Dataset:
       split: all of its images.
       contents: an item's path -> the file, or what the file holds.
       template: the hand-crafted text t^0.
-      about: what the labels are about, see `views.ASPECTS`.
+      label_properties: image properties that the labels depend on, see `views.PROPERTIES`.
       note: what tables must say beside its figures; "" is nothing.
       allow_fewer: whether a class may have fewer training images than shots.
       layout: how its folders or lists were read, in words.
@@ -41,7 +41,7 @@ class Dataset:
     split: Split
     contents: Callable[[str], Path | bytes]
     template: Template
-    about: tuple[str, ...] = ("category",)
+    label_properties: tuple[str, ...] = ("category",)
     note: str = ""
     allow_fewer: bool = True
     layout: str = ""
@@ -80,7 +80,7 @@ class Photographs:
         self._paths, self._contents = paths, contents
         self._preprocessing, self._side = Preprocessing.of(size), side
         self._pool = ThreadPoolExecutor(threads(workers))
-        self._aspects = np.zeros(len(paths), np.float32)
+        self._aspect_ratios = np.zeros(len(paths), np.float32)
         self._clean: dict[int, np.ndarray] = {}
         self._squeezed: dict[int, np.ndarray] = {}
         self._digests: dict[int, bytes] = {}  # of the bytes that the test's form was decoded from
@@ -116,7 +116,7 @@ class Photographs:
         """Whole photographs as squares, and the width/height that each had before."""
         form = partial(decode.squeezed_image, size=self._side)
         images = self._read(numbers, form, self._side, self._squeezed)
-        return images, self._aspects[numbers]
+        return images, self._aspect_ratios[numbers]
 
     def unusable(self, decoding: bool) -> dict[int, decode.UnreadableImage]:
         """Number -> what is wrong with it, for the images that can't be used.
@@ -169,7 +169,7 @@ class Photographs:
                     images[row] = cache[number]
                     continue
                 with self._opened(number, digests) as image:
-                    self._aspects[number] = image.width / image.height
+                    self._aspect_ratios[number] = image.width / image.height
                     images[row] = form(image)
                 if keep:
                     cache[number] = images[row]

@@ -160,7 +160,7 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
         test=examples,
         class_names=split.class_names,
         template=data.template or dataset.template,
-        about=dataset.about,
+        label_properties=dataset.label_properties,
         record=describe(
             config.to_dict(),
             "transfer" if others else protocol,

@@ -65,7 +65,7 @@ def read(name: str, root: Path, split_file: str = "") -> Dataset:
     # Of ImageNet and its variants, TFDS's parts are those that CoOp takes.
     other = not split_file and not name.startswith("ImageNet")
     note = OTHER_SPLITS if other else ""
-    return Dataset(split, contents, published.template, published.about, note)
+    return Dataset(split, contents, published.template, published.label_properties, note)
 
 
 def _open(

@@ -98,7 +98,7 @@ def load(config: ConfigDict) -> Task:
         test=test,
         class_names=train.class_names,
         template=TEMPLATE,
-        about=tuple(kind.relevant),
+        label_properties=tuple(kind.relevant),
         record=describe(
             config.to_dict(),
             "transfer" if targets else "base_new",
