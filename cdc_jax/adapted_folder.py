@@ -1,4 +1,4 @@
-"""Where the adapted model of a run is; `export` has its contents."""
+"""The folder of a run's adapted model; `export` reads its contents."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ def find(run: str | Path) -> Path:
     """The folder of a run's adapted model.
 
     Args:
-      run: a method's folder, a run's or a sweep's if it holds one method, or a copy of the folder
-        `adapted` itself.
+      run: a method's folder, the folder of a run or sweep with a single method, or a copy of the
+        folder `adapted` itself.
 
     Raises:
-      FileNotFoundError: there is none, or there are several; the message names some.
+      FileNotFoundError: there is no adapted model, or there are several; the message names them.
     """
     run = Path(run).expanduser()
     if not run.is_dir():

@@ -1,4 +1,4 @@
-"""The training step: what it changes, and what is fixed about a stage of training on a task."""
+"""The training step: the state that it changes, and the fixed settings of a stage."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,13 +26,13 @@ class Phase:
     """A stage of training on a task.
 
     Attributes:
-      stage: what the method says of it.
+      stage: of the method.
       examples: the training set.
       batches: of the examples.
       update: the optimiser.
       make_views: the view function.
-      first: number of the steps before it.
-      steps: number of its steps.
+      first: number of the steps before this stage.
+      steps: number of the steps of this stage.
       cached_views: number of views of each image whose features are encoded before the first step;
         0 makes views in the step.
     """
@@ -48,7 +48,7 @@ class Phase:
 
     @property
     def end(self) -> int:
-        """Number of the steps when it is done."""
+        """Number of all steps at the end of this stage."""
         return self.first + self.steps
 
 
@@ -58,7 +58,7 @@ def initial_state(
     trained: dict[str, PyTree],
     step: int = 0,
 ) -> State:
-    """What training changes: trained parts, optimiser, step, and the average where one is kept."""
+    """The state of training: trained parts, optimiser, step, and the average of some stages."""
     moving, _ = stage.split(trained)
     state = {
         "trained": trained,

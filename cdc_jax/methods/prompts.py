@@ -112,8 +112,8 @@ class HandCrafted:
         depth = self._depth(backbone)
         if templates.layers > depth:
             raise ValueError(
-                f"prompts.layers={templates.layers} exceeds the {depth} layers of this backbone: set "
-                f"it to {depth} or less"
+                f"prompts.layers={templates.layers} exceeds the {depth} layers of this backbone: "
+                f"set it to {depth} or less"
             )
         self._words = templates.words(backbone)
 

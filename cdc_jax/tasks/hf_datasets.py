@@ -1,6 +1,6 @@
 """Hugging Face datasets of labelled images: from the hub, or from a local folder.
 
-Images stay undecoded, so that `decode` treats them like any file.
+Images stay undecoded, so that `decode` reads them like files.
 """
 
 import itertools
@@ -88,7 +88,7 @@ def read(data: ConfigDict, allow_fewer: bool = False) -> Dataset:
 
 
 def _choose_splits(names: Sequence[str], hf: ConfigDict, where: str) -> dict[str, str]:
-    """Part -> split of the dataset. Without one for test, that for training is to be divided."""
+    """Part -> split of the dataset. Without a test split, the training split is partitioned."""
     user_names = {part: hf[part] for part in PARTS if hf[part]}
     for part, name in user_names.items():
         _require_name(f"data.hf.{part}", name, names, where, "split")
@@ -142,7 +142,7 @@ def _image_column(features: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def _label_column(features: Mapping[str, Any], column: str, image: str, where: str) -> str:
-    """The column that is typed as classes or has a usual name; else the only one that can be it."""
+    """The column of class type or with a usual name; else the only column that can hold labels."""
     datasets = library()
 
     def is_label(feature: Any) -> bool:
@@ -193,7 +193,7 @@ def _only(kind: str, names: Sequence[str], features: Iterable[str], where: str) 
 
 
 def _values(rows: Any, column: str) -> list[Any]:
-    """A column's labels; None where there is none. Texts lose the spaces around them."""
+    """A column's labels; None for a missing label. Texts are stripped."""
     values = rows.select_columns([column])[:][column]
     return [(value.strip() or None) if isinstance(value, str) else value for value in values]
 
@@ -201,7 +201,7 @@ def _values(rows: Any, column: str) -> list[Any]:
 def _classes(
     feature: Any, values: Mapping[str, Sequence[Any]], column: str, hf: ConfigDict, where: str
 ) -> tuple[dict[str, list[int]], tuple[str, ...]]:
-    """Each split's labels, 0, 1, 2, … in the order of the dataset's own; and the class names."""
+    """Each split's labels, 0, 1, 2, … in the dataset's order, and the class names."""
     if typed := isinstance(feature, library().ClassLabel):
         distinct, value_names = list(range(len(feature.names))), feature.names
     else:
@@ -225,7 +225,7 @@ def _classes(
 
 
 def _named(value_names: Sequence[str], file: str, column: str, where: str) -> tuple[str, ...]:
-    """Class names: the dataset's own, or what a file has for them."""
+    """Class names from the dataset or from a file."""
     ids = all(map(_ID.fullmatch, value_names))
     if not file:
         if ids:
@@ -269,7 +269,7 @@ def _renamed(
 def _split(
     names_by_part: Mapping[str, str], labels: Mapping[str, Sequence[int]], names: tuple[str, ...]
 ) -> Split:
-    """Images are called by split and number, so that they sort as they are stored."""
+    """The split. Paths of images are split and number, so that they sort in stored order."""
     parts = {
         part: tuple(
             Item(f"{name}/{number:07d}", label) for number, label in enumerate(labels[name])
@@ -283,7 +283,7 @@ def _split(
 
 
 def _file(image: Mapping[str, Any] | None, path: str) -> Path | bytes:
-    """What an undecoded image's file holds, or where it is."""
+    """The content or the path of an undecoded image."""
     if image is None or (image["bytes"] is None and not image.get("path")):
         return b""
     if image["bytes"] is not None:

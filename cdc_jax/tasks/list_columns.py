@@ -1,4 +1,4 @@
-"""Which columns of a list of images are its path, its label and its split."""
+"""The columns of a list of images: path, label and split."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,18 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "split", "set", "subset", "partition", "fold", "data_set", "dataset_split", "usage",
     ),
 }  # fmt: skip
-"""What a list's path, label and split columns are called, in lower case with _ between words."""
+"""The usual names of the path, label and split columns, in lower case with _ between words."""
 
 Entry = tuple[str, tuple[Any, Any, Any]]
-"""Where an entry stands, and its path, label and split (None where the list has none)."""
+"""The place of an entry; its path, label and split (None in a list without splits)."""
 
 
 class Columns:
-    """Which columns of a list are its path, label and split.
+    """The path, label and split columns of a list.
 
     Args:
       file: the list.
-      settings: what task.toml names.
+      settings: `columns` of task.toml.
     """
 
     def __init__(self, file: Path, settings: Mapping[str, str]):
@@ -48,14 +48,14 @@ class Columns:
         return at, (path, label, part)
 
     def fit(self, header: Sequence[str]) -> bool:
-        """Whether a header names a path and a label, be it more than one."""
+        """Whether a header has at least one column for the path and one for the label."""
         return all(self._candidates(key, header) for key in ("path", "label"))
 
     def choose(self, header: tuple[str, ...]) -> tuple[str | None, ...]:
-        """The names of the path, label and split columns; None where there is no split.
+        """The names of the path, label and split columns; None for a list without splits.
 
         Raises:
-          ValueError: none for the path or the label, or several for one of them.
+          ValueError: no column fits the path or the label, or several columns fit one of them.
         """
         if header not in self._by_header:
             candidates = {key: self._candidates(key, header) for key in task_toml.COLUMNS}
@@ -97,7 +97,7 @@ class Columns:
             )
 
     def remarks(self) -> list[str]:
-        """Which columns were read under another name than `task_toml.COLUMNS`, and which not."""
+        """Sentences about columns with other names than `task_toml.COLUMNS`, and ignored ones."""
         remarks: list[str] = []
         keys: dict[str, str] = {}
         ignored: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""The registry of where tasks come from: the world, the field's datasets, a user's own images."""
+"""The registry of tasks: the embedded world, the field's datasets, a user's images."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -36,12 +36,13 @@ _FORMATS: dict[str, Callable[[str, Path, str], Dataset]] = {
 
 
 def targets(config: ConfigDict) -> list[str]:
-    """What a task is tested on beside its own test images: those of `config.targets` that can be.
+    """The usable names of `config.targets`, on which a task is tested beside its own test images.
 
-    A list may serve every source: that itself is left out, and see `world.kinds.targets`.
+    One list may serve every source dataset: the source itself is left out. For the world see
+    `world.kinds.targets`.
 
     Raises:
-      ValueError: an unknown name, the message has the nearest; or none is left.
+      ValueError: a name is unknown; the message names the nearest name. Or no target remains.
     """
     if config.dataset == "world":
         return list(kinds.targets(config.targets, config.world.kind))
@@ -58,7 +59,7 @@ def targets(config: ConfigDict) -> list[str]:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks what can be said of a task's settings before any work.
+    """Checks the settings of a task before any work.
 
     Args:
       config: see `load`.
@@ -78,7 +79,7 @@ def check(config: ConfigDict) -> None:
 
 
 def require_root(config: ConfigDict) -> None:
-    """Requires something at `data.root`, where a task is read from there.
+    """Requires that `data.root` exists, if the task is read from it.
 
     Raises:
       ValueError, FileNotFoundError: as `load`.
@@ -93,18 +94,18 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
 
     Args:
       config: `dataset` ("world", "folder", "hf" or a key of `catalog.PUBLISHED`), `shots`, `seed`,
-        `classes` ("all" or "base_new"; the world always has both halves), and the part that the
-        dataset's kind reads: `world`, or `data`; see `settings.experiment`.
-      image_size: side of the CLIP's images, in pixels, or its preprocessing; the world is always
-        drawn at 32.
+        `classes` ("all" or "base_new"; the world always has both halves), and `world` or `data`;
+        see `settings.experiment`.
+      image_size: side of the CLIP's images, in pixels, or its preprocessing. The world always has
+        32 pixels.
 
     Returns:
-      The task; its test splits are `test`, or `base_test` and `new_test`; and one for each of
-      `config.targets`, called by its name: that dataset's test images among its own classes.
+      The task. Its test splits are `test`, or `base_test` and `new_test`. Each of `config.targets`
+      adds a split of its name, with the target's test images among the target's classes.
 
     Raises:
-      ValueError: a setting that is unknown, the message names the nearest; data that can't be used.
-      FileNotFoundError: data that is not there; the message says what is expected where.
+      ValueError: a setting is unknown; the message names the nearest. Or data can't be used.
+      FileNotFoundError: data is missing; the message says where it is expected.
     """
     check(config)
     if config.dataset == "world":
@@ -173,11 +174,11 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
 
 
 def read(name: str, config: ConfigDict) -> Dataset:
-    """The whole dataset of that name, before anything is drawn from it.
+    """The whole dataset of that name, before shots are drawn from it.
 
     Args:
       name: "folder", "hf" or a key of `catalog.PUBLISHED`.
-      config: its `data` says where and in which format; `data.split` is of `config.dataset` only.
+      config: its `data` has the path and the format. `data.split` holds for `config.dataset` only.
     """
     data = config.data
     if name == "hf":
@@ -205,11 +206,11 @@ def _examples(
     config: ConfigDict,
     image_size: int | Preprocessing,
 ) -> tuple[Examples, list[Skipped]]:
-    """The usable images of a part, and the others."""
+    """The usable images of a part, and the skipped images."""
     data = config.data
     skip = data.on_error == "skip"
     images = _photographs(items, dataset, config, image_size)
-    # What is skipped must be known before batches are put together. The shots are readable then.
+    # Unusable images must be skipped before batches are formed. The shots are readable already.
     unusable = images.unusable(decoding=data.check or skip and part not in ("train", "val"))
     if unusable and not skip:
         raise _cant_be_used(list(unusable.values()), len(items), part)
@@ -242,7 +243,7 @@ def _cant_be_used(errors: Sequence[UnreadableImage], of: int, kind: str) -> Valu
 
 
 def _left_out(dataset: Dataset, on_error: str) -> list[Skipped]:
-    """What is no readable file in the dataset's folders, if that may be left out."""
+    """The unusable images of the dataset's folders; ValueError if they may not be skipped."""
     if dataset.unusable and on_error == "stop":
         there = sum(len(getattr(dataset.split, part)) for part in splits.PARTS)
         raise _cant_be_used(dataset.unusable, there + len(dataset.unusable), "listed")
@@ -252,7 +253,7 @@ def _left_out(dataset: Dataset, on_error: str) -> list[Skipped]:
 def _draw(
     dataset: Dataset, config: ConfigDict, image_size: int | Preprocessing
 ) -> tuple[Split, list[Skipped]]:
-    """The few-shot split; under data.on_error=skip, of images that can be read, and the others."""
+    """The few-shot split, with readable images only under data.on_error=skip; and skipped images."""
     split = splits.few_shot(dataset.split, config.shots, config.seed)
     if config.data.on_error == "stop":
         return split, []

@@ -1,4 +1,4 @@
-"""task.toml, the small file beside a user's images that may say more about them.
+"""task.toml, a small file beside a user's images that describes them.
 
 Every key is optional:
 
@@ -17,8 +17,7 @@ Every key is optional:
   [descriptions]
   tshirt = ["A T-shirt has short sleeves."]  # sentences of a class, averaged
 
-A class that has descriptions is put in words by them, and by `templates` where these are given,
-but not by `template`.
+The texts of a class with descriptions are its descriptions and `templates`, but not `template`.
 """
 
 import tomllib
@@ -38,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "template": "a photo of a {}.", "templates": [], "items": "", "names": [], "val": 0.2,
     "test": 0.3, "seed": 0, "columns": {}, "class_names": {}, "descriptions": {},
 }  # fmt: skip
-"""What task.toml may say, and what holds where it doesn't."""
+"""The keys of task.toml and their defaults."""
 
 COLUMNS = ("path", "label", "split")
 """Columns of a list that `columns` may name."""
@@ -60,8 +59,8 @@ def read(file: Path) -> dict[str, Any]:
     """Contents of task.toml over the defaults.
 
     Raises:
-      ValueError: not TOML, an unknown key, or a value that can't be used.
-      OSError: a file that can't be read.
+      ValueError: the file is not TOML, has an unknown key, or a value that can't be used.
+      OSError: the file can't be read.
     """
     if not file.exists():
         return DEFAULTS
@@ -88,10 +87,10 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def renamed(split: Split, changes: Mapping[str, Any]) -> Split:
-    """A split whose classes are called by what `class_names` says.
+    """The split with the class names of `class_names` in task.toml.
 
     Raises:
-      ValueError: a class that is not there, or two classes of one name.
+      ValueError: a class does not exist, or two classes get one name.
     """
     classes = set(split.class_names)
     for name in changes:
@@ -105,14 +104,15 @@ def renamed(split: Split, changes: Mapping[str, Any]) -> Split:
 
 
 def template(settings: Mapping[str, Any], class_names: Sequence[str]) -> Template:
-    """The hand-crafted text that task.toml describes.
+    """The hand-crafted text of task.toml.
 
     Args:
       settings: of `read`.
-      class_names: of the task; descriptions are called by them, or by what `class_names` renames.
+      class_names: of the task. The keys of descriptions are these names, or the keys of
+        `class_names` in task.toml.
 
     Raises:
-      ValueError: a description of a class that is not there, or one that is no sentence.
+      ValueError: a description belongs to no class, or is no sentence.
     """
     several, descriptions = tuple(settings["templates"]), {}
     if not several and not settings["descriptions"]:
@@ -130,7 +130,7 @@ def template(settings: Mapping[str, Any], class_names: Sequence[str]) -> Templat
 
 
 def remarks(template: Template, class_names: Sequence[str]) -> tuple[str, ...]:
-    """What is assumed of classes that have no description, where others have one."""
+    """A remark about classes without a description, if other classes have one."""
     if not isinstance(template, Wording) or not template.descriptions:
         return ()
     without = [name for name in class_names if name not in template.descriptions]

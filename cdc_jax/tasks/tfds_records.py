@@ -15,13 +15,13 @@ from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
 
 OTHER_SPLITS = "not CoOp's splits"
-"""What tables say where TFDS's own splits had to do."""
+"""The note in tables for TFDS's own splits."""
 
 _Sources = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 class _Record(NamedTuple):
-    """Where an image is: in TFDS's split, at a number; and its class's name there."""
+    """The place of an image: its TFDS split and number; and its class name in TFDS."""
 
     split: str
     number: int
@@ -29,17 +29,17 @@ class _Record(NamedTuple):
 
 
 def read(name: str, root: Path, split_file: str = "") -> Dataset:
-    """One of `catalog.PUBLISHED`, in the protocol's class order and names.
+    """A dataset of `catalog.PUBLISHED`, in the protocol's class order and names.
 
     Args:
-      name: a key of it.
-      root: TFDS's data_dir; ImageNet and its variants need imagenet/classnames.txt in it.
-      split_file: CoOp's; images are matched to it by the names of their files. "" takes TFDS's own
-        splits, and the collection's note says so.
+      name: a key of `catalog.PUBLISHED`.
+      root: TFDS's data_dir. ImageNet and its variants need imagenet/classnames.txt in it.
+      split_file: CoOp's split file, whose images are matched by file names. "" takes TFDS's own
+        splits, which the dataset's note says.
 
     Raises:
-      FileNotFoundError: the dataset is not prepared there; the message says how to.
-      ValueError: TFDS does not have it, or not the files that the split lists.
+      FileNotFoundError: the dataset is not prepared in `root`; the message has the command.
+      ValueError: TFDS does not have the dataset, or lacks files of the split.
     """
     published = catalog.PUBLISHED[name]
     entry = published.tfds
@@ -71,7 +71,7 @@ def read(name: str, root: Path, split_file: str = "") -> Dataset:
 def _open(
     name: str, published: Published, entry: Tfds, root: Path
 ) -> tuple[_Sources, tuple[str, ...]]:
-    """TFDS's splits, with images as what their files hold, and its class names."""
+    """TFDS's splits with undecoded images, and its class names."""
     import tensorflow_datasets as tfds  # takes seconds
 
     builder = tfds.builder(entry.name, data_dir=root)
@@ -95,7 +95,7 @@ def _open(
 
 
 def _records(sources: _Sources, class_names: Sequence[str], entry: Tfds) -> dict[str, _Record]:
-    """Path -> record. Everything is read once through, since TFDS keeps no index of names."""
+    """Path -> record. All records are read once, since TFDS has no index of names."""
     records: dict[str, _Record] = {}
     with Progress("listing the images", sum(map(len, sources.values()))) as progress:
         for split, source in sources.items():
@@ -116,7 +116,7 @@ def _records(sources: _Sources, class_names: Sequence[str], entry: Tfds) -> dict
 def _matched(
     split: Split, records: Mapping[str, _Record], name: str, entry: Tfds, split_file: str
 ) -> dict[str, _Record]:
-    """The records of a split's images; TFDS writes some folders' names in small letters."""
+    """The records of a split's images. TFDS writes some names of folders in lower case."""
     if not entry.file:
         raise ValueError(
             f"TFDS keeps no file names of {name}, so that its images can't be matched to "
@@ -135,7 +135,7 @@ def _matched(
 def _own_split(
     name: str, entry: Tfds, records: Mapping[str, _Record], names: Sequence[str], root: Path
 ) -> Split:
-    """TFDS's parts, or a partition where it has but one."""
+    """TFDS's splits, or a partition of a dataset with a single split."""
     classes = [class_name for class_name in names if class_name not in entry.drop]
     if entry.order:
         classes.sort(key=entry.order)

@@ -1,8 +1,8 @@
 """Few-shot tasks of the embedded world, whose spurious correlations are known and can be cut.
 
-A class fixes two factors, G_r. Others, G_i, are tied to the class: with probability rho an image
-shows the class's own value g = pi(y) of all of them, otherwise each is drawn uniformly. pi is a
-seeded map over base and new classes together; `kinds` says which factors are which.
+A class fixes two factors, G_r. Other factors, G_i, are tied to the class: with probability rho an
+image shows the class's value g = pi(y) of all of them, else each is drawn uniformly. pi is a seeded
+map over base and new classes together. `kinds` lists the factors.
 Test splits, of base and new classes alike:
 
   iid    the training correlation
@@ -10,9 +10,9 @@ Test splits, of base and new classes alike:
   rev    the correlation is permuted: class y shows pi(sigma(y)), sigma without fixed points
   style  do(G_i), in the styles that no training image of the task has
 
-Two training sets that no real task offers show what the correlation costs, see
-`Task.training_set`: `oracle` is plentiful under do(G_i), `redrawn` has the training scenes
-themselves, every one drawn again and again under do(G_i).
+Two training sets that no real task offers measure the cost of the correlation, see
+`Task.training_set`. `oracle` has many images under do(G_i). `redrawn` has several drawings of each
+training scene under do(G_i).
 
 (This project's choice.)
 """
@@ -50,13 +50,14 @@ def load(config: ConfigDict) -> Task:
         the spurious correlation, in [0, 1]) and `test_images` (a class and test split).
 
     Returns:
-      The first half of the classes as base (trained on), the second as new; test splits
-      `base_iid`, `new_iid` and so on; and one for each of `config.targets`, under do(G_i): another
-      kind's classes, or the base classes in another domain, see `kinds.targets`.
+      The task. The first half of the classes is base and trained on, the second half is new. The
+      test splits are `base_iid`, `new_iid` and so on. Each of `config.targets` adds a split under
+      do(G_i), with another kind's classes or the base classes in another domain; see
+      `kinds.targets`.
 
     Raises:
-      ValueError: an unknown kind, rho outside [0, 1], no shots, a seed that is not one, or no
-        target that can be used.
+      ValueError: the kind is unknown, rho is outside [0, 1], shots or test images are below 1, the
+        seed is negative, or no target can be used.
     """
     settings = config.world
     kind = kinds.find(settings.kind)
@@ -114,7 +115,7 @@ def load(config: ConfigDict) -> Task:
 
 
 def correlated_values(kind: Kind, seed: int) -> factors.Factors:
-    """pi: for every class its own value of each irrelevant factor, as balanced as can be."""
+    """pi: the value of each irrelevant factor for every class, as balanced as possible."""
     classes = math.prod(kind.relevant.values())
     rng = np.random.default_rng([seed, classes, 1])
     class_values = {}
@@ -141,7 +142,7 @@ def _examples(
     redrawn: int = 0,
     **correlation: Any,
 ) -> Examples:
-    """So many images of each member of the classes, from a stream of scenes of its own."""
+    """`count` images of each member of the classes, from its own stream of scenes."""
     classes = kinds.draw_classes(kind, seed)
     class_values = correlated_values(kind, seed)
     stream_seed = [seed, stream, members.start]
@@ -166,7 +167,7 @@ def _scenes(
     permuted: bool = False,
     styles: tuple[str, ...] = (),
 ) -> factors.Factors:
-    """Scenes of the chosen classes, their irrelevant factors correlated with the class."""
+    """Scenes of the labels' classes. Their irrelevant factors are correlated with the class."""
     count = len(labels)
     scenes = factors.sample(count, [*seed, 0])
     interventions = _cut(kind, styles or kind.styles)
@@ -182,6 +183,6 @@ def _scenes(
 
 
 def _cut(kind: Kind, styles: tuple[str, ...]) -> dict[str, Mapping[str, float]]:
-    """do(G_i): every irrelevant factor uniform, style over those given."""
+    """do(G_i): every irrelevant factor is uniform, and the style is uniform over `styles`."""
     uniform: dict[str, Mapping[str, float]] = {n: factors.uniform(n) for n in kind.irrelevant}
     return uniform | {"style": {name: 1 / len(styles) for name in styles}}

@@ -35,8 +35,8 @@ def render(factors: Factors, seed: Seed) -> np.ndarray:
 
     Args:
       factors: the scenes.
-      seed: any seed of `numpy.random.default_rng`; it decides what no factor names: small shifts
-        of position, size, angle and colour, phases of patterns, and pixel noise.
+      seed: any seed of `numpy.random.default_rng`, for small shifts of position, size, angle and
+        colour, phases of patterns, and pixel noise.
 
     Returns:
       uint8 images of shape (scenes, 32, 32, 3).
