@@ -10,14 +10,14 @@ frame or empty, so the fusion of M opinions has the same focal sets.
 * The frame results only if every source gives its mass to the frame: m(frame) = prod_m u^m.
 * {k} results if every source gives its mass to {k} or to the frame, and not all to the frame:
   m(k) = prod_m (b^m_k + u^m) - prod_m u^m.
-* The rest is the conflict C, on the empty set; dividing by 1 - C changes no ratio of masses.
+* The remaining mass is the conflict C, on the empty set. Division by 1 - C keeps all ratios.
 Evidence is such a ratio, e_k = K b_k / u, and b^m_k + u^m = u^m (1 + e^m_k / K), hence
     e_k = K m(k) / m(frame) = K (prod_m (1 + e^m_k / K) - 1).
 Each class is fused alone and all terms are positive: O(sources * classes), nothing cancels, the
 order of the sources is free. And since 1 - C = m(frame) / u, also C = 1 - prod_m u^m / u.
 
-Inputs below float32 are promoted to it, float64 is kept. Everything works under jit, vmap and
-grad. Shapes are always checked, values only where they are not being traced.
+Inputs below float32 are promoted to float32. float64 stays. All functions work under jit, vmap and
+grad. Shapes are always checked. Values are checked unless they are traced.
 
 Sources: Dempster 1967; Shafer 1976, "A Mathematical Theory of Evidence"; Jøsang 2016, "Subjective
 Logic"; Jøsang, Cho and Chen 2018, "Uncertainty characteristics of subjective opinions"; Sensoy,
@@ -238,8 +238,8 @@ def expected_probability(log_evidence: PerClass) -> PerClass:
 def combine(log_evidence: PerSource, axis: int = -2) -> PerClass:
     """Dempster's rule over all sources, e_k = K (prod_m (1 + e^m_k / K) - 1).
 
-    In logs: log e_k = log K + log(expm1(r_k)), r_k = sum_m log1p(e^m_k / K). The sources count as
-    independent: look-alikes give far more evidence together than each of them has.
+    In logs: log e_k = log K + log(expm1(r_k)), r_k = sum_m log1p(e^m_k / K). The rule treats the
+    sources as independent: M equal sources together give far more evidence than one of them.
 
     Args:
       log_evidence: log e^m, (..., sources, classes), at least one source.
@@ -260,11 +260,11 @@ def combine(log_evidence: PerSource, axis: int = -2) -> PerClass:
 
 
 def pool(log_evidence: PerSource, axis: int = -2) -> PerClass:
-    """Dempster's rule for sources that are one and the same: the geometric mean of plausibilities.
+    """Dempster's rule for M copies of one source: the geometric mean of plausibilities.
 
     e_k = K (prod_m (1 + e^m_k / K)^(1/M) - 1): since 1 + e_k / K = (b_k + u) / u, each source
-    enters with 1/M of its weight of evidence. M equal sources give back the one, where `combine`
-    would count it M times. Arguments and errors as `combine`.
+    enters with 1/M of its weight of evidence. M equal sources give the opinion of one. `combine`
+    would count it M times. For arguments and errors see `combine`.
 
     >>> jnp.array_str(jnp.exp(pool(jnp.log(jnp.array([[6.0, 0.0], [6.0, 0.0]])))), precision=3)
     '[6. 0.]'
@@ -334,7 +334,7 @@ def cautious(log_evidence: PerSource, axis: int = -2) -> PerClass:
 
 
 def most_certain(log_evidence: PerSource, axis: int = -2) -> PerClass:
-    """The one source of least uncertainty, i.e. of most evidence in all; of equals, the first.
+    """The source of least uncertainty, which has the most total evidence; the first of equals.
 
     >>> sources = jnp.log(jnp.array([[6.0, 0.0], [2.0, 2.0]]))
     >>> jnp.array_str(jnp.exp(most_certain(sources)), precision=3)

@@ -20,7 +20,7 @@ _PLAIN = re.compile(r"[^\s,;=@\"()\[\]{}]([^,;=@\"()\[\]{}]*[^\s,;=@\"()\[\]{}])
 def split(text: str, separator: str) -> list[str]:
     """The parts of a list.
 
-    Where brackets or quotes do not match, they are letters like others.
+    Brackets or quotes that do not match count as letters.
 
     >>> split("cdc@views=crop(scale=(0.4,1))|flip,coop", ",")
     ['cdc@views=crop(scale=(0.4,1))|flip', 'coop']
@@ -36,7 +36,7 @@ def split(text: str, separator: str) -> list[str]:
 
 
 def setting(text: str) -> tuple[str, str] | None:
-    """Key and value of `key=value`; None where no `=` is outside brackets and quotes.
+    """Key and value of `key=value`; None without an `=` outside brackets and quotes.
 
     >>> setting("views=crop(scale=(0.4,1))"), setting("jitter(hue=0.1)")
     (('views', 'crop(scale=(0.4,1))'), None)
@@ -48,14 +48,14 @@ def setting(text: str) -> tuple[str, str] | None:
 
 
 def settings(parts: Sequence[str], separator: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """The settings of a list, and the parts before the first of them.
+    """The settings of a list, and the parts before the first setting.
 
     Args:
       parts: of `split`.
-      separator: that `split` was given.
+      separator: argument of `split`.
 
     Returns:
-      The first parts that are no settings, and key and value of each setting.
+      The parts before the first setting, and key and value of each setting.
     """
     before: list[str] = []
     pairs: list[tuple[str, str]] = []
@@ -71,12 +71,12 @@ def settings(parts: Sequence[str], separator: str) -> tuple[list[str], list[tupl
 
 
 def value(key: str, text: str, kind: type) -> Any:
-    """The value that a text stands for.
+    """The value of a text.
 
     Args:
       key: for the message.
-      text: as the user wrote it.
-      kind: of the setting.
+      text: the user's text.
+      kind: type of the setting.
 
     Raises:
       ValueError: the text is no value of that kind.
@@ -95,7 +95,7 @@ def value(key: str, text: str, kind: type) -> Any:
 
 
 def quoted(value: Any) -> str:
-    """The text of a value, which `value` reads.
+    """The text of a value, in quotes if need be. `value` reads it.
 
     >>> quoted(0.5), quoted("a photo of a"), quoted("a, {}")
     ('0.5', 'a photo of a', '"a, {}"')
@@ -118,7 +118,7 @@ def unquoted(text: str) -> str:
 
 
 def _outside(text: str) -> Iterator[tuple[int, str]]:
-    """The letters outside brackets and quotes, by position; all where these do not match."""
+    """The letters outside brackets and quotes, by position. All letters if these do not match."""
     outside: list[tuple[int, str]] = []
     open_brackets: list[str] = []
     quoted = escaped = False

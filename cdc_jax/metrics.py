@@ -1,9 +1,9 @@
-"""What a table says about predictions: accuracy, calibration, ranking by uncertainty, intervals.
+"""Figures about predictions: accuracy, calibration, ranking by uncertainty, intervals.
 
-Pure functions on NumPy arrays (anything `np.asarray` takes), computed in float64. Shares are in
-0..1, not percent. All raise ValueError for arrays of other shapes, of unequal lengths or without
-an example; a statistic that doesn't exist is NaN. `uncertainty` is any score, larger = less
-certain, and `correct` whether the prediction was right.
+Pure functions on NumPy arrays (any argument of `np.asarray`), computed in float64. Shares are in
+0..1, not percent. All functions raise ValueError for arrays of wrong shapes, of unequal lengths or
+without an example. A statistic that does not exist is NaN. `uncertainty` is any score, larger =
+less certain. `correct` is whether the prediction was right.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple

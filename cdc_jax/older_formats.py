@@ -1,7 +1,7 @@
-"""Reads what release 0.1.0 wrote: results.json, config.json and adapted/ of format 1.
+"""Reads files of release 0.1.0: results.json, config.json and adapted/ of format 1.
 
-There a method was a configuration of prompts, the linear probe among them, and what a split is
-stood in its name only.
+In that release every method, even the linear probe, was a configuration of prompts. Group and
+condition of a split were part of its name only.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,25 +43,25 @@ _CONFIG = {
 }
 
 _PARTS = {"context": "prompts.context", "classifier": "classifier", "evidence": "head"}
-"""First name of an array of format 1 -> the part that it belongs to now."""
+"""First name of an array of format 1 -> its part in the current format."""
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a method of format 1 in today's form: a probe has no prompts and no L_de."""
+    """The settings of a method of format 1 in the current form: a probe has no prompts or loss."""
     if (settings.get("prompts") or {}).get("modality") != "probe":
         return dict(settings)
     return {key: value for key, value in settings.items() if key not in ("prompts", "loss")}
 
 
 def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The object that results.json of format 1 would be in today's.
+    """The object of results.json of format 1 in the current format.
 
     Args:
       results: contents of results.json.
       config: contents of config.json beside it.
 
     Raises:
-      ValueError: something is missing that a whole run has.
+      ValueError: a key of a whole run is missing.
     """
     for name, content, kind in (
         ("results.json", results, _RESULTS),
@@ -105,7 +105,7 @@ def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> di
 
 
 def _splits(names: Mapping[str, Any]) -> tuple[str, dict[str, SplitRecord]]:
-    """The protocol, and what each split is, by the names that format 1 gave them."""
+    """The protocol, and the records of splits, from their names in format 1."""
     groups = {}
     for name in names:
         group, _, condition = name.partition("_")
@@ -170,7 +170,7 @@ def read_adapted(
     description: Mapping[str, Any],
     read_arrays: Callable[[Path, str], dict[str, np.ndarray]],
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """An adapted model of format 1: its arrays by today's names, and today's description.
+    """An adapted model of format 1: its arrays by current names, and a current description.
 
     Args:
       folder: of the model.

@@ -10,8 +10,8 @@ def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformati
     """A rate an epoch, by a cosine after one warm-up epoch (CoOp, MaPLe).
 
     Epoch 0 runs at `warmup_rate`, epoch k >= 1 at learning_rate / 2 · (1 + cos(pi (k − 1) / T)),
-    T epochs in all. `sgd` has momentum 0.9, and weight decay added to the gradient before it, as
-    PyTorch does; `adam` has its usual constants.
+    with T epochs in total. `sgd` has momentum 0.9. Weight decay is added to the gradient before the
+    momentum, as in PyTorch. `adam` has its usual constants.
 
     Args:
       config: `name`, `learning_rate`, `warmup_rate`, `weight_decay`, `epochs`.

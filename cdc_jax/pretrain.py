@@ -1,4 +1,4 @@
-"""Pretrains a small CLIP on the embedded world, from nothing, and measures what it knows."""
+"""Pretrains a small CLIP on the embedded world from scratch, and measures its accuracy."""
 
 import tempfile
 import time
@@ -40,7 +40,7 @@ class Pretraining(nnx.Module):
 
 
 def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
-    """Pretrains, going on from the newest checkpoint in `workdir`, and saves the CLIP there.
+    """Pretrains from the newest checkpoint in `workdir` on, and saves the CLIP there.
 
     The loss is CLIP's symmetric contrastive cross-entropy, plus cross-entropies of auxiliary heads
     for the factors and the object's mask (this project's choice: without them a transformer takes

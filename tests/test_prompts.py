@@ -222,7 +222,10 @@ def test_class_specific_templates_are_each_classs_own(world):
         ({"phrases": (), "context": 2}, "at least one template is needed, got no phrases"),
         ({"phrases": ("a",), "context": 2}, "phrase 'a' has 1 tokens, context asks for 2"),
         ({"phrases": ("a photo of a", "a dot"), "context": 2}, "equally many tokens, got"),
-        ({"phrases": ("a photo of a",), "context": 2, "layers": 5}, "5 .* this backbone has 4"),
+        (
+            {"phrases": ("a photo of a",), "context": 2, "layers": 5},
+            "5 .* exceeds the 4 layers of this backbone",
+        ),
         ({"phrases": ("a photo of a",), "context": 2, "layers": 0}, "layers at least 1, got 2 and"),
         ({"phrases": ("a photo of a",), "context": -1}, "context must be at least 0"),
     ],

@@ -1,4 +1,4 @@
-"""Where a CLIP's files come from: the package, a folder, or the Hugging Face hub."""
+"""Finds the files of a CLIP in the package, in a folder, or on the Hugging Face hub."""
 
 import contextlib
 import re
@@ -47,15 +47,15 @@ _PUBLISHED = {
 
 
 def find(name_or_path: str | Path, weights: bool = True) -> Path:
-    """A folder with a CLIP's files, downloaded if need be and then kept in the hub's cache.
+    """A folder with a CLIP's files. A model of the hub is downloaded into the hub's cache.
 
     Args:
       name_or_path: "world", a folder ("./world" if it has that name), or a model id of the hub,
         which may end in `@` and a revision: a branch, a tag or a commit.
-      weights: download them, too, and not only the small files beside them.
+      weights: whether to download the weights beside the small files.
 
     Raises:
-      FileNotFoundError: nothing of that name, or no weights that can be read.
+      FileNotFoundError: there is no model of that name, or it has no readable weights.
       PermissionError: a gated model whose terms were not accepted.
       ConnectionError: the hub can't be reached and its cache does not hold the model.
     """
@@ -150,7 +150,7 @@ def _best_weights(names: Collection[str], where: str | Path) -> str:
 
 
 def _download(repo: str, revision: str | None, weights: bool) -> Path:
-    """Fetches the files that are needed, of the weights only the best, into the hub's cache."""
+    """Downloads the settings and the best weights into the hub's cache."""
     try:
         try:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=10)

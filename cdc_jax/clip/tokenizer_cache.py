@@ -1,8 +1,8 @@
-"""Tokenizers as transformers made them, kept so that later processes need no transformers.
+"""A cache of tokenizers, so that later processes need not import transformers.
 
-Importing transformers takes as long as importing JAX. What it makes of a model's files is a
-tokenizer of the library `tokenizers`, which is kept in the user's folder of caches under the
-digest of these files and of the libraries' versions.
+Importing transformers takes as long as importing JAX. From a model's files it makes a tokenizer of
+the library `tokenizers`. The user's folder of caches keeps this tokenizer under the digest of the
+files and of the libraries' versions.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 class KeptTokenizer:
-    """A tokenizer with what `Tokenizer` uses of a `PreTrainedTokenizerBase`.
+    """A tokenizer with the part of `PreTrainedTokenizerBase` that `Tokenizer` uses.
 
     Args:
-      fields: what `write` kept.
-      files: name -> content, what transformers reads of the model.
+      fields: the fields that `write` wrote.
+      files: name -> content of the model's files that transformers reads.
     """
 
     def __init__(self, fields: dict[str, Any], files: dict[str, bytes]):
@@ -64,7 +64,7 @@ class KeptTokenizer:
 
 
 def load(folder: Path) -> Any:
-    """The tokenizer that transformers makes of a model's files, or its error."""
+    """Loads a model's tokenizer by transformers, and raises its errors."""
     import transformers  # takes seconds
 
     return transformers.AutoTokenizer.from_pretrained(
@@ -73,7 +73,7 @@ def load(folder: Path) -> Any:
 
 
 def read(folder: Path) -> KeptTokenizer | None:
-    """The kept tokenizer of a model's files; None where none is kept.
+    """The tokenizer in the cache for a model's files; None if there is none.
 
     Args:
       folder: of the model.
@@ -90,11 +90,11 @@ def read(folder: Path) -> KeptTokenizer | None:
 
 
 def write(folder: Path, tokenizer: Any) -> None:
-    """Keeps a tokenizer, if `KeptTokenizer` can stand for it and the user's caches can be written.
+    """Keeps a tokenizer, if `KeptTokenizer` can replace it and the caches can be written to.
 
     Args:
       folder: of the model.
-      tokenizer: what `load` made of it.
+      tokenizer: of `load`.
     """
     path = _path(_files(folder))
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -1,7 +1,7 @@
 """CLIP's weights in Hugging Face's format <-> the parameters of `Clip`, strictly.
 
-One table says where each parameter stands in `transformers`' CLIPModel; reading, writing and
-the check of names and shapes all follow it.
+One table maps each parameter to its place in `transformers`' CLIPModel. Reading, writing and the
+check of names and shapes follow the table.
 """
 
 import dataclasses
@@ -160,18 +160,18 @@ def from_hf(
 ) -> dict[str, np.ndarray]:
     """CLIPModel's tensors by name to our parameters by path.
 
-    A prefix that all of them share, as wrappers write it, is taken off. What a model has beside a
-    CLIP, such as a classifier, is left out, with a warning that names it.
+    A prefix that all tensors share, as in wrappers, is removed. Tensors that are no part of a CLIP,
+    such as a classifier, are left out, with a warning that names them.
 
     Args:
-      tensors: emptied on the way, so that big models are not held twice.
+      tensors: emptied while they are read, so that memory holds a big model once.
       shapes: of our parameters.
-      dtype: of the result, except for the logit scale's float32.
-      where: what messages call the tensors.
+      dtype: of the result. The logit scale is always float32.
+      where: name of the tensors in messages.
 
     Raises:
-      ValueError: tensors that are missing, unexpected or of another shape, or hold something else
-        than finite numbers; the message names them.
+      ValueError: a tensor is missing, unexpected or of another shape, or holds numbers that are not
+        finite; the message names it.
     """
     tensors = _unwrapped(tensors, where)
     _check(tensors, shapes, where)
@@ -189,7 +189,7 @@ def from_hf(
 
 
 def _unwrapped(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """The tensors of the CLIP within a model, by their own names; empties its argument."""
+    """The tensors of the CLIP within a model, without a prefix. Empties the argument."""
     prefixes = {name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)}
     if "" not in prefixes and len(prefixes) > 1:
         raise ValueError(

@@ -253,7 +253,7 @@ def _left_out(dataset: Dataset, on_error: str) -> list[Skipped]:
 def _draw(
     dataset: Dataset, config: ConfigDict, image_size: int | Preprocessing
 ) -> tuple[Split, list[Skipped]]:
-    """The few-shot split, with readable images only under data.on_error=skip; and skipped images."""
+    """The few-shot split, and skipped images. data.on_error=skip draws readable images only."""
     split = splits.few_shot(dataset.split, config.shots, config.seed)
     if config.data.on_error == "stop":
         return split, []
