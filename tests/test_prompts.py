@@ -224,7 +224,7 @@ def test_class_specific_templates_are_each_classs_own(world):
         ({"phrases": ("a photo of a", "a dot"), "context": 2}, "equally many tokens, got"),
         (
             {"phrases": ("a photo of a",), "context": 2, "layers": 5},
-            "5 .* exceeds the 4 layers of this backbone",
+            "layers=5 exceeds the 4 layers",
         ),
         ({"phrases": ("a photo of a",), "context": 2, "layers": 0}, "layers at least 1, got 2 and"),
         ({"phrases": ("a photo of a",), "context": -1}, "context must be at least 0"),
