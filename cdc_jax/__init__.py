@@ -1,8 +1,7 @@
-"""CDC in JAX: few-shot adaptation of CLIP, with predictions that know how sure they are.
+"""CDC in JAX: few-shot adaptation of CLIP, with an uncertainty for every prediction.
 
-`clip` loads the frozen model, `methods` holds what is learned on top, `views` augments images,
-`evidence` fuses opinions, `train.train_and_evaluate` runs whole experiments, `predict` applies
-what they learned.
+`clip` loads the frozen model, `methods` adapts it, `views` augments images, and `evidence` fuses
+opinions. `train.train_and_evaluate` runs whole experiments. `predict` applies an adapted model.
 """
 
 import os
@@ -16,7 +15,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def __getattr__(name: str) -> Any:
-    # Found when asked for: importing it here would make `from cdc_jax import evidence` slow.
+    # Imported at first use: an import above would make `from cdc_jax import evidence` slow.
     if name == "predict":
         from cdc_jax.prediction import predict
 

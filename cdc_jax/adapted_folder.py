@@ -1,4 +1,4 @@
-"""Where the adapted model of a run is; `export` has its contents."""
+"""The folder of a run's adapted model; `export` reads its contents."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ def find(run: str | Path) -> Path:
     """The folder of a run's adapted model.
 
     Args:
-      run: a method's folder, a run's or a sweep's if it holds one method, or a copy of the folder
-        `adapted` itself.
+      run: a method's folder, the folder of a run or sweep with a single method, or a copy of the
+        folder `adapted` itself.
 
     Raises:
-      FileNotFoundError: there is none, or there are several; the message names some.
+      FileNotFoundError: there is no adapted model, or there are several; the message names them.
     """
     run = Path(run).expanduser()
     if not run.is_dir():
@@ -22,16 +22,16 @@ def find(run: str | Path) -> Path:
         if (folder / DESCRIPTION).is_file():
             return folder
     below = (f"{depth}/adapted/{DESCRIPTION}" for depth in ("*", "*/*"))
-    found = sorted(path.parent for pattern in below for path in run.glob(pattern))
-    if not found:
+    folders = sorted(path.parent for pattern in below for path in run.glob(pattern))
+    if not folders:
         raise FileNotFoundError(
             f"{run} holds no adapted/{DESCRIPTION}: a run writes it when its training "
             "ends, so let the run end first"
         )
-    if len(found) > 1:
-        choices = ", ".join(str(folder.parent) for folder in found[:9])
+    if len(folders) > 1:
+        choices = ", ".join(str(folder.parent) for folder in folders[:9])
         raise FileNotFoundError(
-            f"{run} holds {len(found)} adapted models, choose one: {choices}"
-            + (", …" if found[9:] else "")
+            f"{run} holds {len(folders)} adapted models, choose one: {choices}"
+            + (", …" if folders[9:] else "")
         )
-    return found[0]
+    return folders[0]

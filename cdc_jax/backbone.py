@@ -1,7 +1,7 @@
-"""A backbone: what a method may ask of a frozen dual encoder.
+"""A backbone: the interface of a frozen dual encoder.
 
-Methods, training and inference know no more of a model than `Backbone`. CLIP implements it in
-`clip/backbone.py`; another model is another implementation.
+Methods, training and inference use a model through `Backbone` only. CLIP implements it in
+`clip/backbone.py`. Another model is another implementation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What is known of a backbone before its weights are loaded.
+    """The settings of a backbone, which need no weights.
 
     Attributes:
       preprocessing: how images become its input.
@@ -100,7 +100,7 @@ class Backbone(Protocol):
 
     @property
     def logit_bias(self) -> float:
-        """What is added to the scaled cosines; 0 for CLIP."""
+        """The bias of the scaled cosines; 0 for CLIP."""
         ...
 
     def token_embeddings(self) -> Float[Array, "tokens width"]:
@@ -134,8 +134,8 @@ class Backbone(Protocol):
         """Features of every class name behind every template's prompts and fixed words.
 
         Args:
-          prompts: learned vectors. For prompts that depend on an image, the first axis may as well
-            run over images.
+          prompts: learned vectors. For prompts that depend on an image, the first axis may run over
+            images.
           words: token ids between the prompts and the name; may be empty.
           names: of `name_ids`.
           at: the block that each row of the prompts enters.
@@ -149,7 +149,7 @@ class Backbone(Protocol):
         names: Int[Array | np.ndarray, "classes tokens"],
         at: tuple[int, ...] | None = None,
     ) -> Float[Array, "templates classes embed"]:
-        """`encode_prompted` where each class has prompts of its own."""
+        """`encode_prompted` for prompts of each class."""
         ...
 
     def word_ids(self, phrase: str) -> list[int]:
@@ -159,7 +159,7 @@ class Backbone(Protocol):
     def name_ids(
         self, names: Sequence[str], suffix: str = "."
     ) -> Int[np.ndarray, "classes tokens"]:
-        """Token ids of class names, each with what follows it up to the end of the text.
+        """Token ids of class names, each with the suffix and the end of the text.
 
         Raises:
           ValueError: a name is too long, or the vocabulary lacks a character of it.
@@ -187,7 +187,7 @@ class Backbone(Protocol):
         ...
 
     def encoder_hash(self) -> str:
-        """SHA-256 of all that a feature depends on beside the image: weights and settings."""
+        """SHA-256 of weights and settings: all that a feature depends on beside the image."""
         ...
 
 
@@ -208,7 +208,7 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> Backbone:
 
 
 def read_settings(name_or_path: str | Path) -> Settings:
-    """Reads what `load` would return the settings of, without its weights.
+    """Reads the settings of a backbone without its weights.
 
     Raises:
       FileNotFoundError, PermissionError, ConnectionError, ValueError: as `load`.

@@ -1,8 +1,8 @@
 """Cached views: image features of a few views of each image, encoded before a stage trains.
 
-Where a method does not change image features, a step that makes fresh views spends nearly all of
-its time in the frozen image tower. With cached views the tower runs before the first step, in the
-large batches of evaluation, and never in a step.
+For a method that does not change image features, a step with fresh views spends nearly all of its
+time in the frozen image tower. With cached views the tower runs before the first step, in the
+large batches of evaluation. No step runs the tower.
 """
 
 from collections.abc import Callable, Collection
@@ -20,27 +20,29 @@ from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import Batch, TrainingBatches, read_images
 
 
-def count(stage: Stage, about: Collection[str]) -> int:
+def count(stage: Stage, label_properties: Collection[str]) -> int:
     """Number of views of each image to cache for a stage; 0 makes views in the step.
 
     Args:
-      stage: its method's setting `cached_views` asks for them. No more are cached than there are
-        epochs. Views that draw nothing at random are cached without being asked for: one is all.
-      about: what the labels are about, see `views.build`.
+      stage: its method's setting `cached_views` is the number of views, but at most the number of
+        epochs counts. Views without random draws are always cached, one view of each image.
+      label_properties: see `views.build`.
     """
     method = stage.method
     if method.changes_images:
         return 0
-    if not views.are_random(method.config.views, templates=method.templates, about=about):
+    if not views.are_random(
+        method.config.views, templates=method.templates, label_properties=label_properties
+    ):
         return 1
     return min(method.config.cached_views, stage.optimizer.epochs)
 
 
 class ViewRows:
-    """What the view function needs: a row for each cached view, those of an example side by side.
+    """The arguments of the view function: a row for each cached view. An example's rows adjoin.
 
     View v of an example is the fresh view of epoch v. An example that epoch v leaves out gets the
-    view that it would have had in the epoch's last batch.
+    view of the epoch's last batch.
 
     Args:
       examples: the training set.
@@ -62,8 +64,8 @@ class ViewRows:
         indices = numbers // self._views
         # A photograph is decoded once for all of its views.
         different, which = np.unique(indices, return_inverse=True)
-        read = read_images(self._images, different)
-        repeated = {key: values[which] for key, values in read.items()}
+        batch = read_images(self._images, different)
+        repeated = {key: values[which] for key, values in batch.items()}
         return repeated | {"indices": indices, "steps": self._steps.ravel()[numbers]}
 
 
@@ -84,14 +86,16 @@ def encoder(phase: Phase, seed: int) -> Callable[[Backbone, dict[str, jax.Array]
     """
 
     def features(backbone: Backbone, batch: dict[str, jax.Array]) -> jax.Array:
-        def one(step, index, image, aspect):
-            aspects = None if aspect is None else aspect[None]
-            made = phase.make_views(np.uint32(seed), step, index[None], image[None], aspects)
-            return made[:, 0]
+        def one(step, index, image, aspect_ratio):
+            aspect_ratios = None if aspect_ratio is None else aspect_ratio[None]
+            example_views = phase.make_views(
+                np.uint32(seed), step, index[None], image[None], aspect_ratios
+            )
+            return example_views[:, 0]
 
-        drawn = (batch["steps"], batch["indices"], batch["images"], batch.get("aspects"))
+        arguments = (batch["steps"], batch["indices"], batch["images"], batch.get("aspect_ratios"))
         # One template at a time: activations take no more memory than those of evaluation.
-        return jax.lax.map(backbone.encode_images, jax.vmap(one, out_axes=1)(*drawn))
+        return jax.lax.map(backbone.encode_images, jax.vmap(one, out_axes=1)(*arguments))
 
     return features
 
@@ -121,6 +125,6 @@ def encode(
         before_batch()
         return compiled(frozen.backbone, batch)
 
-    made = frozen.in_batches(rows, encode_batch)
-    shape = (len(made), len(phase.examples), phase.cached_views, made.shape[-1])
-    return np.ascontiguousarray(np.moveaxis(made.reshape(shape), 0, 2))
+    features = frozen.in_batches(rows, encode_batch)
+    shape = (len(features), len(phase.examples), phase.cached_views, features.shape[-1])
+    return np.ascontiguousarray(np.moveaxis(features.reshape(shape), 0, 2))

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of what training changes; frozen weights are never among it."""
+"""Orbax checkpoints of the state of training. They hold no frozen weights."""
 
 import copy
 import hashlib
@@ -18,23 +18,22 @@ from cdc_jax.escaping import reason, visible
 PyTree = Any
 
 KEPT = 2
-"""So many of the newest checkpoints are kept, while a further one is written."""
+"""Number of complete checkpoints that are kept while a further one is written."""
 
 
-_DIGEST = "sha256"  # among the notes; older releases kept none
+_DIGEST = "sha256"  # key of the notes; older releases wrote no digest
 
 
 class Checkpoints:
-    """The checkpoints of one training run, the newest of which a restart goes on from.
+    """The checkpoints of one training run. A restart goes on from the newest one.
 
-    Saves are asynchronous; a half-written one is never picked up, since Orbax gives a checkpoint
-    its name only when it is complete, and what a killed run left is removed before the next save.
-    A digest of the arrays tells one that a disk lost or changed afterwards.
-    Arrays are whole in them, whatever the devices were, so that another number of devices or hosts
-    can go on. Of several processes all must call; process 0 writes.
+    Saves are asynchronous. A half-written checkpoint is never restored: Orbax names a checkpoint
+    when it is complete, and the next save removes the files of a killed run. A digest of the arrays
+    reveals later damage. Checkpoints hold whole arrays, so that another number of devices or hosts
+    can go on. All processes must call the methods; process 0 writes.
 
     Args:
-      path: folder of the checkpoints, which all hosts reach; made when missing.
+      path: folder of the checkpoints, which all hosts reach; created if need be.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -47,7 +46,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.path, options=options)
 
     def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint, None where there is none."""
+        """The step of the newest complete checkpoint; None without a checkpoint."""
         self._manager.wait_until_finished()
         return self._manager.latest_step()
 
@@ -57,10 +56,10 @@ class Checkpoints:
         Args:
           step: number of steps done.
           state: pytree of arrays, the same on every device.
-          notes: what else a restart needs, in types that JSON has.
+          notes: further values for a restart, of JSON's types.
 
         Raises:
-          OSError: this save could not be begun, or the one before it not be finished.
+          OSError: this save can't begin, or the save before it failed.
         """
         # Orbax takes arrays only, and a later step may change what is still being written.
         state = jax.tree.map(np.array, state)
@@ -71,18 +70,18 @@ class Checkpoints:
     def restore_newest(
         self, like: Callable[[int], PyTree]
     ) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The newest whole checkpoint; None where there is none at all.
+        """The newest whole checkpoint; None without a checkpoint.
 
-        One that can't be read is removed, and said, if an older one can be.
+        A damaged checkpoint is removed if an older one is whole. A line on stderr says so.
 
         Args:
-          like: from the number of a checkpoint to what `restore` expects of it.
+          like: from the step of a checkpoint to the argument `like` of `restore`.
 
         Returns:
-          Its step, and what `restore` returns.
+          Its step, and the result of `restore`.
 
         Raises:
-          ValueError: none can be restored; the message is that of the newest.
+          ValueError: no checkpoint can be restored; the message is about the newest.
         """
         self._manager.wait_until_finished()
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -104,14 +103,14 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """What was saved at a step: the state as NumPy arrays, and the notes.
+        """The state as NumPy arrays, and the notes, of a step.
 
         Args:
           step: number of the checkpoint.
           like: pytree of arrays with the structure, shapes and types to expect.
 
         Raises:
-          ValueError: it is damaged, or something else was saved.
+          ValueError: the checkpoint is damaged, or holds another state.
         """
         like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         items = {"state": ocp.args.StandardRestore(like), "notes": ocp.args.JsonRestore()}

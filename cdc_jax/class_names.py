@@ -1,4 +1,4 @@
-"""Class names as a model reads them: which it can't tell apart, and which say nothing to it."""
+"""Class names as tokens: names that a model can't tell apart, and names without a known word."""
 
 import functools
 import warnings
@@ -13,15 +13,15 @@ _END_OF_WORD = "</w>"
 
 
 def require_distinct(names: Sequence[str], backbone: Backbone) -> None:
-    """Requires names of different tokens.
+    """Requires that all names have different tokens.
 
     Args:
       names: of the classes to tell apart.
-      backbone: whose tokens count.
+      backbone: tokenises the names.
 
     Raises:
-      ValueError: two names have the same tokens, as "Cat" and "cat" have in CLIP's vocabulary, or a
-        name can't be told in tokens at all, see `Backbone.name_ids`.
+      ValueError: two names have the same tokens, such as "Cat" and "cat" in CLIP's vocabulary. Or a
+        name has no tokens, see `Backbone.name_ids`.
     """
     first: dict[bytes, str] = {}
     for name, ids in zip(names, backbone.name_ids(names), strict=True):
@@ -34,34 +34,34 @@ def require_distinct(names: Sequence[str], backbone: Backbone) -> None:
             )
 
 
-def warn_of_unsaid(names: Sequence[str], backbone: Backbone) -> None:
+def warn_of_wordless(names: Sequence[str], backbone: Backbone) -> None:
     """Warns once of names that hold no word of the vocabulary.
 
-    These have no letters at all, as numbers have none, or are in a script that the vocabulary only
-    knows as single bytes.
+    Such a name has no letters, as a number, or its script is in the vocabulary as single bytes
+    only.
 
     Args:
       names: of classes.
-      backbone: whose vocabulary counts.
+      backbone: has the vocabulary.
     """
     vocabulary = backbone.vocabulary()
     tokens = {
         name: [vocabulary[token] for token in backbone.word_ids(name.replace("_", " "))]
         for name in names
     }
-    unsaid = [name for name, said in tokens.items() if not _is_word(name, said)]
-    if unsaid:
-        listed = ", ".join(map(ascii, unsaid[:5])) + (", …" if len(unsaid) > 5 else "")
+    wordless = [name for name, parts in tokens.items() if not _is_word(name, parts)]
+    if wordless:
+        listed = ", ".join(map(ascii, wordless[:5])) + (", …" if len(wordless) > 5 else "")
         warnings.warn(
-            f"{len(unsaid)} class names hold no word that this model's vocabulary has ({listed}), "
-            "so its text features say nothing of them: give names, in task.toml under "
+            f"{len(wordless)} class names hold no word that this model's vocabulary has "
+            f"({listed}), so its text features say nothing of them: give names, in task.toml under "
             "[class_names] if they are folders",
             stacklevel=2,
         )
 
 
 def _is_word(name: str, tokens: Sequence[str]) -> bool:
-    """Whether there are letters in a name, and some are whole in one of its tokens."""
+    """Whether a name has letters, and a token of it has a whole letter."""
     return any(map(str.isalpha, name)) and any(map(str.isalpha, "".join(map(_text, tokens))))
 
 
@@ -81,7 +81,7 @@ def characters_of_bytes() -> dict[str, int]:
 
 
 def _text(token: str) -> str:
-    """What a token says alone; nothing if it is part of a letter."""
+    """The text of a token; "" for a part of a letter."""
     token = token.removesuffix(_END_OF_WORD)
     try:
         return bytes(characters_of_bytes()[char] for char in token).decode()

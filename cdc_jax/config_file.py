@@ -1,9 +1,9 @@
-"""Configuration files on the command line: found from anywhere, overridden strictly.
+"""Configuration files on the command line, with checked overrides.
 
-`--config=fewshot.py` names a file whose `get_config` returns an ml_collections ConfigDict,
-`--config=fewshot.py:shots=4,seed=2` passes it the part after the colon, `--config.shots=4` changes
-one key. `grammar` is how both are written. An unknown key or a value of the wrong type is refused
-before any work.
+`--config=fewshot.py` names a file whose `get_config` returns an ml_collections ConfigDict.
+`--config=fewshot.py:shots=4,seed=2` passes it the part after the colon. `--config.shots=4` changes
+one key. `grammar` reads both forms. An unknown key or a value of a wrong type is refused before any
+work.
 """
 
 import contextlib
@@ -40,9 +40,9 @@ def define(script: str, default: str) -> Any:
 def run(main: Callable[[Any], None], script: str) -> None:
     """`absl.app.run`, with configuration files looked up in the script's `configs/` as well.
 
-    What a user can mend ends the program with its one-line message and exit code 1; a run that was
-    stopped from outside and saved, with `interruption.EXIT_CODE`. The rest is a traceback. A reader
-    of the output that leaves, as `| head` does, ends nothing.
+    An error of the user ends the program with a message of one line and exit code 1. A run that was
+    stopped from outside and saved ends with `interruption.EXIT_CODE`. Other errors show a
+    traceback. A reader of the output that closes it, such as `| head`, does not end the program.
     """
     streams.endure()
 
@@ -90,24 +90,24 @@ def _one_line(script: str) -> Iterator[None]:
 
 
 def resolved(argument: str, folder: Path) -> str:
-    """An argument as absl and ml_collections read it: with the file's path, without quotes.
+    """An argument in the form of absl and ml_collections: with the file's path, without quotes.
 
     Args:
       argument: of the command line.
-      folder: where configuration files are looked up as well.
+      folder: a further folder of configuration files.
     """
     flag, equals, value = argument.partition("=")
     if flag.lstrip("-").startswith("config.") and equals:
         return f"{flag}={grammar.unquoted(value)}"
     if flag not in ("--config", "-config") or not equals:
         return argument
-    name, colon, rest = value.partition(":")
+    name, colon, settings = value.partition(":")
     if Path(name).exists():
         return argument
     if not (folder / name).exists():
-        known = ", ".join(sorted(p.name for p in folder.glob("*.py")))
-        raise SystemExit(f"no configuration file {name!r} here or in {folder}: there are {known}")
-    return f"{flag}={folder / name}{colon}{rest}"
+        names = ", ".join(sorted(p.name for p in folder.glob("*.py")))
+        raise SystemExit(f"no configuration file {name!r} here or in {folder}: there are {names}")
+    return f"{flag}={folder / name}{colon}{settings}"
 
 
 def apply(config: ConfigDict, argument: str) -> ConfigDict:
@@ -120,16 +120,16 @@ def apply(config: ConfigDict, argument: str) -> ConfigDict:
     Raises:
       ValueError: unknown key (the message names the nearest one), or a value of another type.
     """
-    before, read = grammar.settings(grammar.split(argument, ",") if argument else [], ",")
+    before, settings = grammar.settings(grammar.split(argument, ",") if argument else [], ",")
     if before:
         raise ValueError(f"expected key=value, got {before[0]!r}")
-    return assign(config, read).lock()
+    return assign(config, settings).lock()
 
 
 def flat(settings: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
-    """Nested settings by name, dots reaching into the parts.
+    """Nested settings by name, nested keys joined by dots.
 
-    `flax.traverse_util.flatten_dict` does the same and imports JAX, which takes seconds.
+    `flax.traverse_util.flatten_dict` does the same, but imports JAX, which takes seconds.
 
     >>> flat({"seed": 1, "world": {"rho": 0.9, "kind": {}}})
     {'seed': 1, 'world.rho': 0.9}
@@ -145,18 +145,18 @@ def flat(settings: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
 
 
 def assign(config: ConfigDict, settings: Iterable[tuple[str, str]]) -> ConfigDict:
-    """Sets keys, each to the value that a text stands for; errors as `apply`."""
+    """Sets keys to the values of texts. For errors see `apply`."""
     for key, text in settings:
         owner = config
         *parents, last = key.split(".")
         for name in parents:
-            owner = owner[_known(owner, name)]
-        last = _known(owner, last)
+            owner = owner[_key(owner, name)]
+        last = _key(owner, last)
         owner[last] = grammar.value(key, text, owner.get_type(last))
     return config
 
 
-def _known(config: Any, key: str) -> str:
+def _key(config: Any, key: str) -> str:
     from ml_collections import ConfigDict
 
     if isinstance(config, ConfigDict) and key in config:

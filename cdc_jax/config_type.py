@@ -1,7 +1,7 @@
 """The type of configurations, for annotations.
 
-Modules that only read settings import this in place of ml_collections: they also run on a machine
-that lacks ml_collections, with settings of any class that has attributes and keys.
+Modules that only read settings import this type in place of ml_collections. They then run without
+ml_collections, with settings of any class that has attributes and keys.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class ConfigDict(Protocol):
-    """What modules ask of an `ml_collections.ConfigDict`."""
+    """The part of `ml_collections.ConfigDict` that modules use."""
 
     def __getattr__(self, name: str) -> Any: ...
 

@@ -1,4 +1,4 @@
-"""Devices and hosts: how a run starts on them, where arrays go, what only one host does."""
+"""Devices and hosts: the start of a run, the placement of arrays, the work of process 0."""
 
 import contextlib
 import functools
@@ -32,18 +32,18 @@ def start(
 ) -> None:
     """Joins the processes of a run, one a host or one a GPU; called before anything is computed.
 
-    Does nothing where there is but one process, or where it was done before. What is not given is
-    taken from CDC_COORDINATOR, CDC_PROCESSES and CDC_PROCESS. TPU hosts, and the tasks of a Slurm
-    or Open MPI step, find each other without any of it.
+    A run of one process needs no call, and a second call does nothing. A missing argument is read
+    from CDC_COORDINATOR, CDC_PROCESSES or CDC_PROCESS. TPU hosts, and the tasks of a Slurm or Open
+    MPI step, need no arguments.
 
     Args:
-      coordinator: host:port of process 0, the port free there; "auto" leaves all to JAX, which
-        knows TPU pods, Slurm, Open MPI and Kubernetes.
-      processes: how many there are.
-      process: number of this one, from 0.
+      coordinator: host:port of process 0, with a port that is free there. "auto" lets JAX find the
+        processes of TPU pods, Slurm, Open MPI and Kubernetes.
+      processes: number of processes.
+      process: number of this process, from 0.
 
     Raises:
-      ValueError: some of the three are missing, or make no sense.
+      ValueError: some but not all arguments are missing, or an argument has an impossible value.
     """
     if jax.distributed.is_initialized():
         return
@@ -73,10 +73,10 @@ def start(
     join(coordinator, processes, process)
 
 
-def _number(given: int | None, variable: str) -> int | None:
+def _number(value: int | None, variable: str) -> int | None:
     text = os.environ.get(variable)
-    if given is not None or text is None:
-        return given
+    if value is not None or text is None:
+        return value
     if not text.isdecimal():
         raise ValueError(f"{variable} must be a number, got {text!r}")
     return int(text)
@@ -92,12 +92,12 @@ def _in_cluster() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is process 0, the one that logs and writes."""
+    """Whether this is process 0, which logs and writes."""
     return jax.process_index() == 0
 
 
 def first_only(function: Callable[P, None]) -> Callable[P, None]:
-    """The function on process 0; nothing on the others."""
+    """Runs the function on process 0 only."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -109,7 +109,7 @@ def first_only(function: Callable[P, None]) -> Callable[P, None]:
 
 @contextlib.contextmanager
 def first_goes_first() -> Iterator[None]:
-    """The others enter when process 0 has left: they find what it downloaded.
+    """Other processes enter after process 0 has left, and use the files that it downloaded.
 
     Raises:
       RuntimeError: process 0 needed more than an hour.
@@ -131,10 +131,10 @@ def first_goes_first() -> Iterator[None]:
 
 
 def first_decides(check: Callable[[], None]) -> None:
-    """Process 0 calls; where that raises, every process does, so that none waits for another.
+    """Process 0 calls the function. If it raises, all processes raise, so that none waits.
 
     Raises:
-      ValueError, OSError: what `check` raised; from the others a ValueError with its message.
+      ValueError, OSError: the error of `check`. On other processes a ValueError with its message.
     """
     error, message = None, b""
     if is_first():
@@ -143,19 +143,19 @@ def first_decides(check: Callable[[], None]) -> None:
         except (ValueError, OSError) as raised:
             error, message = raised, str(raised).encode(errors="backslashreplace")[:_MESSAGE]
     buffer = np.frombuffer(message.ljust(_MESSAGE, b"\0"), np.uint8)
-    told = bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0")
+    problem = bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0")
     if error is not None:
         raise error
-    if told:
-        raise ValueError(told.decode(errors="replace"))
+    if problem:
+        raise ValueError(problem.decode(errors="replace"))
 
 
 def require_shared(file: epath.Path) -> None:
-    """Raises ValueError on all processes if one of them does not see what process 0 wrote."""
-    seen = multihost_utils.process_allgather(np.array([file.exists()])).ravel()
-    if not seen.all():
+    """Raises ValueError on all processes if one of them does not see a file of process 0."""
+    visible = multihost_utils.process_allgather(np.array([file.exists()])).ravel()
+    if not visible.all():
         raise ValueError(
-            f"processes {np.flatnonzero(~seen).tolist()} do not see {file}: all hosts need the "
+            f"processes {np.flatnonzero(~visible).tolist()} do not see {file}: all hosts need the "
             "same --workdir, on a network disk or in a bucket (gs://…)"
         )
 
@@ -168,17 +168,18 @@ def make_mesh(devices: int | None = None, images: int | None = None) -> Mesh:
     images than there are devices, or a number that they do not divide.
 
     Args:
-      devices: how many of the devices to use; None takes all.
-      images: of a batch; `data` is as long as divides them. None puts all devices there.
+      devices: number of devices to use; None takes all.
+      images: number of images in a batch. The length of `data` divides it. None puts all devices
+        on `data`.
     """
     # By process, so that a host's rows of a batch lie side by side.
-    chosen = sorted(jax.devices(), key=lambda device: device.process_index)[:devices]
-    data = len(chosen) if images is None else math.gcd(images, len(chosen))
-    return Mesh(np.array(chosen).reshape(data, -1), AXES, (AxisType.Auto,) * 2)
+    mesh_devices = sorted(jax.devices(), key=lambda device: device.process_index)[:devices]
+    data = len(mesh_devices) if images is None else math.gcd(images, len(mesh_devices))
+    return Mesh(np.array(mesh_devices).reshape(data, -1), AXES, (AxisType.Auto,) * 2)
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that every device has whole, and so every process."""
+    """The sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -194,29 +195,29 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def rows(images: int) -> slice:
-    """This process's share of a batch's rows; it must have a multiple of the processes."""
+    """This process's share of a batch. The number of processes must divide the batch."""
     share = images // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def gather(share: PyTree) -> PyTree:
-    """Arrays of which every process gives its `rows`, whole on every process, as NumPy arrays."""
+    """Gathers the `rows` of every process. Each process gets the whole arrays, in NumPy."""
     if jax.process_count() == 1:
         return share
     return multihost_utils.process_allgather(share, tiled=True)
 
 
 def shard(batch: PyTree, mesh: Mesh, axes: str | tuple[str, ...] = "data") -> PyTree:
-    """Global arrays of which every process gives its `rows`, the leading axis split over `axes`."""
+    """Global arrays from the `rows` of every process. The leading axis is split over `axes`."""
     sharding = NamedSharding(mesh, PartitionSpec(axes))
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
 
 
 def split(array: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """Inside jit: splits an array's leading axes over those of the mesh in `jax.set_mesh`.
+    """Inside jit: splits an array's leading axes over axes of the mesh in `jax.set_mesh`.
 
-    Axes that the mesh's do not divide are padded by the compiler. Without such a mesh, or under
-    `jax.pmap`, which has its own, the array is as it was.
+    The compiler pads an axis that the mesh does not divide. Without such a mesh, or under
+    `jax.pmap`, which has its own mesh, the array stays as it is.
     """
     if jax.sharding.get_abstract_mesh().axis_names != AXES:
         return array
@@ -224,7 +225,7 @@ def split(array: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
 
 def sharers() -> int:
-    """How many devices share what `split` splits over all axes."""
+    """Number of devices among which `split` divides an array over all axes."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.size if mesh.axis_names == AXES else 1
 

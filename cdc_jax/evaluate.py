@@ -16,10 +16,10 @@ from cdc_jax.tasks.task import Examples
 
 
 class Scores(NamedTuple):
-    """A test split with what a method predicts of it.
+    """A test split with the predictions of a method.
 
     Attributes:
-      split: what it is.
+      split: the record of the split.
       labels: (examples,).
       prediction: of every image, as NumPy arrays.
     """
@@ -36,17 +36,17 @@ def evaluate(
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> dict[str, Scores]:
-    """Scores of every test split among whose classes the method can choose.
+    """Scores of every test split whose classes the method covers.
 
     Args:
       inference: of the method.
       learned: its arrays, on the mesh.
       test: split name -> examples.
       progress: advanced once a split.
-      notice: may stop the evaluation; None where it must not be stopped.
+      notice: may stop the evaluation; None for an evaluation that always ends.
 
     Raises:
-      Interrupted: it was stopped.
+      Interrupted: the notice stopped the evaluation.
     """
     scores = {}
     for name, examples in test.items():
@@ -67,15 +67,17 @@ def summarize(scores: Mapping[str, Scores]) -> dict[str, Any]:
       scores: split name -> scores.
 
     Returns:
-      `splits`: for each split the number of images; in percent the accuracy, each template's
-      accuracy alone, the expected calibration error (`ece`), the AUROC of the head's uncertainty
-      for errors (`auroc`; None where there are none, or nothing else) and the area under the
-      risk-coverage curve (`aurc`); the negative log-likelihood in nats (`nll`), the Brier score
-      (`brier`) and the mean conflict. `summary`, in percent: the accuracy of every split; where
-      there are base and new classes under a condition x, their harmonic mean `H_x`, and the AUROC
-      `novelty_x` of the vacuity, in a softmax head of its uncertainty, for new classes; `ece` and
-      `auroc` averaged over the splits under do(), or over all where there are none: None where one
-      of them has no AUROC.
+      `splits`, for each split: the number of images. In percent: the accuracy, the accuracy of
+      each template alone, the expected calibration error (`ece`), the AUROC of the head's
+      uncertainty for errors (`auroc`; None if all images or no images are errors) and the area
+      under the risk-coverage curve (`aurc`). The negative log-likelihood in nats (`nll`), the Brier
+      score (`brier`) and the mean conflict.
+
+      `summary`, in percent: the accuracy of every split. For base and new classes under a condition
+      x, their harmonic mean `H_x`, and the AUROC `novelty_x` for new classes of the vacuity; a
+      softmax head has its uncertainty in place of the vacuity. `ece` and `auroc`, averaged over
+      the splits under do(), or over all splits of a task without do(); None if a split has no
+      AUROC.
     """
     splits = {name: _figures(one) for name, one in scores.items()}
     summary = {name: figures["accuracy"] for name, figures in splits.items()}

@@ -10,14 +10,14 @@ frame or empty, so the fusion of M opinions has the same focal sets.
 * The frame results only if every source gives its mass to the frame: m(frame) = prod_m u^m.
 * {k} results if every source gives its mass to {k} or to the frame, and not all to the frame:
   m(k) = prod_m (b^m_k + u^m) - prod_m u^m.
-* The rest is the conflict C, on the empty set; dividing by 1 - C changes no ratio of masses.
+* The remaining mass is the conflict C, on the empty set. Division by 1 - C keeps all ratios.
 Evidence is such a ratio, e_k = K b_k / u, and b^m_k + u^m = u^m (1 + e^m_k / K), hence
     e_k = K m(k) / m(frame) = K (prod_m (1 + e^m_k / K) - 1).
 Each class is fused alone and all terms are positive: O(sources * classes), nothing cancels, the
 order of the sources is free. And since 1 - C = m(frame) / u, also C = 1 - prod_m u^m / u.
 
-Inputs below float32 are promoted to it, float64 is kept. Everything works under jit, vmap and
-grad. Shapes are always checked, values only where they are not being traced.
+Inputs below float32 are promoted to float32. float64 stays. All functions work under jit, vmap and
+grad. Shapes are always checked. Values are checked unless they are traced.
 
 Sources: Dempster 1967; Shafer 1976, "A Mathematical Theory of Evidence"; Jøsang 2016, "Subjective
 Logic"; Jøsang, Cho and Chen 2018, "Uncertainty characteristics of subjective opinions"; Sensoy,
@@ -61,8 +61,8 @@ def _range(x: ArrayLike) -> tuple[Any, Any] | None:
     """Least and greatest value, on the host; None while x is being traced, or empty."""
     if isinstance(x, (int, float)):
         return x, x
-    known = None if isinstance(x, jax.core.Tracer) else jax.device_get(x)
-    return None if known is None or known.size == 0 else (known.min(), known.max())
+    values = None if isinstance(x, jax.core.Tracer) else jax.device_get(x)
+    return None if values is None or values.size == 0 else (values.min(), values.max())
 
 
 def _checked(log_evidence: ArrayLike) -> Array:
@@ -89,15 +89,15 @@ def _sources_first(log_evidence: ArrayLike, axis: int) -> Array:
 
 def _checked_labels(labels: ArrayLike, log_evidence: Array) -> Array:
     *shape, classes = log_evidence.shape
-    found = _range(labels)
+    bounds = _range(labels)
     labels = jnp.asarray(labels)
     if labels.shape != tuple(shape) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"expected integer labels of shape {tuple(shape)}, one for each row of log-evidence, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
-    if found is not None and not 0 <= found[0] <= found[1] < classes:
-        raise ValueError(f"expected labels in 0..{classes - 1}, got {found[0]}..{found[1]}")
+    if bounds is not None and not 0 <= bounds[0] <= bounds[1] < classes:
+        raise ValueError(f"expected labels in 0..{classes - 1}, got {bounds[0]}..{bounds[1]}")
     return labels
 
 
@@ -158,9 +158,9 @@ def from_logits(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown evidence kind {kind!r}: choose one of {', '.join(KINDS)}")
-    found = _range(scale)
-    if found is not None and not found[0] > 0:
-        raise ValueError(f"expected scale > 0, got {found[0]}: if it is learned, learn its log")
+    bounds = _range(scale)
+    if bounds is not None and not bounds[0] > 0:
+        raise ValueError(f"expected scale > 0, got {bounds[0]}: if it is learned, learn its log")
     return KINDS[kind](jnp.asarray(scale) * _checked(logits) - jnp.asarray(shift))
 
 
@@ -238,8 +238,8 @@ def expected_probability(log_evidence: PerClass) -> PerClass:
 def combine(log_evidence: PerSource, axis: int = -2) -> PerClass:
     """Dempster's rule over all sources, e_k = K (prod_m (1 + e^m_k / K) - 1).
 
-    In logs: log e_k = log K + log(expm1(r_k)), r_k = sum_m log1p(e^m_k / K). The sources count as
-    independent: look-alikes give far more evidence together than each of them has.
+    In logs: log e_k = log K + log(expm1(r_k)), r_k = sum_m log1p(e^m_k / K). The rule treats the
+    sources as independent: M equal sources together give far more evidence than one of them.
 
     Args:
       log_evidence: log e^m, (..., sources, classes), at least one source.
@@ -260,11 +260,11 @@ def combine(log_evidence: PerSource, axis: int = -2) -> PerClass:
 
 
 def pool(log_evidence: PerSource, axis: int = -2) -> PerClass:
-    """Dempster's rule for sources that are one and the same: the geometric mean of plausibilities.
+    """Dempster's rule for M copies of one source: the geometric mean of plausibilities.
 
     e_k = K (prod_m (1 + e^m_k / K)^(1/M) - 1): since 1 + e_k / K = (b_k + u) / u, each source
-    enters with 1/M of its weight of evidence. M equal sources give back the one, where `combine`
-    would count it M times. Arguments and errors as `combine`.
+    enters with 1/M of its weight of evidence. M equal sources give the opinion of one. `combine`
+    would count it M times. For arguments and errors see `combine`.
 
     >>> jnp.array_str(jnp.exp(pool(jnp.log(jnp.array([[6.0, 0.0], [6.0, 0.0]])))), precision=3)
     '[6. 0.]'
@@ -334,7 +334,7 @@ def cautious(log_evidence: PerSource, axis: int = -2) -> PerClass:
 
 
 def most_certain(log_evidence: PerSource, axis: int = -2) -> PerClass:
-    """The one source of least uncertainty, i.e. of most evidence in all; of equals, the first.
+    """The source of least uncertainty, which has the most total evidence; the first of equals.
 
     >>> sources = jnp.log(jnp.array([[6.0, 0.0], [2.0, 2.0]]))
     >>> jnp.array_str(jnp.exp(most_certain(sources)), precision=3)
@@ -367,10 +367,10 @@ def discount(log_evidence: PerClass, reliability: ArrayLike) -> PerClass:
     Shafer 1976, p. 252.
     """
     log_evidence = _checked(log_evidence)
-    found = _range(reliability)
-    if found is not None and not 0 <= found[0] <= found[1] <= 1:
+    bounds = _range(reliability)
+    if bounds is not None and not 0 <= bounds[0] <= bounds[1] <= 1:
         raise ValueError(
-            f"expected reliability in [0, 1], got {found[0]}..{found[1]}: if it is learned, pass "
+            f"expected reliability in [0, 1], got {bounds[0]}..{bounds[1]}: if it is learned, pass "
             "it through a sigmoid"
         )
     r = jnp.asarray(reliability, log_evidence.dtype)[..., None]
@@ -380,8 +380,8 @@ def discount(log_evidence: PerClass, reliability: ArrayLike) -> PerClass:
     limits = jnp.finfo(r.dtype)
     inside = jnp.clip(r, limits.tiny, 1 - limits.epsneg)
     partial = log_evidence + jnp.log(inside) - jax.nn.softplus(jnp.log1p(-inside) + log_ratio)
-    kept = jnp.where(r <= 0, -jnp.inf, jnp.where(r >= 1, log_evidence, partial))
-    return jnp.where((r >= 0) & (r <= 1), kept, jnp.nan)
+    discounted = jnp.where(r <= 0, -jnp.inf, jnp.where(r >= 1, log_evidence, partial))
+    return jnp.where((r >= 0) & (r <= 1), discounted, jnp.nan)
 
 
 # ---- measures of uncertainty: (..., classes) -> (...), larger is less certain
@@ -544,15 +544,15 @@ def _kl_term(log_e: Array, k: int) -> Array:
     """
     n = max(k, _SERIES_FROM)
     y = log_e - jnp.log(n)
-    share, rest = jax.nn.sigmoid(y), jax.nn.sigmoid(-y)  # e / (n + e), n / (n + e)
+    share, complement = jax.nn.sigmoid(y), jax.nn.sigmoid(-y)  # e / (n + e), n / (n + e)
     product = jnp.zeros_like(y)  # prod_i (1 + e/i) / (1 + e/n), less 1 to stay exact near 0
     fractions = jnp.zeros_like(y)  # sum_i e / (i + e)
     for i in range(k, n):
         step = share * ((n - i) / i)
         product = product + step + product * step
-        fractions = fractions + share / (share + rest * (i / n))
+        fractions = fractions + share / (share + complement * (i / n))
     logs = (k - 0.5) * jax.nn.softplus(y) - jnp.log1p(product)
-    q, q0 = rest / n, jnp.full_like(y, 1 / n)  # 1 / (n + e), and that at e = 0
+    q, q0 = complement / n, jnp.full_like(y, 1 / n)  # 1 / (n + e), and that at e = 0
     series = share * (0.5 + _odd_polynomial(_SERIES, q))
     return logs + fractions + series + _odd_polynomial(_TAIL, q) - _odd_polynomial(_TAIL, q0)
 

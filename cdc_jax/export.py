@@ -1,8 +1,8 @@
-"""An adapted model on disk: what a prediction needs beside the frozen backbone.
+"""An adapted model on disk: all that a prediction needs beside the frozen backbone.
 
-A folder of two files. `learned.safetensors` holds the trained and the fixed arrays, `adapted.json`
-the settings, the SHA-256 of the backbone's weights and that of the arrays. The latter is written
-last, so that a folder is complete or refused.
+The folder has two files. `learned.safetensors` holds the trained and the fixed arrays.
+`adapted.json` holds the settings, and the SHA-256 of the backbone's weights and of the arrays. It
+is written last, so that an incomplete folder is refused.
 """
 
 import dataclasses
@@ -35,17 +35,17 @@ _LARGEST_ARRAYS = 2**36  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """The contents of such a folder.
+    """The contents of the folder of an adapted model.
 
     Attributes:
       learned: the method's arrays.
       family: of the method, a key of `methods.families.FAMILIES`.
       settings: `Method.config`.
-      class_names: the classes that were trained on.
+      class_names: the training classes.
       template: the task's hand-crafted text.
       base: the frozen backbone: `model` (name or path), `dtype`, and `hash` of its weights.
-      preprocessing: `size` in pixels, and `mean` and `std` of the three channels; where they are
-        not CLIP's, `resize` and `resample` of `preprocessing.Preprocessing`.
+      preprocessing: `size` in pixels, and `mean` and `std` of the three channels. `resize` and
+        `resample` of `preprocessing.Preprocessing`, if they differ from CLIP's.
     """
 
     learned: Learned
@@ -58,10 +58,10 @@ class Adapted:
 
     @property
     def images(self) -> Preprocessing:
-        """`preprocessing` as a value; what an older release did not write is CLIP's."""
-        found = _PREPROCESSING.read(self.preprocessing, "preprocessing")
+        """`preprocessing` as a value. A key that an older release did not write has CLIP's."""
+        fields = _PREPROCESSING.read(self.preprocessing, "preprocessing")
         values: dict[str, Any] = {
-            field.name: tuple(value) if isinstance(value := found[field.name], list) else value
+            field.name: tuple(value) if isinstance(value := fields[field.name], list) else value
             for field in dataclasses.fields(Preprocessing)
         }
         return Preprocessing(**values)
@@ -76,8 +76,8 @@ def describe(
       method: the method.
       family: see `Adapted`.
       learned: its arrays.
-      model: name or path that `backbone.load` was given.
-      backbone: what it returned.
+      model: the argument of `backbone.load`, a name or a path.
+      backbone: the loaded backbone.
       weights_hash: of the backbone.
     """
     return Adapted(
@@ -93,7 +93,7 @@ def describe(
 
 @first_only
 def write(folder: Path | epath.Path, adapted: Adapted) -> None:
-    """Writes an adapted model into a folder, over an older one if there is one."""
+    """Writes an adapted model into a folder, in place of an older model."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     arrays = _flat({"trained": adapted.learned.trained, "fixed": adapted.learned.fixed})
@@ -194,12 +194,12 @@ def _like(defaults: Any, most: int = 2**31) -> schema.Kind:
 
 
 def _described(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What adapted.json says; without what is CLIP's, as older releases read it."""
-    found = dataclasses.asdict(preprocessing)
+    """The field of adapted.json. `resize` and `resample` are left out if they are CLIP's."""
+    fields = dataclasses.asdict(preprocessing)
     default = dataclasses.asdict(Preprocessing(preprocessing.size))
     return {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in found.items()
+        for key, value in fields.items()
         if key in ("size", "mean", "std") or value != default[key]
     }
 

@@ -8,11 +8,11 @@ another size differ from them by rounding.
 Every batch becomes one file, whose name is the digest of its bytes. The file gets its name when it
 is whole, and its bytes are checked against the name before a feature is used. Any number of
 processes and hosts may therefore write at once, and be killed at any moment. Small files are
-merged. The files that were not used for the longest time go when all files exceed the bound.
+merged. When all files together exceed the bound, the least recently used files are removed.
 
 A file holds `_HEAD`, a key of 32 bytes for each image, and the features: little-endian float32 of
-shape (images, width). The digests find damage, not forgery: whoever may write to the folder decides
-what is read.
+shape (images, width). The digests detect damage, but no forgery: a user who may write to the folder
+can change what others read.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from cdc_jax import user_caches
 from cdc_jax.escaping import visible
 
 GIGABYTES = 4.0
-"""The most that a cache takes on disk, unless told otherwise."""
+"""The default bound of a cache, in 10^9 bytes on disk."""
 _VERSION = 1  # a change of code that changes features by more than rounding raises it
 _HEAD, _MAGIC = struct.Struct("<8sII"), b"cdcfeat1"  # magic, images, width
 _KEY = 32  # bytes
@@ -50,7 +50,7 @@ def check(folder: str, gigabytes: float) -> None:
     """Checks the settings of a cache.
 
     Raises:
-      ValueError: a size that is negative or not finite; a folder that is a file or a bucket.
+      ValueError: the size is negative or not finite, or the folder is a file or a bucket.
     """
     if not (math.isfinite(gigabytes) and gigabytes >= 0):
         raise ValueError(f"cache.gigabytes must be at least 0 (no cache), got {gigabytes}")
@@ -65,8 +65,8 @@ class FeatureCache:
     """Features of all encoders in a folder.
 
     Args:
-      folder: where the features are, created if need be; "" is that of `user_caches.path`.
-      gigabytes: the most that they take on disk, in 10^9 bytes; 0 reads and writes nothing.
+      folder: of the features, created if need be; "" is the folder of `user_caches.path`.
+      gigabytes: bound of their size on disk, in 10^9 bytes; 0 reads and writes nothing.
 
     Raises:
       ValueError: see `check`.
@@ -83,7 +83,7 @@ class FeatureCache:
         """The features of one encoder; None where the cache is off.
 
         Args:
-          encoder: all that a feature depends on beside the image.
+          encoder: a name of everything that a feature depends on beside the image.
           width: of a feature.
         """
         if not self._bound:
@@ -98,7 +98,7 @@ class EncoderFeatures:
     Args:
       folder: of this encoder alone, beside the folders of others.
       width: of a feature.
-      bound: the most bytes that the files of all encoders take.
+      bound: bytes that the files of all encoders may take.
     """
 
     def __init__(self, folder: Path, width: int, bound: int):
@@ -111,7 +111,7 @@ class EncoderFeatures:
     def read(
         self, keys: Sequence[bytes]
     ) -> tuple[Float32[np.ndarray, "images width"], Bool[np.ndarray, "images"]]:
-        """Features of images, and which of the images have any.
+        """Features of images, and a mask of the images that have a feature.
 
         Args:
           keys: of the images; b"" for an image without a key.
@@ -120,23 +120,23 @@ class EncoderFeatures:
         present = np.zeros(len(keys), bool)
         for _ in range(2):  # once more, where another process merged a file meanwhile
             self._list()
-            wanted: dict[str, list[int]] = {}
+            rows_by_file: dict[str, list[int]] = {}
             for i, key in enumerate(keys):
                 if not present[i] and key in self._places:
-                    wanted.setdefault(self._places[key][0], []).append(i)
-            for name, rows in wanted.items():
+                    rows_by_file.setdefault(self._places[key][0], []).append(i)
+            for name, rows in rows_by_file.items():
                 places = [self._places[keys[i]][1] for i in rows]
-                if (stored := self._features(name)) is not None:
-                    features[rows], present[rows] = stored[places], True
-            if wanted.keys() <= self._files.keys():
+                if (file_features := self._features(name)) is not None:
+                    features[rows], present[rows] = file_features[places], True
+            if rows_by_file.keys() <= self._files.keys():
                 break
         return features, present
 
     def write(self, keys: Sequence[bytes], features: Float32[np.ndarray, "images width"]) -> None:
-        """Keeps features. Where they can't be written, one line on stderr says so once.
+        """Keeps features. The first failure to write prints one line on stderr.
 
         Args:
-          keys: of the images; b"" for an image that is not to be kept.
+          keys: of the images; b"" for an image whose feature is not kept.
           features: of the images.
         """
         new = {key: i for i, key in enumerate(keys) if key and key not in self._places}
@@ -156,7 +156,7 @@ class EncoderFeatures:
             print(visible(line), file=sys.stderr, flush=True)
 
     def _list(self) -> None:
-        """Takes note of files that came or went."""
+        """Updates the index of files: new files are added, removed files are dropped."""
         there = {entry.name for entry in _files(self._folder, _FILE)}
         for name in self._files.keys() - there:
             self._forget(name)
@@ -173,7 +173,7 @@ class EncoderFeatures:
                 self._places.setdefault(key, (name, row))
 
     def _keys(self, path: Path) -> list[bytes] | None:
-        """The keys in a file, whose bytes are not checked yet; None if it can't be a whole one."""
+        """The keys of a file, whose bytes are not checked yet; None if its size is wrong."""
         with path.open("rb") as file:
             head, size = file.read(_HEAD.size), os.fstat(file.fileno()).st_size
             if len(head) < _HEAD.size:
@@ -186,7 +186,7 @@ class EncoderFeatures:
         return [keys[start : start + _KEY] for start in range(0, len(keys), _KEY)]
 
     def _features(self, name: str) -> np.ndarray | None:
-        """The features in a file, whose bytes are checked; None if it is gone or damaged."""
+        """The features of a file, whose bytes are checked; None if it is missing or damaged."""
         if name not in self._open:
             path, images = self._folder / name, len(self._files[name])
             try:
@@ -199,8 +199,8 @@ class EncoderFeatures:
                 return None
             while len(self._open) >= _OPEN:
                 del self._open[next(iter(self._open))]
-            stored = np.frombuffer(content, "<f4", offset=_HEAD.size + images * _KEY)
-            self._open[name] = stored.reshape(images, self._width)
+            flat = np.frombuffer(content, "<f4", offset=_HEAD.size + images * _KEY)
+            self._open[name] = flat.reshape(images, self._width)
             with contextlib.suppress(OSError):  # a cache that this process only reads
                 if time.time() - path.stat().st_mtime > _USED_EVERY:
                     os.utime(path)
@@ -218,7 +218,7 @@ class EncoderFeatures:
                 del self._places[key]
 
     def _write(self, keys: Sequence[bytes], features: np.ndarray) -> None:
-        """Puts a file in its place at once, unless it alone exceeds the bound."""
+        """Writes a file and then renames it. A file that exceeds the bound is not written."""
         head = _HEAD.pack(_MAGIC, len(keys), self._width)
         content = head + b"".join(keys) + np.asarray(features, "<f4").tobytes()
         if len(content) > self._bound:
@@ -232,22 +232,22 @@ class EncoderFeatures:
             part.unlink(missing_ok=True)
 
     def _merge(self) -> None:
-        """Makes one file of many small ones."""
+        """Merges many small files into one."""
         small = sorted(e.name for e in _files(self._folder, _FILE) if _size(e) < _SMALL)
         if len(small) < _MANY:
             return
         self._list()
         merged: dict[bytes, np.ndarray] = {}
         for name in small:
-            if name in self._files and (stored := self._features(name)) is not None:
-                merged.update(zip(self._files[name], stored, strict=True))
+            if name in self._files and (features := self._features(name)) is not None:
+                merged.update(zip(self._files[name], features, strict=True))
         if merged:
             self._write(list(merged), np.stack(list(merged.values())))
         for name in small:
             self._remove(name)
 
     def _make_room(self) -> None:
-        """Removes the files that were not used for the longest time, down to the bound."""
+        """Removes the least recently used files until the rest is within the bound."""
         whole, total = [], 0
         for encoder in _entries(self._folder.parent, _ENCODER):
             for entry in _files(Path(encoder.path), _FILE, _PART):
@@ -272,13 +272,13 @@ def _name(content: bytes) -> str:
 
 
 def _entries(folder: Path, *names: re.Pattern[str]) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds under such names; nothing where it can't be read."""
+    """The entries of a folder whose names match; none for a folder that can't be read."""
     try:
         with os.scandir(folder) as entries:
-            found = list(entries)
+            children = list(entries)
     except OSError:
         return
-    yield from (e for e in found if any(name.fullmatch(e.name) for name in names))
+    yield from (e for e in children if any(name.fullmatch(e.name) for name in names))
 
 
 def _files(folder: Path, *names: re.Pattern[str]) -> Iterator[os.DirEntry[str]]:

@@ -1,4 +1,4 @@
-"""From what things are called to names of folders: short, safe, and never the same for two."""
+"""Names of folders from any names: short, safe, and different for different names."""
 
 import hashlib
 import re
@@ -7,17 +7,17 @@ import unicodedata
 LONGEST = 200
 """Bytes of a name in UTF-8. File systems take 255, and files in the folder may add a suffix."""
 
-_KEPT = 60  # characters of a name that is too long or has others than these
+_KEPT = 60  # characters of an unsafe or long name that its folder's name keeps
 _REPLACED = re.compile(r"[^A-Za-z0-9@=.,;+_-]+")
 _HASHED = re.compile(r"~[0-9a-f]{12}$")
 
 
 def folder_name(name: str) -> str:
-    """The name of the folder, or file, of what has a name.
+    """The name of the folder or file for a name.
 
-    A name that is safe and short stays as it is. One with a slash, a control character or the like,
-    or of more than `LONGEST` bytes, becomes its beginning in plain letters and a hash of the whole,
-    so that different names never share a folder.
+    A safe and short name stays as it is. A name with a slash, a control character or the like, or
+    of more than `LONGEST` bytes, becomes its beginning in plain letters and a hash of the whole.
+    Different names therefore never share a folder.
 
     >>> folder_name("cdc@prompts.templates=2;views=flip")
     'cdc@prompts.templates=2;views=flip'

@@ -20,7 +20,7 @@ _PLAIN = re.compile(r"[^\s,;=@\"()\[\]{}]([^,;=@\"()\[\]{}]*[^\s,;=@\"()\[\]{}])
 def split(text: str, separator: str) -> list[str]:
     """The parts of a list.
 
-    Where brackets or quotes do not match, they are letters like others.
+    Brackets or quotes that do not match count as letters.
 
     >>> split("cdc@views=crop(scale=(0.4,1))|flip,coop", ",")
     ['cdc@views=crop(scale=(0.4,1))|flip', 'coop']
@@ -36,7 +36,7 @@ def split(text: str, separator: str) -> list[str]:
 
 
 def setting(text: str) -> tuple[str, str] | None:
-    """Key and value of `key=value`; None where no `=` is outside brackets and quotes.
+    """Key and value of `key=value`; None without an `=` outside brackets and quotes.
 
     >>> setting("views=crop(scale=(0.4,1))"), setting("jitter(hue=0.1)")
     (('views', 'crop(scale=(0.4,1))'), None)
@@ -48,35 +48,35 @@ def setting(text: str) -> tuple[str, str] | None:
 
 
 def settings(parts: Sequence[str], separator: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """The settings of a list, and the parts before the first of them.
+    """The settings of a list, and the parts before the first setting.
 
     Args:
       parts: of `split`.
-      separator: that `split` was given.
+      separator: argument of `split`.
 
     Returns:
-      The first parts that are no settings, and key and value of each setting.
+      The parts before the first setting, and key and value of each setting.
     """
     before: list[str] = []
-    read: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for part in parts:
         pair = setting(part)
         if pair and "@" not in pair[0]:  # `cdc@views=flip` is a method
-            read.append(pair)
-        elif read:
-            read[-1] = read[-1][0], f"{read[-1][1]}{separator}{part}"
+            pairs.append(pair)
+        elif pairs:
+            pairs[-1] = pairs[-1][0], f"{pairs[-1][1]}{separator}{part}"
         else:
             before.append(part)
-    return before, read
+    return before, pairs
 
 
 def value(key: str, text: str, kind: type) -> Any:
-    """The value that a text stands for.
+    """The value of a text.
 
     Args:
       key: for the message.
-      text: as the user wrote it.
-      kind: of the setting.
+      text: the user's text.
+      kind: type of the setting.
 
     Raises:
       ValueError: the text is no value of that kind.
@@ -84,20 +84,20 @@ def value(key: str, text: str, kind: type) -> Any:
     if kind is str:
         return unquoted(text)
     try:
-        read = ast.literal_eval(text.capitalize() if kind is bool else text)
+        literal = ast.literal_eval(text.capitalize() if kind is bool else text)
     except (ValueError, SyntaxError):
-        read = text
-    if kind is float and type(read) is int:
-        read = float(read)
-    if type(read) is not kind:
+        literal = text
+    if kind is float and type(literal) is int:
+        literal = float(literal)
+    if type(literal) is not kind:
         raise ValueError(f"{key} must be of type {kind.__name__}, got {text!r}")
-    return read
+    return literal
 
 
-def written(value: Any) -> str:
-    """The text of a value, which `value` reads.
+def quoted(value: Any) -> str:
+    """The text of a value, in quotes if need be. `value` reads it.
 
-    >>> written(0.5), written("a photo of a"), written("a, {}")
+    >>> quoted(0.5), quoted("a photo of a"), quoted("a, {}")
     ('0.5', 'a photo of a', '"a, {}"')
     """
     if not isinstance(value, str) or not value or _PLAIN.fullmatch(value):
@@ -109,16 +109,16 @@ def unquoted(text: str) -> str:
     """A text without the quotes around it."""
     if text[:1] == text[-1:] == '"':
         try:
-            read = json.loads(text, strict=False)
+            decoded = json.loads(text, strict=False)
         except ValueError:
             return text
-        if isinstance(read, str):
-            return read
+        if isinstance(decoded, str):
+            return decoded
     return text
 
 
 def _outside(text: str) -> Iterator[tuple[int, str]]:
-    """The letters outside brackets and quotes, by position; all where these do not match."""
+    """The letters outside brackets and quotes, by position. All letters if these do not match."""
     outside: list[tuple[int, str]] = []
     open_brackets: list[str] = []
     quoted = escaped = False

@@ -1,4 +1,4 @@
-"""What stops a training run before it saves something bad."""
+"""Stops a training run before it saves values that are not finite."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,15 +21,15 @@ def require_finite(
 
     Args:
       window: losses of the newest steps.
-      done: the last of them.
-      before: steps before the stage that they are of.
-      batches: of the stage, where the step's items are looked up.
-      examples: the items.
-      checkpoints: none of the steps in the window is saved yet.
+      done: number of the last step in the window.
+      before: number of the steps before the stage.
+      batches: of the stage.
+      examples: the training set.
+      checkpoints: of the run. No step in the window is saved yet.
 
     Raises:
-      FloatingPointError: a step's are not; the message names the step, the items of its batch, and
-        the last good checkpoint.
+      FloatingPointError: a value is not finite; the message names the step, the images of its
+        batch, and the last good checkpoint.
     """
     for step, losses in enumerate(window, done - len(window) + 1):
         bad = {name: value for name, value in losses.items() if not np.isfinite(value)}

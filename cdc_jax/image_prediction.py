@@ -1,4 +1,4 @@
-"""What an adapted model predicts of an image: for people, with class names, in tables and files."""
+"""The prediction of an adapted model for an image, with class names, in tables and files."""
 
 import csv
 import io
@@ -19,19 +19,19 @@ from cdc_jax.tasks.decode import UnreadableImage
 
 
 class ImagePrediction(NamedTuple):
-    """What an adapted model predicts of an image.
+    """The prediction of an adapted model for an image.
 
     Attributes:
-      image: its path, or its place in what was given.
+      image: its path, or its place in the user's list.
       predicted: the most probable class.
       probability: the most probable classes, each with its fused probability.
-      uncertainty: of the head, larger is less certain: the log of the vacuity in the evidential
-        head unless its settings say otherwise, 1 − max probability in the softmax head.
+      uncertainty: of the head, larger is less certain. The softmax head has 1 − max probability.
+        The evidential head has the log of the vacuity, or the setting `uncertainty`.
       vacuity: u of the fused opinion, in (0, 1]; None in the softmax head.
       conflict: among the templates, in [0, 1]; 0 in the softmax head.
-      templates: of each template alone, its most probable class, the probability of that, and its
-        uncertainty, on the scale of `uncertainty`.
-      abstained: whether the threshold that was asked for says to leave this image undecided.
+      templates: of each template alone: its most probable class, the probability of the class, and
+        its uncertainty on the scale of `uncertainty`.
+      abstained: whether the user's rule leaves this image undecided.
     """
 
     image: str
@@ -45,19 +45,19 @@ class ImagePrediction(NamedTuple):
 
 
 Row = ImagePrediction | UnreadableImage
-"""An image that can't be read is a row as well, if that is asked for."""
+"""A row: a prediction, or the error of an unreadable image."""
 
 
 def abstention(rule: str, has_opinions: bool = True) -> Callable[[ImagePrediction], bool]:
-    """When to leave an image undecided.
+    """The test whether an image stays undecided.
 
     Args:
-      rule: "probability:0.5" abstains where the most probable class has less than that;
-        "uncertainty:…", "vacuity:…" and "conflict:…" where it is above the value. "" never does.
+      rule: "probability:0.5" abstains if the probability of the most probable class is below 0.5.
+        "uncertainty:…", "vacuity:…" and "conflict:…" abstain above their value. "" never abstains.
       has_opinions: whether the method's head gives vacuity and conflict.
 
     Raises:
-      ValueError: another rule, or a value that the measure can't have.
+      ValueError: the rule has another form, or the measure can't have the value.
     """
     if not rule:
         return lambda row: False
@@ -86,12 +86,12 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
     opinions = any(row.vacuity is not None for row in predicted)
     several = any(len(row.templates) > 1 for row in predicted)
     title = rich.text.Text(f"images in {folder}") if folder else None
-    made = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1))
+    grid = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1))
     for column in ("image", "class", "vacuity" if opinions else "uncertainty"):
-        made.add_column(column)
+        grid.add_column(column)
     if several:
-        made.add_column("conflict")
-        made.add_column("templates alone")
+        grid.add_column("conflict")
+        grid.add_column("templates alone")
     for name, row in zip(names, rows, strict=True):
         cells = [os.path.relpath(name, folder) if folder else name]
         if isinstance(row, UnreadableImage):
@@ -106,8 +106,8 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
             alone = (f"{share:5.3f} {visible(label)}" for label, share, _ in row.templates)
             cells += [f"{row.conflict:.2g}", "\n".join(alone)]
         # As text: names may hold what rich takes for markup.
-        made.add_row(*(rich.text.Text(cell, overflow="fold") for cell in cells), end_section=True)
-    return made
+        grid.add_row(*(rich.text.Text(cell, overflow="fold") for cell in cells), end_section=True)
+    return grid
 
 
 def _common_folder(names: Sequence[str]) -> str:
@@ -147,8 +147,8 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> None:
     them, see `spreadsheet_cell`; the JSON file has them as they are.
 
     Args:
-      rows: see `write_json`, as the rest.
-      path: see there.
+      rows: see `write_json`.
+      path: see `write_json`.
     """
     lines = [_flat(row) for row in rows]
     columns = dict.fromkeys(["image", "error", *(key for line in lines for key in line)])

@@ -1,8 +1,8 @@
-"""The one place that predicts: a method, what it learned, class names and images -> predictions.
+"""The one place that predicts: method, learned arrays, class names and images -> predictions.
 
-Evaluation in the course of training, test tables, galleries and `predict` all call `Inference`.
-Image features that a method does not change are encoded once: for all methods of a run, and where
-they are kept on disk for all runs.
+Curves, test tables, galleries and `predict` all call `Inference`. Image features that a method
+does not change are encoded once for all methods of a run. With a cache on disk they are encoded
+once for all runs.
 """
 
 import functools
@@ -24,7 +24,7 @@ from cdc_jax.wording import Template
 
 PyTree = Any
 
-_SPAN = 16  # batches of images whose features come together, if most are on disk
+_SPAN = 16  # batches that are returned together, if most of their features are on disk
 
 
 class ClassList(NamedTuple):
@@ -32,7 +32,7 @@ class ClassList(NamedTuple):
 
     Attributes:
       classes: of `Method.classes`.
-      text: their features; None where a method reads the image into them.
+      text: text features of the classes; None where they depend on the image.
     """
 
     classes: PyTree
@@ -49,11 +49,11 @@ class Rows(Protocol):
 
 
 class _Span(NamedTuple):
-    """Consecutive images, of which at most a batch is to be encoded.
+    """Consecutive images. At most a batch of them lacks features.
 
     Attributes:
       first: number of the first image.
-      features: (images, embed); of no meaning where they are missing.
+      features: (images, embed); rows of missing images have no meaning.
       missing: numbers of the images that are to be encoded.
     """
 
@@ -63,21 +63,21 @@ class _Span(NamedTuple):
 
 
 class FrozenFeatures:
-    """Image features of clean views that no method changes; those of a split are computed once.
+    """Image features of clean views, which no method changes. A split is encoded once.
 
-    Every host reads its rows of a batch, and gets the features of all.
+    Every host reads its rows of a batch, and gets the features of all rows.
 
     Args:
       backbone: on the mesh.
       mesh: images are split over all of its devices.
-      batch_size: images at a time, on all hosts. The last batch is padded, and what was padded is
-        cut again.
-      stored: features on disk, of `FeatureCache`; on all hosts, or on none.
+      batch_size: images at a time, on all hosts. The last batch is padded, and the padding's
+        features are dropped.
+      cache: features on disk, of `FeatureCache`; on all hosts, or on none.
 
     Attributes:
       backbone: the same.
       batch_size: the next multiple of the number of devices.
-      encoded: how many images were encoded, on all hosts.
+      encoded: number of images that were encoded, on all hosts.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class FrozenFeatures:
         backbone: Backbone,
         mesh: Mesh,
         batch_size: int,
-        stored: EncoderFeatures | None = None,
+        cache: EncoderFeatures | None = None,
     ):
-        self.backbone, self.mesh, self._stored, self.encoded = backbone, mesh, stored, 0
+        self.backbone, self.mesh, self._cache, self.encoded = backbone, mesh, cache, 0
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._known: dict[int, tuple[Examples, np.ndarray]] = {}
+        self._features_by_id: dict[int, tuple[Examples, np.ndarray]] = {}
 
         def encode(backbone, images):
             clean = views.clean_view(images, backbone.mean, backbone.std)
@@ -103,11 +103,11 @@ class FrozenFeatures:
 
     def of(self, examples: Examples) -> np.ndarray:
         """Features of a split, (1, examples, embed)."""
-        known = self._known.get(id(examples))
-        if known is None:  # kept with the examples, so that no others get their id
-            known = examples, self.encode(examples.images)
-            self._known[id(examples)] = known
-        return known[1]
+        entry = self._features_by_id.get(id(examples))
+        if entry is None:  # the entry keeps the examples alive, so that their id stays theirs
+            entry = examples, self.encode(examples.images)
+            self._features_by_id[id(examples)] = entry
+        return entry[1]
 
     def encode(self, images: Images) -> np.ndarray:
         """Features of images, (1, images, embed).
@@ -120,25 +120,25 @@ class FrozenFeatures:
         return np.concatenate(list(self.stream(images)), 1)
 
     def stream(self, images: Images) -> Iterator[np.ndarray]:
-        """Features of images as they come, (1, some, embed) each.
+        """Features of images, in parts of shape (1, images of the part, embed).
 
-        Features on disk are read, and images without any are encoded in whole batches.
+        Features on disk are read. Images without features are encoded in whole batches.
         """
         before: tuple[_Span, jax.Array | None] | None = None
         for span in self._spans(images):
-            made = self._begun(images, span.missing)
+            pending = self._begun(images, span.missing)
             if before is not None:
-                # Only now waits for it: the devices encoded it while the next images were read.
+                # The devices encoded the last span while the host read this one.
                 yield self._whole(images, *before)
-            before = span, made
+            before = span, pending
         if before is not None:
             yield self._whole(images, *before)
 
     def in_batches(self, images: Rows, encode: Callable[[PyTree], jax.Array]) -> np.ndarray:
-        """What a function makes of all images, (templates or 1, images, embed).
+        """Applies a function to all images in batches, (templates or 1, images, embed).
 
         Args:
-          images: uint8, (images, size, size, 3) where indexed; or rows of another form.
+          images: an index gives uint8 (images, size, size, 3), or rows of another form.
           encode: from a batch on the devices to its features.
 
         Raises:
@@ -147,24 +147,24 @@ class FrozenFeatures:
         total = len(images)
         if not total:
             raise ValueError("a split to evaluate is empty")
-        made = []
+        parts = []
         for first in range(0, total, self.batch_size):
-            made.append(encode(self.batch(images.__getitem__, first, total)))
-            # Only then waits for the batch before: the devices encoded it while this one was read.
-            made[-2:-1] = jax.device_get(made[-2:-1])
-        return np.concatenate(jax.device_get(made), 1)[:, :total]
+            parts.append(encode(self.batch(images.__getitem__, first, total)))
+            # The devices encoded the batch before while the host read this one.
+            parts[-2:-1] = jax.device_get(parts[-2:-1])
+        return np.concatenate(jax.device_get(parts), 1)[:, :total]
 
-    def batch(self, read: Callable[[slice], PyTree], first: int, total: int) -> PyTree:
+    def batch(self, rows_of: Callable[[slice], PyTree], first: int, total: int) -> PyTree:
         """A batch on the devices, padded by its last row.
 
         Args:
-          read: the rows of a slice.
+          rows_of: from a slice to its rows.
           first: first row of the batch.
-          total: how many rows there are.
+          total: number of all rows.
         """
         mine = devices.rows(self.batch_size)
         start = min(first + mine.start, total - 1)
-        rows = read(slice(start, max(start + 1, min(first + mine.stop, total))))
+        rows = rows_of(slice(start, max(start + 1, min(first + mine.stop, total))))
         padded = devices.pad(rows, mine.stop - mine.start)
         return devices.shard(padded, self.mesh, devices.AXES)
 
@@ -181,25 +181,25 @@ class FrozenFeatures:
             yield _joined(parts)
 
     def _looked_up(self, images: Images, first: int) -> _Span:
-        """The images from `first`, at most as many as a batch. Each host looks its rows up.
+        """A batch of images from `first` on. Each host looks up its rows.
 
-        Hosts may see different files. They tell each other what they read, so that all of them
+        Hosts may see different files. They exchange the features that they read, so that all hosts
         encode the same images.
         """
         numbers = np.arange(first, min(first + self.batch_size, len(images)))
         features = np.zeros((self.batch_size, self.backbone.sizes.embed_width), np.float32)
         present = np.zeros(self.batch_size, bool)
-        if self._stored is not None:
+        if self._cache is not None:
             rows = devices.rows(self.batch_size)
             keys = content.digests(images, numbers[rows])
             mine = slice(rows.start, rows.start + len(keys))
-            features[mine], present[mine] = self._stored.read(keys)
+            features[mine], present[mine] = self._cache.read(keys)
             features, present = devices.gather((features[rows], present[rows]))
         missing = numbers[~present[: len(numbers)]]
         return _Span(first, features[: len(numbers)], missing)
 
     def _begun(self, images: Images, numbers: np.ndarray) -> jax.Array | None:
-        """Features of at most a batch of images, still on the devices; None for no images."""
+        """Starts to encode at most a batch of images; None for no images."""
         if not len(numbers):
             return None
         self.encoded += len(numbers)
@@ -207,14 +207,14 @@ class FrozenFeatures:
         return self._encode(self.backbone, batch)
 
     def _whole(self, images: Images, span: _Span, encoded: jax.Array | None) -> np.ndarray:
-        """The features of a span. Each host stores those of the images that it decoded."""
+        """The features of a span. Each host stores the features of the images that it decoded."""
         if encoded is not None:
             features = jax.device_get(encoded)[0, : len(span.missing)]
             span.features[span.missing - span.first] = features
-            if self._stored is not None:
+            if self._cache is not None:
                 rows = devices.rows(self.batch_size)
                 keys = content.decoded_digests(images, span.missing[rows])
-                self._stored.write(keys, features[rows])
+                self._cache.write(keys, features[rows])
         return span.features[None]
 
 
@@ -227,10 +227,11 @@ def _joined(parts: Sequence[_Span]) -> _Span:
 
 
 def encoder(backbone: Backbone) -> tuple[str, int]:
-    """What `FeatureCache.of` needs: all that a feature depends on beside the image, and its width.
+    """The arguments of `FeatureCache.of`: the encoder's name, and the width of its features.
 
-    Kinds of devices have features of their own: products of float32 are rounded to TF32 or
-    bfloat16 on some of them, unless `jax_default_matmul_precision` says otherwise.
+    The name covers everything that a feature depends on beside the image. This includes the kind
+    of device: some round products of float32 to TF32 or bfloat16, unless
+    `jax_default_matmul_precision` forbids it.
     """
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     name = f"{backbone.encoder_hash()} {jax.devices()[0].device_kind} {precision}"
@@ -242,7 +243,7 @@ class Inference:
 
     Args:
       method: the method.
-      frozen: features that it does not change, and the backbone.
+      frozen: frozen image features, and the backbone.
     """
 
     def __init__(self, method: Method, frozen: FrozenFeatures):
@@ -269,7 +270,7 @@ class Inference:
     def class_list(
         self, learned: Learned, class_names: Sequence[str], template: Template = ""
     ) -> ClassList:
-        """Prepares classes; their features are computed once for all images.
+        """Prepares classes. Their text features are computed once for all images.
 
         Args:
           learned: the method's arrays, on the mesh.
@@ -308,7 +309,7 @@ class Inference:
     def stream(
         self, learned: Learned, class_list: ClassList, images: Images
     ) -> Iterator[Prediction]:
-        """`images`, in parts as they come."""
+        """The predictions of `images`, in parts."""
         if not self.method.changes_images:
             for features in self._frozen.stream(images):
                 yield self._answers(learned, class_list, features)
@@ -319,8 +320,8 @@ class Inference:
 
     def _answers(self, learned: Learned, class_list: ClassList, image: np.ndarray) -> Prediction:
         backbone = self.method.adapt(self._frozen.backbone, learned)
-        rows, made = image.swapaxes(0, 1), []
+        rows, predictions = image.swapaxes(0, 1), []
         for first in range(0, len(rows), self._frozen.batch_size):
             batch = self._frozen.batch(rows.__getitem__, first, len(rows))
-            made.append(jax.device_get(self._answer(backbone, learned, class_list, batch)))
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *made)
+            predictions.append(jax.device_get(self._answer(backbone, learned, class_list, batch)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *predictions)

@@ -1,4 +1,4 @@
-"""What the templates learned: words near their vectors, how alike they are, where they disagree."""
+"""Interprets learned templates: words near their vectors, their similarity, their disagreement."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

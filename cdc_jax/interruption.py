@@ -1,4 +1,4 @@
-"""Notice of an end from outside: a scheduler's SIGTERM, a host about to be taken away."""
+"""Notice of SIGTERM: a scheduler stops the program, or takes its host away."""
 
 import signal
 import threading
@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 EXIT_CODE = 75
-"""Of a run that was stopped and saved: the same command goes on with it. sysexits.h's EX_TEMPFAIL,
-so that schedulers can tell it from a failure (1) and start it again."""
+"""The exit code of a run that was stopped and saved. The same command goes on with the run. It is
+EX_TEMPFAIL of sysexits.h: schedulers can tell it from a failure (1) and start the run again."""
 
 
 class Interrupted(SystemExit):
     """Ends the program with `EXIT_CODE`.
 
     Args:
-      message: what the user is told.
+      message: for the user.
     """
 
     def __init__(self, message: str):
@@ -27,9 +27,9 @@ class Interrupted(SystemExit):
 
 
 class Notice:
-    """Listens for SIGTERM while it is entered; in the main thread, where Python hears signals.
+    """Listens for SIGTERM while it is entered, in the main thread, where Python handles signals.
 
-    One that is entered within another lets that hear, too.
+    Notices nest: a signal that the inner one catches is passed to the outer.
     """
 
     def __init__(self):
@@ -38,11 +38,11 @@ class Notice:
         self._before: Any = None
 
     def came(self, meeting: bool = True) -> bool:
-        """Whether to stop now: one process was told to.
+        """Whether to stop now: one of the processes got SIGTERM.
 
         Args:
-          meeting: whether all processes ask at this place, so that they can confer; where they do
-            not, only a process that is alone stops.
+          meeting: whether all processes call at this place, so that they can exchange their state.
+            If they do not, only a run of one process stops.
         """
         # Scripts import this module before they check their arguments; JAX takes seconds.
         import jax
@@ -60,8 +60,8 @@ class Notice:
 
     def __enter__(self) -> "Notice":
         if self._main:
-            # Also in place of JAX's own, which agrees on a step: Orbax asks it under numbers of
-            # its own, and then the step can be missed.
+            # This also replaces JAX's handler, which agrees on a step. Orbax asks JAX with its own
+            # numbers of steps, and the agreed step can then be missed.
             self._before = signal.signal(signal.SIGTERM, self._hear)
         return self
 

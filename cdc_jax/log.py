@@ -1,4 +1,4 @@
-"""What a run logs: lines of JSON, and the same for TensorBoard where that is wanted."""
+"""The logs of a run: lines of JSON, and event files for TensorBoard."""
 
 import shutil
 import tempfile
@@ -15,11 +15,10 @@ _EVENTS = "events.out.tfevents."
 class Log:
     """`metrics.jsonl` and `curve.jsonl` of a run's folder; a context manager.
 
-    With TensorBoard, event files beside them hold the same figures, called `metrics/loss` and the
-    like, and those of the final evaluation, `results/H_int` and the like. They are made anew from
-    the lines whenever a run starts or goes on, so they never tell of steps that were lost. In an
-    object store, where nothing can be appended to, they come when the run ends or stops. Only
-    process 0 writes.
+    With TensorBoard, event files beside them hold the same figures, such as `metrics/loss`, and the
+    figures of the final evaluation, such as `results/H_int`. A run that starts or goes on writes
+    them anew from the lines, so that they show no lost steps. An object store can't append to
+    files: there the event files appear when the run ends or stops. Only process 0 writes.
 
     Args:
       folder: the run's.
@@ -33,7 +32,7 @@ class Log:
         self._local: Path | None = None  # of event files that belong in an object store
 
     def start(self, step: int) -> None:
-        """Drops what an interrupted run logged after the checkpoint that it goes on from.
+        """Removes lines after the checkpoint at which an interrupted run goes on.
 
         Args:
           step: of that checkpoint; 0 for a new run.
@@ -92,7 +91,7 @@ class Log:
 
 
 def require_tensorboard() -> None:
-    """Raises ValueError where the package that writes event files is not installed."""
+    """Raises ValueError if the package that writes event files is not installed."""
     _writer_class()
 
 

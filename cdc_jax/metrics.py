@@ -1,9 +1,9 @@
-"""What a table says about predictions: accuracy, calibration, ranking by uncertainty, intervals.
+"""Figures about predictions: accuracy, calibration, ranking by uncertainty, intervals.
 
-Pure functions on NumPy arrays (anything `np.asarray` takes), computed in float64. Shares are in
-0..1, not percent. All raise ValueError for arrays of other shapes, of unequal lengths or without
-an example; a statistic that doesn't exist is NaN. `uncertainty` is any score, larger = less
-certain, and `correct` whether the prediction was right.
+Pure functions on NumPy arrays (any argument of `np.asarray`), computed in float64. Shares are in
+0..1, not percent. All functions raise ValueError for arrays of wrong shapes, of unequal lengths or
+without an example. A statistic that does not exist is NaN. `uncertainty` is any score, larger =
+less certain. `correct` is whether the prediction was right.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,13 +26,13 @@ class Interval(NamedTuple):
 
 
 def _same_length(**arrays: ArrayLike) -> list[np.ndarray]:
-    found = {name: np.asarray(array) for name, array in arrays.items()}
-    shapes = {name: array.shape for name, array in found.items()}
+    vectors = {name: np.asarray(array) for name, array in arrays.items()}
+    shapes = {name: array.shape for name, array in vectors.items()}
     if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1:
         raise ValueError(f"expected vectors of one length, got shapes {shapes}")
     if not next(iter(shapes.values()))[0]:
         raise ValueError(f"no example: {', '.join(shapes)} are empty")
-    return list(found.values())
+    return list(vectors.values())
 
 
 def _probabilities_and_labels(
@@ -322,8 +322,8 @@ def risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> tuple[np.ndarra
         raise ValueError(f"uncertainty of {np.isnan(score).sum()} examples is NaN")
     _, group = np.unique(score, return_inverse=True)
     errors = np.bincount(group, ~right.astype(bool)) / np.bincount(group)
-    kept = np.arange(1, len(score) + 1)
-    return kept / len(score), np.cumsum(errors[np.sort(group)]) / kept
+    counts = np.arange(1, len(score) + 1)
+    return counts / len(score), np.cumsum(errors[np.sort(group)]) / counts
 
 
 def area_under_risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> float:

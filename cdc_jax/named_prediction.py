@@ -22,8 +22,8 @@ def of_image(
       name: of the image.
       prediction: of several images, as NumPy arrays.
       i: which of them.
-      class_names: the classes that were told apart.
-      top_k: how many of the most probable ones to name.
+      class_names: of the classes in the prediction.
+      top_k: number of classes in the result, the most probable first.
       abstains: see `abstention`.
     """
     probability = prediction.probability[i]

@@ -1,7 +1,7 @@
-"""Reads what release 0.1.0 wrote: results.json, config.json and adapted/ of format 1.
+"""Reads files of release 0.1.0: results.json, config.json and adapted/ of format 1.
 
-There a method was a configuration of prompts, the linear probe among them, and what a split is
-stood in its name only.
+In that release every method, even the linear probe, was a configuration of prompts. Group and
+condition of a split were part of its name only.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,25 +43,25 @@ _CONFIG = {
 }
 
 _PARTS = {"context": "prompts.context", "classifier": "classifier", "evidence": "head"}
-"""First name of an array of format 1 -> the part that it belongs to now."""
+"""First name of an array of format 1 -> its part in the current format."""
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a method of format 1 in today's form: a probe has no prompts and no L_de."""
+    """The settings of a method of format 1 in the current form: a probe has no prompts or loss."""
     if (settings.get("prompts") or {}).get("modality") != "probe":
         return dict(settings)
     return {key: value for key, value in settings.items() if key not in ("prompts", "loss")}
 
 
 def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The object that results.json of format 1 would be in today's.
+    """The object of results.json of format 1 in the current format.
 
     Args:
       results: contents of results.json.
       config: contents of config.json beside it.
 
     Raises:
-      ValueError: something is missing that a whole run has.
+      ValueError: a key of a whole run is missing.
     """
     for name, content, kind in (
         ("results.json", results, _RESULTS),
@@ -105,46 +105,48 @@ def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> di
 
 
 def _splits(names: Mapping[str, Any]) -> tuple[str, dict[str, SplitRecord]]:
-    """The protocol, and what each split is, by the names that format 1 gave them."""
-    found = {}
+    """The protocol, and the records of splits, from their names in format 1."""
+    groups = {}
     for name in names:
         group, _, condition = name.partition("_")
         if name == "test":
-            found[name] = ("all", "")
+            groups[name] = ("all", "")
         elif group in ("base", "new"):
-            found[name] = (group, "" if condition == "test" else condition)
+            groups[name] = (group, "" if condition == "test" else condition)
         else:
-            found[name] = ("target", "")
-    transfer = any(group == "target" for group, _ in found.values())
-    cut = any(condition == INTERVENTION for _, condition in found.values())
+            groups[name] = ("target", "")
+    transfer = any(group == "target" for group, _ in groups.values())
+    has_interventions = any(condition == INTERVENTION for _, condition in groups.values())
     splits = {}
-    for name, (group, condition) in found.items():
+    for name, (group, condition) in groups.items():
         if transfer:
             headline = group == "target"
         else:
-            headline = not cut or condition == INTERVENTION
+            headline = not has_interventions or condition == INTERVENTION
         splits[name] = SplitRecord(group, condition, headline)
-    halves = any(group == "base" for group, _ in found.values())
+    halves = any(group == "base" for group, _ in groups.values())
     return "transfer" if transfer else "base_new" if halves else "few_shot", splits
 
 
 def _row(name: str, config: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     method = upgrade_settings(config["method"])
     prompts = method.get("prompts") or {}
-    known = name.partition("@")[0]
+    row = name.partition("@")[0]
     changes: dict[str, Any] = {}
     title, role = name, ""
-    if known in rows.ROWS:
+    if row in rows.ROWS:
         small = config["model"] == "world"  # the only model that was called small
         unfamiliar = small and config["dataset"] != "world" and protocol == "few_shot"
-        default = choice.configure(known, "small" if small else "", unfamiliar_names=unfamiliar)
-        own = flatten_dict(default.config.to_dict(), sep=".")
-        given = own | flatten_dict(method, sep=".")
-        changes = {key: value for key, value in given.items() if own.get(key) != value}
-        title, role = choice.title(name), rows.ROWS[known].role
+        default = choice.configure(row, "small" if small else "", unfamiliar_names=unfamiliar)
+        row_settings = flatten_dict(default.config.to_dict(), sep=".")
+        run_settings = row_settings | flatten_dict(method, sep=".")
+        changes = {
+            key: value for key, value in run_settings.items() if row_settings.get(key) != value
+        }
+        title, role = choice.title(name), rows.ROWS[row].role
     return {
         "name": name,
-        "row": known,
+        "row": row,
         "title": title,
         "role": role,
         "changes": changes,
@@ -168,7 +170,7 @@ def read_adapted(
     description: Mapping[str, Any],
     read_arrays: Callable[[Path, str], dict[str, np.ndarray]],
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """An adapted model of format 1: its arrays by today's names, and today's description.
+    """An adapted model of format 1: its arrays by current names, and a current description.
 
     Args:
       folder: of the model.
@@ -182,9 +184,9 @@ def read_adapted(
     schema.check(description, _ADAPTED, where, "adapt again")
     arrays = {}
     for name, array in read_arrays(folder / "prompts.safetensors", description["vectors"]).items():
-        first, _, rest = name.partition(".")
+        first, _, inner = name.partition(".")
         part = _PARTS.get(first, f"prompts.{first}")
-        arrays[f"trained.{part}{'.' if rest else ''}{rest}"] = array
+        arrays[f"trained.{part}{'.' if inner else ''}{inner}"] = array
     method = description["method"]
     family = "linear_probe" if method["prompts"]["modality"] == "probe" else "prompt_tuning"
     settings = defaults.of_family(family)
@@ -197,8 +199,8 @@ def read_adapted(
         ) from None
     if settings.head.name == "evidential":
         settings.head.shift = settings.head.shift_multiple * description["mean_logit"]
-    kept = {name: description[name] for name in ("class_names", "template", "base")}
-    return arrays, kept | {
+    fields = {name: description[name] for name in ("class_names", "template", "base")}
+    return arrays, fields | {
         "arrays": description["vectors"],
         "preprocessing": description["preprocessing"],
         "family": family,

@@ -10,8 +10,8 @@ def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformati
     """A rate an epoch, by a cosine after one warm-up epoch (CoOp, MaPLe).
 
     Epoch 0 runs at `warmup_rate`, epoch k >= 1 at learning_rate / 2 · (1 + cos(pi (k − 1) / T)),
-    T epochs in all. `sgd` has momentum 0.9, and weight decay added to the gradient before it, as
-    PyTorch does; `adam` has its usual constants.
+    with T epochs in total. `sgd` has momentum 0.9. Weight decay is added to the gradient before the
+    momentum, as in PyTorch. `adam` has its usual constants.
 
     Args:
       config: `name`, `learning_rate`, `warmup_rate`, `weight_decay`, `epochs`.
@@ -23,10 +23,10 @@ def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformati
     for key in ("learning_rate", "warmup_rate", "weight_decay", "epochs"):
         if config[key] < 0:
             raise ValueError(f"optimizer.{key} must not be negative, got {config[key]}")
-    known = {"sgd": lambda rate: optax.sgd(rate, momentum=0.9), "adam": optax.adam}
-    if config.name not in known:
+    rules = {"sgd": lambda rate: optax.sgd(rate, momentum=0.9), "adam": optax.adam}
+    if config.name not in rules:
         raise ValueError(
-            f"unknown optimizer.name {config.name!r}: choose one of {', '.join(known)}"
+            f"unknown optimizer.name {config.name!r}: choose one of {', '.join(rules)}"
         )
 
     def rate(step):
@@ -34,4 +34,4 @@ def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformati
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * (epoch - 1) / max(config.epochs, 1)))
         return jnp.where(epoch == 0, config.warmup_rate, config.learning_rate * cosine)
 
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), known[config.name](rate))
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), rules[config.name](rate))

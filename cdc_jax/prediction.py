@@ -10,7 +10,7 @@ import numpy as np
 from cdc_jax import adapted_folder, devices, export, methods, schema
 from cdc_jax import backbone as backbone_lib
 from cdc_jax.backbone import Backbone
-from cdc_jax.class_names import require_distinct, warn_of_unsaid
+from cdc_jax.class_names import require_distinct, warn_of_wordless
 from cdc_jax.escaping import reason
 from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.image_prediction import ImagePrediction, abstention
@@ -41,13 +41,13 @@ def predict(
       top_k: how many classes a row holds.
       batch_size: images at a time.
       on_error: "stop" or "skip".
-      abstain: when to leave an image undecided.
-      cache: where image features are kept.
+      abstain: the rule by which an image stays undecided.
+      cache: the cache of image features.
       model: see `load`.
       class_names: see `load`.
 
     Returns:
-      One row an image, in the order given.
+      One row an image, in the order of `images`.
 
     Raises:
       FileNotFoundError, ValueError: see `load` and `Predictor.stream`.
@@ -73,14 +73,15 @@ def load(
 
     Args:
       run: see `adapted_folder.find`.
-      model: where the base is now; None is where the run found it. Its weights must be the same.
-      class_names: classes to tell apart, at least two; None takes those that were trained on.
+      model: name or path of the base; None takes the name that the run used. The weights must be
+        the same.
+      class_names: classes to tell apart, at least two; None takes the training classes.
 
     Raises:
-      FileNotFoundError: no adapted model there, or more than one, or no base.
-      ValueError: files that are damaged, a base of other weights, or fewer than two class names,
-        an empty one, or two that the base can't tell apart; names that differ from the run's,
-        where that learned something for each class.
+      FileNotFoundError: `run` holds no adapted model or several, or there is no base.
+      ValueError: a file is damaged. The base has other weights. There are fewer than two class
+        names, an empty name, or two names that the base can't tell apart. The names differ from
+        the training classes of a method that learned something for each class.
     """
     folder = adapted_folder.find(run)
     adapted = export.read(folder)
@@ -90,14 +91,14 @@ def load(
         backbone = backbone_lib.load(model or base["model"], dtype=jnp.dtype(base["dtype"]))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}. The base of {folder} was {base['model']!r}: say where it is now by model= "
-            "or --model"
+            f"{error}. The base of {folder} was {base['model']!r}: give its path by model= or "
+            "--model"
         ) from error
-    if (found := backbone.weights_hash()) != base["hash"]:
+    if (weights_hash := backbone.weights_hash()) != base["hash"]:
         raise ValueError(
             f"{folder} was adapted on {base['model']!r} of weights {base['hash'][:12]}…, but "
-            f"{str(model or base['model'])!r} has weights {found[:12]}…: say where the former "
-            "is by model= or --model"
+            f"{str(model or base['model'])!r} has weights {weights_hash[:12]}…: give the "
+            "path of the first by model= or --model"
         )
     images = adapted.images
     if images.size != backbone.sizes.image_size:
@@ -107,23 +108,23 @@ def load(
         )
     if images != backbone.preprocessing:
         raise ValueError(
-            f"{folder} was adapted to images treated by {images}, but its base now says "
-            f"{backbone.preprocessing}: give the base its preprocessor_config.json back"
+            f"{folder} was adapted with the preprocessing {images}, but its base now has "
+            f"{backbone.preprocessing}: restore the base's preprocessor_config.json"
         )
     if class_names is not None:
         require_distinct(names, backbone)
-        warn_of_unsaid(names, backbone)
+        warn_of_wordless(names, backbone)
     method = _rebuilt(folder, adapted, backbone)
     if not method.covers(names):
         raise ValueError(
             f"{folder} was learned class by class and tells apart exactly {adapted.class_names}, "
-            f"not {list(names)}: name no classes, or adapt prompts that all share"
+            f"not {list(names)}: name no classes, or adapt prompts that all classes share"
         )
     return Predictor(method, backbone, adapted.learned, names)
 
 
 class Predictor:
-    """An adapted model on its frozen backbone; the classes' text features are computed once.
+    """An adapted model on its frozen backbone.
 
     Args:
       method: the method.
@@ -156,19 +157,19 @@ class Predictor:
         abstain: str = "",
         cache: FeatureCache | None = None,
     ) -> Iterator[ImagePrediction | UnreadableImage]:
-        """Predicts images batch by batch, decoding each when its turn comes.
+        """Predicts images batch by batch. Each image is decoded with its batch.
 
-        An image whose feature is in the cache is not decoded at all, and does not count as one of a
-        batch. A method that changes image features has none there.
+        An image whose feature is in the cache is not decoded, and does not count in a batch. The
+        cache is not used for a method that changes image features.
 
         Args:
-          images: see `photos.gather`; they are scaled and cropped as the base asks for.
-          top_k: how many of the most probable classes a row holds.
+          images: see `photos.gather`; they get the preprocessing of the base.
+          top_k: number of classes in a row, the most probable first.
           batch_size: images at a time.
-          on_error: at an image that can't be read, "stop" raises its error, "skip" makes the error
-            its row.
+          on_error: at an unreadable image, "stop" raises the error, "skip" returns the error as
+            the image's row.
           abstain: see `abstention`.
-          cache: where image features are kept; None keeps none.
+          cache: the cache of image features; None for no cache.
 
         Returns:
           The rows, in the order of the images.
@@ -188,11 +189,11 @@ class Predictor:
                 f'on_error="skip" needs one process, got {jax.process_count()}: predict in one, or '
                 'use "stop"'
             )
-        # One size for all batches, so that the program is compiled once.
-        stored = cache.of(*self._encoder) if cache else None
+        # All batches have one size, so that the program is compiled once.
+        features = cache.of(*self._encoder) if cache else None
         size = min(batch_size, len(photos))
         inference = Inference(
-            self._method, FrozenFeatures(self._backbone, self._mesh, size, stored)
+            self._method, FrozenFeatures(self._backbone, self._mesh, size, features)
         )
         class_list = inference.class_list(self._learned, self.class_names)
 
@@ -245,6 +246,6 @@ def _checked(names: Sequence[str]) -> tuple[str, ...]:
     names = tuple(names)
     if len(set(names)) < max(2, len(names)) or not all(name.strip() for name in names):
         raise ValueError(
-            f"class names must be at least two, none of them empty or given twice, got {names}"
+            f"class names must be two or more different names that are not empty, got {names}"
         )
     return names

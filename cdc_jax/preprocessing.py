@@ -1,4 +1,4 @@
-"""How an image becomes the square of pixels that a model takes."""
+"""Preprocessing of an image: scaling, a square crop and normalisation."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from PIL import Image
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean colour of OpenAI's CLIP, of pixels in [0, 1]."""
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""Standard deviation that goes with it."""
+"""Standard deviation of the colours of OpenAI's CLIP, of pixels in [0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Preprocessing:
 
     Attributes:
       size: side of the square, in pixels.
-      resize: what an image is scaled to before the crop: a number is its short side, a pair
-        (height, width) squeezes it; None is a short side of `size`.
+      resize: size of the image before the crop: a number is its short side, a pair (height, width)
+        squeezes it; None is a short side of `size`.
       resample: Pillow's number of the interpolation.
-      mean: colour that pixels in [0, 1] are normalised by.
-      std: standard deviation that they are divided by.
+      mean: colour that is subtracted from pixels in [0, 1].
+      std: standard deviation that divides them.
     """
 
     size: int
@@ -31,11 +31,11 @@ class Preprocessing:
 
     @classmethod
     def of(cls, size: "int | Preprocessing") -> "Preprocessing":
-        """CLIP's for a size; a preprocessing as it is."""
+        """CLIP's preprocessing for a size; a preprocessing stays as it is."""
         return size if isinstance(size, Preprocessing) else cls(size)
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that an image of these has before the crop."""
+        """Width and height of an image after scaling, before the crop."""
         if isinstance(self.resize, tuple):
             return self.resize[1], self.resize[0]
         short, edge = min(width, height), self.resize or self.size

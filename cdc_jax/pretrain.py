@@ -1,4 +1,4 @@
-"""Pretrains a small CLIP on the embedded world, from nothing, and measures what it knows."""
+"""Pretrains a small CLIP on the embedded world from scratch, and measures its accuracy."""
 
 import tempfile
 import time
@@ -40,7 +40,7 @@ class Pretraining(nnx.Module):
 
 
 def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
-    """Pretrains, going on from the newest checkpoint in `workdir`, and saves the CLIP there.
+    """Pretrains from the newest checkpoint in `workdir` on, and saves the CLIP there.
 
     The loss is CLIP's symmetric contrastive cross-entropy, plus cross-entropies of auxiliary heads
     for the factors and the object's mask (this project's choice: without them a transformer takes
@@ -162,8 +162,10 @@ def zero_shot(clip: Clip, tokenizer: Tokenizer, seed: int, scenes: int = 1000) -
         labels = np.random.default_rng([seed, _EVALUATION, s]).integers(
             len(classes), size=scenes // 5
         )
-        chosen = {f: np.array([c.factors[f] for c in classes])[labels] for f in ("fill", "shape")}
-        subset = {f: v[: len(labels)] for f, v in scene.items()} | chosen
+        class_factors = {
+            f: np.array([c.factors[f] for c in classes])[labels] for f in ("fill", "shape")
+        }
+        subset = {f: v[: len(labels)] for f, v in scene.items()} | class_factors
         prompts = [f"a photo of a {c.name}." for c in classes]
         task.append(correct(image_features(subset, s + 1), prompts, labels))
     accuracy["task"] = np.concatenate(task)

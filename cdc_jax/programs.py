@@ -1,4 +1,4 @@
-"""How programs are compiled, and that later processes find them in the user's folder of caches."""
+"""Options of compilation, and the cache of compiled programs for later processes."""
 
 import functools
 import platform
@@ -23,9 +23,9 @@ _ONEDNN = {
 def options(dtype: str) -> dict[str, Any] | None:
     """Options for `jax.jit` of a program that runs a backbone.
 
-    Products of bfloat16 go to oneDNN on x86 CPUs with AMX, where XLA's own take about twice as
-    long. XLA offers this from JAX 0.12 on. It can't write such programs to a file, so that `keep`
-    does not keep them.
+    On x86 CPUs with AMX, oneDNN computes products of bfloat16. XLA's own products take about twice
+    as long there. XLA offers oneDNN from JAX 0.12 on. It can't write such programs to a file, so
+    that the cache does not hold them.
 
     Args:
       dtype: of the weights.
@@ -50,8 +50,9 @@ def _has_fast_onednn() -> bool:
 def keep() -> None:
     """Turns JAX's persistent compilation cache on; scripts call it before they compute.
 
-    The folder is `cdc_jax/programs` in the user's folder of caches. A folder that the user gave
-    JAX stays, as by JAX_COMPILATION_CACHE_DIR. JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    The folder is `cdc_jax/programs` in the user's folder of caches. If the user has set a folder
+    for JAX, such as by JAX_COMPILATION_CACHE_DIR, that folder stays.
+    JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return

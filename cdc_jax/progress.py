@@ -1,4 +1,4 @@
-"""Progress that says what is being done, how fast, and how long it will still take."""
+"""Progress of a task: its speed and the remaining time."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -15,11 +15,11 @@ Step = TypeVar("Step")
 
 
 def shown(steps: Iterable[Step], task: str, total: int, show: bool = True) -> Iterator[Step]:
-    """Goes through many short steps, with a `Progress` where there are 100,000 or more.
+    """Yields the steps, with a `Progress` for 100,000 or more of them.
 
     Args:
-      steps: to go through.
-      task: what is being done.
+      steps: many short steps.
+      task: name of the work.
       total: number of steps.
       show: False for silence.
     """
@@ -34,12 +34,12 @@ def shown(steps: Iterable[Step], task: str, total: int, show: bool = True) -> It
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line now and then. Of several hosts only the first shows it.
+    """A bar on a terminal, or a line every 30 seconds elsewhere. Only the first host shows it.
 
     Args:
-      task: what is being done.
+      task: name of the work.
       total: number of steps.
-      done: how many of them were done before, by an earlier run.
+      done: number of steps that an earlier run did.
       show: False for silence.
     """
 
@@ -65,7 +65,7 @@ class Progress:
         self._id = self._bar.add_task(self._task, total=total, completed=done, rate="")
 
     def advance(self, steps: int = 1) -> None:
-        """So many steps more are done."""
+        """Counts further steps as done."""
         self._done += steps
         now = time.monotonic()
         rate = (self._done - self._before) / max(now - self._started, 1e-9)
@@ -73,8 +73,10 @@ class Progress:
             self._bar.update(self._id, advance=steps, rate=f"{rate:.1f}/s")
         elif self._show and now - self._told > _LINE_EVERY:
             self._told = now
-            left = (self._total - self._done) / rate
-            line = f"{self._task}: {self._done} of {self._total}, {rate:.1f}/s, {left:.0f} s left"
+            remaining = (self._total - self._done) / rate
+            line = (
+                f"{self._task}: {self._done} of {self._total}, {rate:.1f}/s, {remaining:.0f} s left"
+            )
             print(line, flush=True)
 
     def __enter__(self) -> "Progress":

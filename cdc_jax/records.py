@@ -1,7 +1,7 @@
 """What a run writes, as records: the row, the task, its test splits and their figures.
 
-Evaluation writes them into results.json, the report reads them from there. Nothing is read out of
-a split's or a method's name.
+Evaluation writes them into results.json. The report reads them from there, and parses no name of a
+split or a method.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ FORMAT = 2
 """Of results.json. Format 1 is read, see `older_formats`."""
 
 GROUPS = ("all", "base", "new", "target")
-"""Which classes a test split has: all of the task's, those trained on, those never trained on, or
-those of another task."""
+"""The classes of a test split: all classes of the task, its training classes, its classes without
+training images, or the classes of another task."""
 
 INTERVENTION = "int"
-"""The condition under which what is irrelevant to the task was set at random, do(G_i)."""
+"""The condition do(G_i): factors that are irrelevant to the task are set at random."""
 
 _REMEDY = "delete its folder and run it again"
 
@@ -33,8 +33,8 @@ class SplitRecord:
 
     Attributes:
       group: one of `GROUPS`.
-      condition: under which its images were made, such as "iid" or "int"; "" where there is one.
-      headline: whether it is among the splits that stand for the whole task.
+      condition: of its images, such as "iid" or "int"; "" for a task with a single condition.
+      headline: whether it is one of the splits that stand for the whole task.
     """
 
     group: str = "all"
@@ -43,7 +43,7 @@ class SplitRecord:
 
     @property
     def suffix(self) -> str:
-        """How figures that compare base and new classes under this condition are called."""
+        """The suffix of figures that compare base and new classes under this condition."""
         return self.condition or "test"
 
 
@@ -52,9 +52,9 @@ class RowRecord:
     """A row of a table.
 
     Attributes:
-      name: as it was asked for, such as `cdc@views=flip`.
+      name: as the user wrote it, such as `cdc@views=flip`.
       row: name of the published row.
-      title: how tables call it.
+      title: its name in tables.
       role: one of `methods.rows.ROLES`.
       changes: settings that differ from the row's own -> values.
       changes_images: whether image features depend on what is learned.
@@ -73,13 +73,13 @@ class TaskRecord:
     """A task.
 
     Attributes:
-      dataset: what is learned on, for people.
+      dataset: name of the training dataset in tables.
       protocol: "few_shot", "base_new" or "transfer".
       heading: of its tables, in place of the protocol's; "" for none.
       shots: training images a class.
       seed: of the shots.
-      settings: the other settings that the task depends on, dots reaching into the parts.
-      note: what tables must say beside the figures; "" for nothing.
+      settings: the other settings that the task depends on, nested keys joined by dots.
+      note: a remark that tables show beside the figures; "" for none.
     """
 
     dataset: str
@@ -96,12 +96,12 @@ class Results:
     """Everything in results.json.
 
     Attributes:
-      row: what was run.
-      task: on what.
-      splits: name -> what the split is.
-      figures: name -> its figures, see `evaluate.summarize`.
-      summary: the figures that tables show, see there.
-      facts: what a method says of itself beside its figures, such as the phrases it started from.
+      row: the row of the run.
+      task: the task of the run.
+      splits: split name -> record of the split.
+      figures: split name -> its figures, see `evaluate.summarize`.
+      summary: the figures that tables show, see `evaluate.summarize`.
+      facts: `Method.facts`, such as the phrases that the templates started from.
       steps: of training.
       trainable_parameters: their number.
       skipped: images that were left out, each `file` and `reason`.
@@ -120,7 +120,7 @@ class Results:
     device: str
 
     def to_json(self) -> dict[str, Any]:
-        """The object that results.json holds; a split's figures stand beside what it is."""
+        """The object of results.json. A split's figures stand beside the fields of its record."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["figures"]
         splits = {
@@ -135,26 +135,26 @@ class Results:
         """Reads an object of the current format.
 
         Raises:
-          ValueError: another format; something is missing, or is not what it must be.
+          ValueError: the object has another format, lacks a field, or has a field of a wrong type.
         """
         if content.get("format") != FORMAT:
             raise ValueError(
                 f"is of format {schema.shown(content.get('format'))}, this release reads 1 and "
                 f"{FORMAT}"
             )
-        found = _RESULTS.read(content, "")
+        fields = _RESULTS.read(content, "")
         names = {kind: _names(kind) for kind in (SplitRecord, RowRecord, TaskRecord)}
         splits, figures = {}, {}
-        for name, entry in found["splits"].items():
+        for name, entry in fields["splits"].items():
             splits[name] = SplitRecord(**{key: entry[key] for key in names[SplitRecord]})
             figures[name] = {k: v for k, v in entry.items() if k not in names[SplitRecord]}
         others = set(_names(cls)) - {"row", "task", "splits", "figures"}
         return cls(
-            row=RowRecord(**{key: found["row"][key] for key in names[RowRecord]}),
-            task=TaskRecord(**{key: found["task"][key] for key in names[TaskRecord]}),
+            row=RowRecord(**{key: fields["row"][key] for key in names[RowRecord]}),
+            task=TaskRecord(**{key: fields["task"][key] for key in names[TaskRecord]}),
             splits=splits,
             figures=figures,
-            **{key: found[key] for key in others},
+            **{key: fields[key] for key in others},
         )
 
 
@@ -163,7 +163,7 @@ def read_json(path: epath.Path | Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is half-written or holds something else; the message names it.
+      ValueError: the file is half-written or holds no object; the message names it.
     """
     return schema.read_json(path, remedy=_REMEDY)
 
@@ -174,7 +174,7 @@ def _names(kind: type) -> list[str]:
 
 _NAME = text(unicode=False)  # may hold the bytes of any file name
 SKIPPED = schema.list_of(schema.record(file=_NAME, reason=_NAME))
-"""What results.json says of images that were left out."""
+"""The field of results.json for images that were left out."""
 
 _OBJECT = schema.table(schema.anything())
 _RESULTS = schema.record(

@@ -1,20 +1,20 @@
-"""What a run leaves in a method's folder, and how it is written: complete or not at all.
+"""The files of a method's folder, and how a run writes them: complete or not at all.
 
 config.json          the settings; a folder belongs to one configuration
-metrics.jsonl        losses, one object every few steps; not of what takes no steps
-curve.jsonl          accuracies in the course of training, where the configuration asks for them
-events.out.tfevents… the same for TensorBoard, where it asks for that, see `log`
-results.json         every figure; it is there when the run is complete
-scores.npz           for every test image what the method said of it
+metrics.jsonl        losses, one object every few steps; absent for methods that are not trained
+curve.jsonl          accuracies during training, if the configuration asks for them
+events.out.tfevents… the same for TensorBoard, if the configuration asks for it, see `log`
+results.json         every figure; it exists when the run is complete
+scores.npz           the prediction for every test image
 interpretation.json  what the templates learned
 adapted/             all that predictions need, see `export`
 gallery.json         the most and least certain test images, with gallery/*.png
 
 Of several processes, process 0 writes. Folders may lie in an object store, `gs://bucket/run`.
 
-Files are on the disk before they have their names, and all others before results.json: where that
-is whole, so is the rest. A power loss can still damage the logs, and whatever a disk lost later;
-`settle` drops that, and the run goes on from its newest whole checkpoint.
+A file is on the disk before it has its name, and results.json is written last. A whole results.json
+therefore means that all files are whole. A power loss can still damage the logs, and a disk can
+lose data later. `settle` drops damaged files, and the run goes on from its newest whole checkpoint.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ from cdc_jax.tasks import Examples
 Folder: TypeAlias = epath.Path | Path
 LOCK = ".lock"
 LOGS = ("metrics.jsonl", "curve.jsonl")
-_HOLDER, _LONGEST_HOLDER = "process ", 300  # what a lock begins with, and its characters
+_HOLDER, _LONGEST_HOLDER = "process ", 300  # the start of a lock's text, and its most characters
 _GALLERY = 6  # images at each end of a split
 _LARGEST = 2**30  # bytes of a log or JSON file
 _LINE = schema.record(step=schema.integer(0))
@@ -62,14 +62,13 @@ _SHOWN = ("predicted", "probability", "uncertainty", "conflict", "templates")
 def locked(folder: Folder) -> Iterator[None]:
     """Keeps other runs out of a folder.
 
-    The kernel frees the lock when the process is gone, however it ended: nothing to be cleaned up.
-    Object stores have nothing like it: there the file only says who came last, and that two runs do
-    not share a folder is up to the user.
+    The kernel frees the lock when the process ends, for any reason. Object stores have no locks.
+    There the file only names the last run, and the user must not start two runs in one folder.
 
     Raises:
-      ValueError: another run is in it; or the lock's file is a link, a pipe or something else than
-        what runs write there.
-      OSError: the folder can't be made or written to.
+      ValueError: another run uses the folder; or the lock's file is a link, a pipe or a file that
+        no run wrote.
+      OSError: the folder can't be created or written to.
     """
     holder = f"{_HOLDER}{os.getpid()} on {socket.gethostname()}"
     try:
@@ -107,7 +106,7 @@ def locked(folder: Folder) -> Iterator[None]:
 
 
 def _open_lock(path: Folder) -> TextIO:
-    """The lock's file; neither through a link nor from a pipe."""
+    """Opens the lock's file. Links and pipes are refused."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o666)
@@ -138,16 +137,16 @@ def require_space(folder: Folder, needed: int) -> None:
 
 
 def settle(folder: Folder) -> str:
-    """Drops what a power loss damaged in the folder of a run, so that the run can go on.
+    """Removes damaged files and log lines from the folder of a run, so that the run can go on.
 
-    Lines of the logs that are no whole objects go; a damaged file goes, and results.json with it,
-    so that the run is not complete and writes the file again from its newest checkpoint.
+    Damaged lines of the logs are removed. A damaged file is removed together with results.json.
+    The run is then incomplete, and writes the file again from its newest checkpoint.
 
     Returns:
-      What was dropped, in one line for people; "" for nothing.
+      One line for the user that names the removed parts; "" if nothing is damaged.
 
     Raises:
-      ValueError: a pipe or a device stands in place of a file.
+      ValueError: one of the files is a pipe or a device.
     """
     damaged = [name for name, whole in _WHOLE.items() if not whole(folder / name)]
     if damaged and _complete_without_checkpoints(folder, damaged):
@@ -184,25 +183,25 @@ def read_log(path: Folder) -> tuple[list[dict[str, Any]], int]:
       path: of metrics.jsonl or curve.jsonl.
 
     Returns:
-      Their objects, with rising steps; and how many other lines there are.
+      Their objects, with rising steps; and the number of damaged lines.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is a pipe or a device.
+      ValueError: the file is a pipe or a device.
     """
     content = schema.read_bytes(path, _LARGEST)
-    *ended, rest = content.split(b"\n")
+    *ended, tail = content.split(b"\n")
     lines: list[dict[str, Any]] = []
     for line in ended:
         with contextlib.suppress(ValueError):
-            found = schema.parse(line, _LINE, where=str(path), remedy="")
-            if not lines or found["step"] > lines[-1]["step"]:
-                lines.append(found)
-    return lines, len(ended) + bool(rest) - len(lines)
+            entry = schema.parse(line, _LINE, where=str(path), remedy="")
+            if not lines or entry["step"] > lines[-1]["step"]:
+                lines.append(entry)
+    return lines, len(ended) + bool(tail) - len(lines)
 
 
 def _settle_log(path: Folder) -> str:
-    """Drops the damaged lines of a log, and says so."""
+    """Removes the damaged lines of a log. Returns their number in words; "" for none."""
     if not path.exists():
         return ""
     lines, damaged = read_log(path)
@@ -216,7 +215,7 @@ def _as_log(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _is_json(path: Folder) -> bool:
-    """Whether a file is whole, or not there."""
+    """Whether a JSON file is whole or missing."""
     if not path.exists():
         return True
     content = schema.read_bytes(path, _LARGEST)
@@ -228,7 +227,7 @@ def _is_json(path: Folder) -> bool:
 
 
 def _is_archive(path: Folder) -> bool:
-    """Whether a ZIP archive is whole, or not there."""
+    """Whether a ZIP archive is whole or missing."""
     if not path.exists():
         return True
     schema.require_regular(path)
@@ -239,7 +238,7 @@ def _is_archive(path: Folder) -> bool:
         return False
 
 
-_WHOLE = {  # what a run writes beside its checkpoints and logs -> whether it is whole
+_WHOLE = {  # file of a run, without checkpoints and logs -> test whether it is whole
     "config.json": _is_json,
     "split.json": _is_json,
     "interpretation.json": _is_json,
@@ -255,12 +254,12 @@ def check(folder: Folder, settings: Mapping[str, Any], defaults: Mapping[str, An
 
     Args:
       folder: the run's.
-      settings: of the run that is to begin or go on there; the method's are under `method`.
-      defaults: of the method's settings. What an older release had no setting for, it did as they
-        and `settings.experiment` say.
+      settings: of the run that is to begin or go on. `method` has the method's settings.
+      defaults: of the method's settings. A setting that an older release did not have counts as
+        the default here or in `settings.experiment`.
 
     Raises:
-      ValueError: one has; the message lists the differences.
+      ValueError: a run of other settings has begun; the message lists the differences.
     """
     path = folder / "config.json"
     if not path.exists() or not _begun(folder):
@@ -285,14 +284,14 @@ def check(folder: Folder, settings: Mapping[str, Any], defaults: Mapping[str, An
 
 
 def require_same_items(folder: Folder, items: Mapping[str, Sequence[tuple[str, int, str]]]) -> None:
-    """Checks that a run that has begun in a folder used the images that there are now.
+    """Checks that the run in a folder began with the images that the task has now.
 
     Args:
       folder: the run's.
       items: see `Task.items`.
 
     Raises:
-      ValueError: it used others; the message names one.
+      ValueError: it began with other images; the message names one.
     """
     path = folder / "split.json"
     if not path.exists() or not _begun(folder):
@@ -314,7 +313,7 @@ def _begun(folder: Folder) -> bool:
 
 
 def _has_checkpoints(folder: Folder) -> bool:
-    checkpoints = folder / "checkpoints"  # no pattern: brackets in a path would be one as well
+    checkpoints = folder / "checkpoints"  # no glob: brackets in the path would match as a pattern
     return checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir())
 
 
@@ -326,7 +325,7 @@ def claim(folder: Folder, settings: Mapping[str, Any]) -> None:
 
 @first_only
 def write_json(path: Folder, content: Any) -> None:
-    """Writes a file that is either complete or not there."""
+    """Writes a JSON file completely or not at all."""
     _write(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -343,14 +342,14 @@ def append(path: Folder, line: Mapping[str, Any]) -> None:
 
 @first_only
 def cut(path: Folder, step: int) -> None:
-    """Drops what an interrupted run logged after the checkpoint it goes on from."""
+    """Removes log lines after a step: the interrupted run goes on at a checkpoint of that step."""
     if path.exists():
         _write(path, _as_log([line for line in read_log(path)[0] if line["step"] <= step]))
 
 
 @first_only
 def sync(*paths: Folder) -> None:
-    """Waits until files, and all files in folders, are on the disk."""
+    """Waits until files, and all files below folders, are on the disk."""
     for path in paths:
         if path.exists() and not remote(path):
             local = Path(path)
@@ -373,8 +372,8 @@ def read_results(folder: Folder) -> records.Results | None:
 
     Raises:
       FileNotFoundError: results of format 1 without the config.json that they need.
-      ValueError: a file that is damaged, or of a format that this release does not know; the
-        message names it and the remedy.
+      ValueError: a file is damaged, or has a format that this release does not know; the message
+        names the file and the remedy.
     """
     path = folder / "results.json"
     if not path.exists():
@@ -423,11 +422,11 @@ def write_gallery(
     for split, one in scores.items():
         names, prediction = test[split].class_names, one.prediction
         order = np.argsort(prediction.uncertainty, kind="stable")
-        chosen = {
+        ends = {
             "most certain": order[:_GALLERY],
             "least certain": order[_GALLERY:][::-1][:_GALLERY],
         }
-        for end, indices in chosen.items():
+        for end, indices in ends.items():
             for rank, i in enumerate(indices):
                 file = f"gallery/{folder_name(split)}-{end.split()[0]}-{rank}.png"
                 with (folder / file).open("wb") as png:
@@ -442,7 +441,7 @@ def write_gallery(
 
 def _write(path: Folder, content: str | bytes) -> None:
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    if remote(path):  # an object is there as a whole or not at all
+    if remote(path):  # a store writes an object completely or not at all
         path.write_bytes(data)
         return
     with writing.writing(Path(path)) as file:

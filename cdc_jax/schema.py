@@ -1,7 +1,7 @@
 """The one reader of JSON files and records: sizes are bounded first, then every value is checked.
 
-A table of kinds says what a file holds. What does not fit ends in one line that names the file,
-the key, the value and the remedy.
+A table of kinds describes the content of a file. A value of another kind raises an error of one
+line, which names the file, the key, the value and the remedy.
 
 Example:
   >>> sizes = record(hidden_size=integer(1, 4096), hidden_act=optional(text(), "quick_gelu"))
@@ -26,9 +26,9 @@ from typing import Any
 from etils import epath
 
 LARGEST = 64 * 2**20
-"""Bytes of the largest JSON file that is read, unless told otherwise."""
+"""The default bound of a JSON file, in bytes."""
 DEEPEST = 64
-"""Lists and objects within each other, at most."""
+"""The deepest nesting of lists and objects."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -36,10 +36,10 @@ _SHORT.maxlevel = 3
 
 
 class Misfit(ValueError):
-    """A value that is not what its kind asks for.
+    """A value that is not of the expected kind.
 
     Attributes:
-      key: where it stands.
+      key: of the value.
       problem: what is wrong, such as "must be a list, got 3".
     """
 
@@ -53,12 +53,12 @@ class Misfit(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a value must be.
+    """A kind of values.
 
     Attributes:
-      what: for messages, such as "a whole number".
-      read: (value, key) -> the value as it is used; raises `Misfit`.
-      default: for a key that is missing or null; `REQUIRED` for none.
+      what: name of the kind in messages, such as "a whole number".
+      read: (value, key) -> the value as the program uses it; raises `Misfit`.
+      default: for a key that is missing or null; `REQUIRED` for a key that must be there.
     """
 
     what: str
@@ -78,13 +78,13 @@ def shown(value: Any) -> str:
 
 
 def require_regular(path: Path | epath.Path) -> None:
-    """Makes sure that a file can be read to its end.
+    """Requires a regular file: the others may have no end.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: a folder, a pipe, a device or a socket.
+      FileNotFoundError: there is no such file.
+      ValueError: the path is a folder, a pipe, a device or a socket.
     """
-    if "://" in os.fspath(path):  # an object store has nothing else
+    if "://" in os.fspath(path):  # an object store has regular files only
         if not path.exists():
             raise FileNotFoundError(f"{path.name} is missing from {path.parent}")
         return
@@ -94,8 +94,8 @@ def require_regular(path: Path | epath.Path) -> None:
         raise FileNotFoundError(f"{path.name} is missing from {path.parent}") from None
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        found = kinds.get(stat.S_IFMT(mode), "a device")
-        raise ValueError(f"{path} is {found}, not a regular file: put the file itself there")
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise ValueError(f"{path} is {kind}, not a regular file: put the file itself there")
 
 
 def read_bytes(path: Path | epath.Path, largest: int = LARGEST) -> bytes:
@@ -116,7 +116,7 @@ def read_bytes(path: Path | epath.Path, largest: int = LARGEST) -> bytes:
             "the right file?"
         )
     with path.open("rb") as file:
-        return file.read(size)  # no more: what grows meanwhile, or has no end, stays bounded
+        return file.read(size)  # no more: a file that grows while it is read stays bounded
 
 
 def read_text(path: Path | epath.Path, remedy: str, largest: int = LARGEST) -> str:
@@ -136,12 +136,12 @@ def read_json(
     Args:
       path: of the file.
       kind: what the object must hold; None takes any object.
-      remedy: what to do about a file that is refused, the end of its message.
+      remedy: the end of an error's message: what the user should do.
       largest: bytes that the file may hold.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: no regular file, too large, damaged, or not of that kind.
+      ValueError: the file is not regular, too large, damaged, or its object is of another kind.
     """
     return parse(read_bytes(path, largest), kind, where=str(path), remedy=remedy)
 
@@ -176,7 +176,8 @@ def parse_value(content: str | bytes, *, where: str, remedy: str) -> Any:
       remedy: see `read_json`.
 
     Raises:
-      ValueError: not JSON in UTF-8, a key twice in one object, or nested too deeply.
+      ValueError: the text is not JSON in UTF-8, has a key twice in an object, or is nested too
+        deeply.
     """
     if isinstance(content, bytes):
         content = _text(content, where, remedy)
@@ -193,10 +194,10 @@ def parse_value(content: str | bytes, *, where: str, remedy: str) -> Any:
 
 
 def check(value: Any, kind: Kind, where: str, remedy: str) -> Any:
-    """A value as its kind reads it.
+    """Returns a value as its kind reads it.
 
     Raises:
-      ValueError: it is of another kind; the message names `where`, the key and the value.
+      ValueError: the value is of another kind; the message names `where`, the key and the value.
     """
     try:
         return kind.read(value, "")
@@ -213,11 +214,11 @@ def _text(content: bytes, where: str, remedy: str) -> str:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise Misfit("", f"has the key {shown(twice)} twice")
-    return found
+    return values
 
 
 def _require_shallow(value: Any, where: str, remedy: str) -> None:
@@ -270,9 +271,9 @@ def text(empty: bool = True, longest: int = 2**20, unicode: bool = True) -> Kind
     """A text.
 
     Args:
-      empty: it may be empty.
-      longest: characters.
-      unicode: it must be encodable. Names of files need not be: Python reads any bytes.
+      empty: whether it may be empty.
+      longest: the most characters.
+      unicode: whether it must be encodable. File names need not be, as Python reads any bytes.
     """
 
     def fits(value: Any) -> bool:
@@ -321,7 +322,7 @@ def table(kind: Kind, least: int = 0) -> Kind:
 
 
 def record(**fields: Kind) -> Kind:
-    """An object with these keys; others stay as they are."""
+    """An object with these keys. Other keys stay as they are."""
 
     def read(value: Any, key: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -329,25 +330,25 @@ def record(**fields: Kind) -> Kind:
         needed = [name for name, kind in fields.items() if kind.default is REQUIRED]
         if missing := [name for name in needed if name not in value]:
             raise Misfit(key, f"lacks {', '.join(missing)}")
-        found = dict(value)
+        values = dict(value)
         for name, kind in fields.items():
             if value.get(name) is None and kind.default is not REQUIRED:
-                found[name] = kind.default
+                values[name] = kind.default
             else:
-                found[name] = kind.read(value[name], _joined(key, name))
-        return found
+                values[name] = kind.read(value[name], _joined(key, name))
+        return values
 
     needed = ", ".join(name for name, kind in fields.items() if kind.default is REQUIRED)
     return Kind(f"an object with {needed}" if needed else "an object", read)
 
 
 def optional(kind: Kind, default: Any = None) -> Kind:
-    """A field that may be missing or null, which means `default`."""
+    """A field that may be missing or null; it then has the value `default`."""
     return dataclasses.replace(kind, default=default)
 
 
 def either(*kinds: Kind) -> Kind:
-    """A value of the first kind that it fits."""
+    """A value of one of several kinds. The first kind that fits reads it."""
     what = " or ".join(kind.what for kind in kinds)
 
     def read(value: Any, key: str) -> Any:
@@ -355,7 +356,7 @@ def either(*kinds: Kind) -> Kind:
             try:
                 return kind.read(value, key)
             except Misfit as error:
-                if error.key != key:  # the kind is right, something within is not
+                if error.key != key:  # the value is of this kind, but an entry within it is wrong
                     raise
         raise misfit(value, key, what)
 
@@ -374,7 +375,7 @@ def _simple(
 
 
 def misfit(value: Any, key: str, what: str) -> Misfit:
-    """The error of a value that must be something else."""
+    """The error of a value of another kind."""
     return Misfit(key, f"must be {what}, got {shown(value)}")
 
 

@@ -1,4 +1,4 @@
-"""The settings of an experiment with their defaults: what the configuration files start from."""
+"""The settings of an experiment with their defaults, from which configuration files start."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from ml_collections import ConfigDict
 from cdc_jax import config_file, feature_cache, methods
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""What the frozen CLIP can be computed in."""
+"""The dtypes of the frozen CLIP."""
 SEEDS = 2**32
-"""Seeds are whole numbers below this: of a larger one, random keys have only the last 32 bits."""
+"""Seeds are whole numbers below this bound. Random keys use the last 32 bits of a seed only."""
 
 
 def experiment() -> ConfigDict:
-    """Few-shot adaptation on the embedded world; what a configuration file changes, it says.
+    """The defaults: few-shot adaptation on the embedded world.
 
-    A method's own settings are left open under its name, for `--config.cdc.views=set1` and the
-    like; `cdc_jax.methods` says what there is.
+    The settings of each method are open placeholders under its name, for flags such as
+    `--config.cdc.views=set1`. `cdc_jax.methods.defaults` lists them.
     """
     config = ConfigDict()
     # "world"; "folder", see tasks/class_folders.py; "hf", see tasks/hf_datasets.py; or one of
@@ -78,17 +78,17 @@ def experiment() -> ConfigDict:
 
 
 def transfer(config: ConfigDict) -> None:
-    """Sets what the papers use where ImageNet's prompts are tested on other datasets."""
+    """Sets the papers' settings for prompts of ImageNet that are tested on other datasets."""
     for name, row in methods.ROWS.items():
         config[name].update_from_flattened_dict(row.transfer)
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the settings that no type bounds.
+    """Checks the values of settings beyond their types.
 
     Raises:
-      ValueError: a seed, dtype, cache, method or setting of a method that there is not; the message
-        names it and what there is.
+      ValueError: a seed, dtype, cache, method or setting of a method is invalid; the message names
+        the value and the valid values.
     """
     check_seed(config.seed)
     if config.dtype not in DTYPES:

@@ -1,4 +1,4 @@
-"""What a user may have meant by a name that is not there."""
+"""The nearest name to an unknown one."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ _COMPARED = 1000  # names; more would take long
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The most similar of the names, for a message; "" where there are none.
+    """The most similar of the names, for a message; "" for no names.
 
     >>> nearest("cop", ["cdc", "coop"])
     'coop'

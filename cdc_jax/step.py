@@ -1,4 +1,4 @@
-"""The training step: what it changes, and what is fixed about a stage of training on a task."""
+"""The training step: the state that it changes, and the fixed settings of a stage."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,13 +26,13 @@ class Phase:
     """A stage of training on a task.
 
     Attributes:
-      stage: what the method says of it.
+      stage: of the method.
       examples: the training set.
       batches: of the examples.
       update: the optimiser.
       make_views: the view function.
-      first: number of the steps before it.
-      steps: number of its steps.
+      first: number of the steps before this stage.
+      steps: number of the steps of this stage.
       cached_views: number of views of each image whose features are encoded before the first step;
         0 makes views in the step.
     """
@@ -48,7 +48,7 @@ class Phase:
 
     @property
     def end(self) -> int:
-        """Number of the steps when it is done."""
+        """Number of all steps at the end of this stage."""
         return self.first + self.steps
 
 
@@ -58,7 +58,7 @@ def initial_state(
     trained: dict[str, PyTree],
     step: int = 0,
 ) -> State:
-    """What training changes: trained parts, optimiser, step, and the average where one is kept."""
+    """The state of training: trained parts, optimiser, step, and the average of some stages."""
     moving, _ = stage.split(trained)
     state = {
         "trained": trained,
@@ -84,7 +84,7 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
       and update). With cached views the batch holds their `features`, and no image is encoded.
     """
     stage, method = phase.stage, phase.stage.method
-    any_seed = np.uint32(seed)  # as a plain number it would have to be below 2^31
+    traced_seed = np.uint32(seed)  # as a plain number it would have to be below 2^31
 
     def step(
         state: State,
@@ -97,10 +97,14 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         if phase.cached_views:
             features = devices.split(batch["features"].swapaxes(0, 1), "model", "data")
         else:
-            made = phase.make_views(
-                any_seed, state["step"], batch["indices"], batch["images"], batch.get("aspects")
+            images = phase.make_views(
+                traced_seed,
+                state["step"],
+                batch["indices"],
+                batch["images"],
+                batch.get("aspect_ratios"),
             )
-            views = devices.split(made, "model", "data")
+            views = devices.split(images, "model", "data")
         moving, resting = stage.split(state["trained"])
         done = state["step"] - phase.first
 
@@ -111,8 +115,8 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
                 method, backbone, learned, classes, views, batch["labels"], progress, features
             )
 
-        made = jax.grad(objective, has_aux=True)(moving)
-        gradients, losses = made if axis is None else jax.lax.pmean(made, axis)
+        outputs = jax.grad(objective, has_aux=True)(moving)
+        gradients, losses = outputs if axis is None else jax.lax.pmean(outputs, axis)
         updates, optimizer_state = phase.update.update(gradients, state["optimizer"], moving)
         losses["gradient_norm"] = optax.tree.norm(gradients)
         losses["update_norm"] = optax.tree.norm(updates)

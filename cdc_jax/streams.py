@@ -1,4 +1,4 @@
-"""Standard output that may be closed, full or of any encoding: a program goes on without it."""
+"""Standard output that may be closed, full or of any encoding. The program goes on without it."""
 
 import errno
 import io
@@ -8,10 +8,10 @@ from typing import Any, TextIO
 
 
 class _Enduring(io.FileIO):
-    """A stream that drops what its reader no longer takes.
+    """A stream that drops its output when the reader has left.
 
     Args:
-      stream: what is written to.
+      stream: the stream to write to.
     """
 
     def __init__(self, stream: TextIO):
@@ -36,8 +36,8 @@ class _Enduring(io.FileIO):
 def endure() -> None:
     """Makes `print` safe: neither a reader that leaves nor an encoding ends the program.
 
-    Characters that the encoding lacks are printed as escapes. Streams that something else put in
-    place, as a test or a notebook does, stay.
+    Characters that the encoding lacks are printed as escapes. Streams that a test or a notebook has
+    replaced stay.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -45,10 +45,10 @@ def endure() -> None:
             continue
         stream.flush()
         sink = io.BufferedWriter(_Enduring(stream))
-        made = io.TextIOWrapper(
+        wrapper = io.TextIOWrapper(
             sink,
             encoding=stream.encoding,
             errors="backslashreplace",
             line_buffering=stream.line_buffering,
         )
-        setattr(sys, name, made)
+        setattr(sys, name, wrapper)

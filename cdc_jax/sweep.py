@@ -1,4 +1,7 @@
-"""Sweeps: a configuration over datasets, kinds of task, shots and seeds, resumable by cells."""
+"""Sweeps: a configuration over datasets, kinds of task, shots and seeds.
+
+Each combination is a cell of the sweep. A sweep that runs again runs the incomplete cells only.
+"""
 
 import itertools
 import traceback
@@ -30,39 +33,39 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
     """The cells of a sweep, each a configuration of its own.
 
     Args:
-      config: its `sweep` holds lists separated by commas; an empty one leaves the configuration's
-        own value.
+      config: its `sweep` holds lists separated by commas. For an empty list the configuration's
+        single value stands.
 
     Returns:
       Name of the cell, such as `world-aligned-rho0.9-16shot-seed1`, -> its configuration.
 
     Raises:
-      ValueError: an entry of a list is not of its key's type, or is there twice; or what
-        `settings.check` and `tasks.check` refuse.
+      ValueError: an entry of a list has the wrong type, or occurs twice. See also `settings.check`
+        and `tasks.check`.
     """
     values: list[list[str | None]] = [
         [*grammar.split(config.sweep[axis], ",")] if config.sweep[axis] else [None]
         for axis in _AXES
     ]
-    made: dict[str, ConfigDict] = {}
-    for chosen in itertools.product(*values):
+    configs: dict[str, ConfigDict] = {}
+    for combination in itertools.product(*values):
         cell = config.copy_and_resolve_references()
         with cell.unlocked():
             del cell["sweep"]
-        pairs = zip(_AXES.values(), chosen, strict=True)
+        pairs = zip(_AXES.values(), combination, strict=True)
         config_file.assign(cell, [(key, text) for key, text in pairs if text is not None])
         settings.check(cell)
         tasks.check(cell)
         name = _name(cell)
-        # Only the world has kinds and correlations: other datasets are the same cell for all.
-        if cell.dataset == "world" and name in made:
+        # Only the world has kinds and correlations. Another dataset has one cell for all of them.
+        if cell.dataset == "world" and name in configs:
             raise ValueError(f"the sweep has the cell {name} twice")
-        made[name] = cell.lock()
-    return made
+        configs[name] = cell.lock()
+    return configs
 
 
 def check(config: ConfigDict, workdir: Path | str) -> dict[str, ConfigDict]:
-    """Finds what is wrong with a sweep in less time than JAX needs to be imported.
+    """Checks a sweep before JAX is imported.
 
     Args:
       config: see `cells`.
@@ -76,18 +79,18 @@ def check(config: ConfigDict, workdir: Path | str) -> dict[str, ConfigDict]:
       ValueError, FileNotFoundError: a cell was never begun and has no data, see
         `tasks.require_root`.
     """
-    root, found = epath.Path(workdir).expanduser(), cells(config)
-    for name, cell in found.items():
-        if not (root / name).exists():  # a run that is complete needs its data no more
+    root, configs = epath.Path(workdir).expanduser(), cells(config)
+    for name, cell in configs.items():
+        if not (root / name).exists():  # a complete run no longer needs its data
             tasks.require_root(cell)
-    return found
+    return configs
 
 
 def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
-    """Runs every cell that is not complete yet.
+    """Runs every incomplete cell.
 
-    A cell that fails is reported and the others go on; started again, the sweep runs what is
-    missing, and nothing that is complete. A single cell raises what it raises.
+    The error of a cell is reported, and the other cells run. A sweep that is started again runs
+    the incomplete cells only. A sweep of a single cell raises the error of that cell.
 
     Args:
       config: see `cells`.
@@ -97,8 +100,8 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
       Cell -> method -> contents of its results.json.
 
     Raises:
-      Interrupted: SIGTERM came, and all is saved.
-      SweepError: cells failed; `error.txt` in their folders says why.
+      Interrupted: SIGTERM came. All progress is saved.
+      SweepError: cells failed; `error.txt` in each of their folders has the traceback.
     """
     root, todo = epath.Path(workdir).expanduser(), check(config, workdir)
     from cdc_jax import devices, run_folder, train
@@ -136,8 +139,8 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
 
 def _name(cell: ConfigDict) -> str:
     kind = cell.world.kind if cell.dataset == "world" else ""
-    world = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
+    correlation = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
     halves = "-base_new" if cell.classes == "base_new" else ""
     targets = tasks.targets(cell)
     to = f"-to-{'-'.join(targets)}" if targets else ""
-    return folder_name(f"{cell.dataset}{world}-{cell.shots}shot-seed{cell.seed}{halves}{to}")
+    return folder_name(f"{cell.dataset}{correlation}-{cell.shots}shot-seed{cell.seed}{halves}{to}")

@@ -53,34 +53,34 @@ _SMALL_FILES = 2**25  # bytes, for what a run writes beside its checkpoints
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
-    """Adapts a backbone to a few-shot task by each of the configured methods, and evaluates them.
+    """Adapts a backbone to a few-shot task by each configured method, and evaluates the results.
 
     Args:
       config: see `settings.experiment`.
-      workdir: every method gets a folder in it, called as `folder_name` says, see `run_folder`,
-        with `split.json` (the items used) and `checkpoints/`. A method that is complete is not run
-        again, one that was interrupted goes on at its newest whole checkpoint.
+      workdir: every method writes into a folder of it, see `run_folder`. `folder_name` names the
+        folder. It also gets `split.json`, the items of the task, and `checkpoints/`. A complete
+        method does not run again. An interrupted method goes on at its newest whole checkpoint.
 
     Returns:
       Method -> contents of its `results.json`, see `records.Results`.
 
     Raises:
-      ValueError: something in the configuration that can't be done, before any work; or a workdir
-        that holds another configuration's run, or where another run is at work.
-      OSError: a workdir that can't be written to, or without room for the run.
-      FloatingPointError: a method's losses or gradients that are not finite; the others have run.
-      Interrupted: SIGTERM came, and all is saved.
+      ValueError: the configuration asks for something impossible; this is raised before any work.
+        Or the workdir holds a run of another configuration, or another run is at work there.
+      OSError: the workdir can't be written to, or has no room for the run.
+      FloatingPointError: losses or gradients of a method are not finite. The other methods ran.
+      Interrupted: SIGTERM came. All progress is saved.
     """
     settings_lib.check(config)
     names = methods.names(config.methods)
     rows = {name: methods.split(name)[0] for name in names}  # an unknown row needs no backbone
     root = epath.Path(workdir).expanduser()
     folders = {name: root / folder_name(name) for name in names}
-    with contextlib.ExitStack() as held:
-        notice = held.enter_context(Notice())
+    with contextlib.ExitStack() as stack:
+        notice = stack.enter_context(Notice())
         if not (config.progress and devices.is_first()) and not hub.are_progress_bars_disabled():
             hub.disable_progress_bars()
-            held.callback(hub.enable_progress_bars)
+            stack.callback(hub.enable_progress_bars)
         with devices.first_goes_first():
             model_settings = backbone_lib.read_settings(config.model)
         unfamiliar = bool(model_settings.profile) and _closed(config) and config.dataset != "world"
@@ -93,7 +93,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         def enter() -> None:
             if config.tensorboard:
                 require_tensorboard()
-            held.enter_context(run_folder.locked(root))
+            stack.enter_context(run_folder.locked(root))
             for name in names:
                 if dropped := run_folder.settle(folders[name]):
                     print(visible(dropped), file=sys.stderr, flush=True)
@@ -106,9 +106,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
 
         devices.first_decides(enter)
         devices.require_shared(root / run_folder.LOCK)
-        read = {name: run_folder.read_results(folder) for name, folder in folders.items()}
-        complete = {name: result for name, result in read.items() if result}
-        if config.tensorboard:  # of runs without it, too
+        results = {name: run_folder.read_results(folder) for name, folder in folders.items()}
+        complete = {name: result for name, result in results.items() if result}
+        if config.tensorboard:  # a complete run may have been logged without it
             for name, result in complete.items():
                 with Log(folders[name], tensorboard=True) as log:
                     log.start(result.steps)
@@ -116,7 +116,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         missing = [name for name in names if name not in complete]
         if not missing:
             return {name: complete[name].to_json() for name in names}
-        # Before weights are downloaded for data that is missing.
+        # Missing data is an error before the weights are downloaded.
         task = load(config, model_settings.preprocessing)
         if task.summary and config.progress and devices.is_first():
             print(task.summary, flush=True)
@@ -125,18 +125,18 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
         _check_names(config, task, backbone)
         weights_hash = backbone.weights_hash()
         mesh = devices.make_mesh()
-        held.enter_context(jax.set_mesh(mesh))
+        stack.enter_context(jax.set_mesh(mesh))
         largest = max(map(len, (task.train, *task.test.values())))
         cache = FeatureCache(config.cache.folder, config.cache.gigabytes)
         frozen = FrozenFeatures(
             devices.replicate(backbone, mesh),
             mesh,
-            min(config.evaluation_batch_size, largest),  # one size, so that one program serves all
+            min(config.evaluation_batch_size, largest),  # one size needs one program
             cache.of(*encoder(backbone)),
         )
         support = Support(jnp.asarray(frozen.of(task.train)[0]), task.train.labels)
         runs = []
-        for name in missing:  # all are put together before the first is trained
+        for name in missing:  # all methods are built before the first one is trained
             choice = choices[name]
             method = methods.build(
                 choice, frozen.backbone, task.class_names, task.template, support
@@ -155,15 +155,15 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
                 folder=folders[name],
             )
             runs.append(run)
-        devices.first_decides(claim)  # only now: what was refused so far leaves no trace
-        diverged = []
+        devices.first_decides(claim)  # only now: a refused configuration leaves no files
+        failures = []
         for run in runs:
             try:
                 complete[run.choice.name] = _run(run)
-            except FloatingPointError as error:  # the other methods need not wait for a remedy
-                diverged.append(f"{run.choice.name}: {error}")
-        if diverged:
-            raise FloatingPointError("; ".join(diverged))
+            except FloatingPointError as error:  # the other methods still run
+                failures.append(f"{run.choice.name}: {error}")
+        if failures:
+            raise FloatingPointError("; ".join(failures))
         return {name: complete[name].to_json() for name in names}
 
 
@@ -175,13 +175,13 @@ class Run:
       config: of the experiment.
       choice: the row and its settings.
       method: the method.
-      initial: what it starts from.
-      phases: its training; none where nothing is trained.
+      initial: the arrays that training starts from.
+      phases: the stages of training; empty for a method that is not trained.
       task: the task.
       frozen: image features that no method changes, and the backbone.
       weights_hash: of the backbone.
-      notice: of an end from outside.
-      folder: where it writes.
+      notice: listens for SIGTERM.
+      folder: the method's folder.
     """
 
     config: ConfigDict
@@ -216,7 +216,7 @@ class Resumed(NamedTuple):
 
 
 def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) -> list[Phase]:
-    """The stages of a method on a task. What its settings get wrong is refused here."""
+    """The stages of a method on a task. Raises ValueError for wrong settings of a stage."""
     examples = task.training_set(method.config.train_on)
     make_views = views.build(
         method.config.views,
@@ -224,7 +224,7 @@ def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) 
         size=backbone.sizes.image_size,
         mean=backbone.mean,
         std=backbone.std,
-        about=task.about,
+        label_properties=task.label_properties,
     )
     phases, first = [], 0
     for number, stage in enumerate(method.stages()):
@@ -232,31 +232,31 @@ def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) 
         batches = TrainingBatches(examples, stage.optimizer.batch_size, seed)
         update = optimizer.make(stage.optimizer, batches.per_epoch)
         steps = stage.optimizer.epochs * batches.per_epoch
-        cached = cached_views.count(stage, task.about)
+        cached = cached_views.count(stage, task.label_properties)
         phases.append(Phase(stage, examples, batches, update, make_views, first, steps, cached))
         first += steps
     return phases
 
 
 def _run(run: Run) -> records.Results:
-    """Trains, from wherever an earlier run left it, evaluates, and writes all there is to know."""
+    """Trains from the newest checkpoint on, evaluates, and writes every file of the run."""
     method, task, backbone = run.method, run.task, run.frozen.backbone
     run_folder.write_json(run.folder / "split.json", task.items())
     inference = Inference(method, run.frozen)
     with Log(run.folder, run.config.tensorboard) as log:
         learned = _train(run, inference, log)
-        exported = export.describe(
+        adapted = export.describe(
             method, run.choice.family_name, learned, run.config.model, backbone, run.weights_hash
         )
-        export.write(run.folder / "adapted", exported)
+        export.write(run.folder / "adapted", adapted)
         title = f"{run.choice.title}: evaluating"
         try:
             with Progress(title, len(task.test), show=run.config.progress) as progress:
                 scores = evaluate(inference, learned, task.test, progress, run.notice)
         except Interrupted:
             raise Interrupted(
-                f"{run.folder} was stopped while it was evaluated: the same command goes on with "
-                "that"
+                f"{run.folder} was stopped while it was evaluated: the same command repeats the "
+                "evaluation"
             ) from None
         figures = summarize(scores)
         log.finish({"step": run.steps, **figures["summary"]})
@@ -292,18 +292,18 @@ def _run(run: Run) -> records.Results:
 
 
 def _train(run: Run, inference: Inference, log: Log) -> Learned:
-    """What the method learned."""
+    """Trains all stages and returns the learned arrays."""
     trained = run.initial.trained
     states = (initial_state(phase.stage, phase.update, trained) for phase in run.phases)
     needed = _SMALL_FILES + (KEPT + 1) * max(map(_bytes, states))
     devices.first_decides(lambda: run_folder.require_space(run.folder, needed))
     with Checkpoints(run.folder / "checkpoints") as checkpoints:
         # Where a run starts, in this order of precedence:
-        # 1. complete: results.json is there, nothing is run;
-        # 2. interrupted: the newest whole checkpoint, whatever devices it was written on. It
-        #    holds the trained parts, optimiser, step and the frozen weights' hash; batches and
-        #    views are functions of seed and step;
-        # 3. new: the initial parts.
+        # 1. complete: results.json exists, and nothing runs;
+        # 2. interrupted: the run goes on at the newest whole checkpoint, on any devices. The
+        #    checkpoint holds the trained parts, optimiser, step and the frozen weights' hash.
+        #    Batches and views are functions of seed and step;
+        # 3. new: the run starts from the initial parts.
         start = _resume(run, trained, checkpoints)
         done = start.step if start else 0
         log.start(done)
@@ -328,7 +328,7 @@ def _train_phase(
     log: Log,
     progress: Progress,
 ) -> dict[str, PyTree]:
-    """The trained parts at the end of a stage, from its start or from where it was interrupted."""
+    """Trains a stage from its start, or from `start`, and returns its trained parts."""
     config, stage, batches = run.config, phase.stage, phase.batches
     first = start.step if start else phase.first
     if phase.cached_views and first < phase.end:  # else only the evaluation was interrupted
@@ -371,7 +371,7 @@ def _train_phase(
                 learned = Learned(state["trained"], fixed)
                 figures = summarize(evaluate(inference, learned, run.task.test))
                 log.write("curve", {"epoch": epoch, "step": done} | figures["summary"])
-            if saves:  # after the logs, so that a checkpoint's are complete
+            if saves:  # after the logs: a checkpoint implies all log lines before it
                 run_folder.sync(*(run.folder / name for name in run_folder.LOGS))
                 notes = {"window": window, "weights_hash": run.weights_hash}
                 checkpoints.save(done, state, notes)
@@ -384,7 +384,7 @@ def _train_phase(
 
 
 def _cached_features(run: Run, phase: Phase) -> np.ndarray:
-    """See `cached_views.encode`. What SIGTERM interrupts is encoded again by the next run."""
+    """See `cached_views.encode`. After SIGTERM, the next run encodes all views again."""
     batches = cached_views.batches(phase, run.frozen)
     title = f"{run.choice.title}: encoding views"
     with Progress(title, batches, show=run.config.progress) as progress:
@@ -393,7 +393,7 @@ def _cached_features(run: Run, phase: Phase) -> np.ndarray:
             if run.notice.came():
                 raise Interrupted(
                     f"{run.folder} was stopped while its views were encoded: the same command "
-                    "goes on with that"
+                    "encodes them again"
                 )
             progress.advance()
 
@@ -413,24 +413,24 @@ def _resume(run: Run, trained: dict[str, PyTree], checkpoints: Checkpoints) -> R
     step, state, notes = newest
     if notes["weights_hash"] != run.weights_hash:
         raise ValueError(
-            f"{run.folder} was begun on a CLIP of weights {notes['weights_hash'][:12]}…, "
-            f"{run.config.model!r} now has {run.weights_hash[:12]}…: give the former as model, "
-            "or delete that folder"
+            f"{run.folder} was begun on a CLIP of weights {notes['weights_hash'][:12]}…, but "
+            f"{run.config.model!r} now has weights {run.weights_hash[:12]}…: set model to the "
+            "first CLIP, or delete that folder"
         )
     return Resumed(step, state, notes["window"])
 
 
 def _check_names(config: ConfigDict, task: Task, backbone: Backbone) -> None:
-    """Requires that the model can tell class names apart; those of the field are as they are."""
+    """Requires that the model can tell class names apart. Published names are not checked."""
     lists = {task.class_names, *(examples.class_names for examples in task.test.values())}
     published = config.dataset == "world" or config.dataset in catalog.PUBLISHED
     for names in () if published else lists:
         class_names.require_distinct(names, backbone)
-    class_names.warn_of_unsaid([name for names in lists for name in names], backbone)
+    class_names.warn_of_wordless([name for names in lists for name in names], backbone)
 
 
 def _closed(config: ConfigDict) -> bool:
-    """Whether the classes that are trained on are the only ones that will be asked for."""
+    """Whether the run is tested on the training classes only."""
     return config.classes == "all" and not config.targets
 
 

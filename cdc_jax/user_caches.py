@@ -1,4 +1,7 @@
-"""What processes keep for later ones, in the user's folder of caches; all of it may be deleted."""
+"""Folders in the user's folder of caches. Processes keep files there for later processes.
+
+All of these files may be deleted.
+"""
 
 import os
 from pathlib import Path
@@ -7,8 +10,8 @@ from pathlib import Path
 def path(name: str) -> Path | None:
     """A folder in the folder of all caches.
 
-    That is the folder which CDC_JAX_CACHE names, or `cdc_jax` in the user's folder of caches by the
-    XDG specification.
+    CDC_JAX_CACHE names the folder of all caches. Its default is `cdc_jax` in the user's folder of
+    caches by the XDG specification.
 
     Args:
       name: of the folder, such as "features".
@@ -25,11 +28,11 @@ def path(name: str) -> Path | None:
 
 
 def folder(name: str) -> Path | None:
-    """The folder `path(name)`, created if need be; None where it can't be written to."""
-    made = path(name)
+    """The folder `path(name)`, created if need be; None if it can't be written to."""
+    location = path(name)
     try:
-        if made:
-            made.mkdir(parents=True, exist_ok=True)
+        if location:
+            location.mkdir(parents=True, exist_ok=True)
     except OSError:  # such as a read-only home
         return None
-    return made if made and os.access(made, os.W_OK) else None
+    return location if location and os.access(location, os.W_OK) else None

@@ -1,4 +1,4 @@
-"""The hand-crafted text of a task: one template, or words of the task's own for its classes.
+"""The hand-crafted text of a task: one template, or several texts for each class.
 
 A template is a text with one {} for the class name. Several templates are averaged as CLIP's
 prompt ensembles are (Radford et al. 2021, section 3.1.4). Sentences of single classes are averaged
@@ -12,19 +12,18 @@ from typing import Any, TypeAlias
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """Words of a task's own for its classes, whose features are averaged.
+    """Several texts for each class of a task, whose features are averaged.
 
-    A class is put in words by every one of `templates`, and by its own sentences in
-    `descriptions`. A class that has neither gets `template`.
+    The texts of a class are all `templates` and its sentences in `descriptions`. A class without
+    such texts has the text of `template`.
 
     Attributes:
-      template: text with one {} for the class name; prompts that have no phrase start as it.
-      templates: texts with one {}; may be none.
-      descriptions: class name -> sentences; a {} in a sentence stands for the class name.
+      template: text with one {} for the class name. Prompts without a phrase start as this text.
+      templates: texts with one {}; may be empty.
+      descriptions: class name -> sentences. A {} in a sentence stands for the class name.
 
     Raises:
-      ValueError: a template that does not have one {}, or a sentence that is empty or has a brace
-        outside {}.
+      ValueError: a template does not have one {}. A sentence is empty or has a brace outside {}.
     """
 
     template: str
@@ -52,22 +51,22 @@ Template: TypeAlias = str | Wording
 
 
 def sentences(template: Template, name: str) -> list[str]:
-    """All texts of a class. Their features are averaged where there are several.
+    """All texts of a class. Their features are averaged.
 
     >>> sentences("a photo of a {}.", "hot_dog")
     ['a photo of a hot dog.']
     >>> sentences(Wording("a {}.", ("the {}.",), {"cat": ("A {} purrs.",)}), "cat")
     ['the cat.', 'A cat purrs.']
     """
-    read = name.replace("_", " ")
+    class_name = name.replace("_", " ")
     if isinstance(template, str):
-        return [template.format(read)]
-    own = [*template.templates, *template.descriptions.get(name, ())]
-    return [text.replace("{}", read) for text in own or [template.template]]
+        return [template.format(class_name)]
+    texts = [*template.templates, *template.descriptions.get(name, ())]
+    return [text.replace("{}", class_name) for text in texts or [template.template]]
 
 
 def single(template: Template) -> str:
-    """The one template of a hand-crafted text: the start of prompts that have no phrase."""
+    """The single template of a hand-crafted text: the start of prompts without a phrase."""
     return template if isinstance(template, str) else template.template
 
 
@@ -85,9 +84,13 @@ def from_json(value: Any) -> Template:
     match value:
         case str():
             return value
-        case {"template": str(template), "templates": list(templates), "descriptions": dict(own)}:
-            if _are_texts(templates) and all(map(_are_texts, own.values())):
-                described = {name: tuple(texts) for name, texts in own.items()}
+        case {
+            "template": str(template),
+            "templates": list(templates),
+            "descriptions": dict(descriptions),
+        }:
+            if _are_texts(templates) and all(map(_are_texts, descriptions.values())):
+                described = {name: tuple(texts) for name, texts in descriptions.items()}
                 return Wording(template, tuple(templates), described)
     raise ValueError(
         "must be a text, or an object of template (a text), templates (texts) and descriptions "

@@ -1,8 +1,8 @@
-"""How files are written: complete and on the disk, or as they were before.
+"""Writes files completely and to the disk, or leaves them as they were.
 
-A file is written under another name, put on the disk, and given its name then. What is no file of
-its own, a link, a pipe or a device, is never replaced: a link's target is written in its place, a
-pipe or a device gets the bytes.
+A file is written under another name, flushed to the disk, and then renamed. Links, pipes and
+devices are never replaced. The target of a link is written in place of the link. A pipe or a device
+gets the bytes.
 """
 
 import contextlib
@@ -28,11 +28,10 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write to; what lay there stays until all is written.
+    """A file to write to. An older file stays until all bytes are written.
 
     Raises:
-      OSError: its folder is not there or may not be written to, it is a folder itself, or the disk
-        is full.
+      OSError: the folder is missing or not writable, the path is a folder, or the disk is full.
     """
     path = checked_path(path)
     if (number := _descriptor(path)) is not None:
@@ -83,8 +82,8 @@ def checked_path(path: str | Path) -> Path:
     """The path, if a file can be written there.
 
     Raises:
-      OSError: its folder is not there or may not be written to, it is a folder itself, a link that
-        leads nowhere, or may not be written to.
+      OSError: the folder is missing or not writable. The path is a folder, a link that leads
+        nowhere, or not writable.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -104,13 +103,13 @@ def checked_path(path: str | Path) -> Path:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The number of the open file that /dev/stdout, /dev/fd/3 and the like stand for.
+    """The number of the open file of a path such as /dev/stdout or /dev/fd/3.
 
-    To open such a path anew would begin at the start of a file that others write to as well.
+    To open such a path again would begin at the start of a file that others also write to.
     """
-    own = {os.path.realpath(folder) for folder in ("/proc/self/fd", "/dev/fd")}
+    folders = {os.path.realpath(folder) for folder in ("/proc/self/fd", "/dev/fd")}
     for _ in range(40):  # as many links as Linux follows
-        if os.path.realpath(path.parent) in own and path.name.isdecimal():
+        if os.path.realpath(path.parent) in folders and path.name.isdecimal():
             return int(path.name)
         if not path.is_symlink():
             return None

@@ -70,7 +70,9 @@ def training(name, classes, images):
     support = methods.Support(clip.encode_texts(names[:2]), np.arange(2))
     choice = methods.configure(name, "small")
     method = methods.build(choice, clip, names, "a photo of a {}.", support)
-    flip = views.build("flip", templates=4, size=32, mean=clip.mean, std=clip.std, about=("shape",))
+    flip = views.build(
+        "flip", templates=4, size=32, mean=clip.mean, std=clip.std, label_properties=("shape",)
+    )
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, 256, (images, 32, 32, 3), np.uint8)
     labels = rng.integers(0, classes, images, np.int32)

@@ -104,13 +104,13 @@ def test_rows_are_squeezed_photographs(files, examples):
         "images": ((8, 24, 24, 3), "uint8"),
         "labels": ((8,), "int32"),
         "indices": ((8,), "int32"),
-        "aspects": ((8,), "float32"),
+        "aspect_ratios": ((8,), "float32"),
     }
     for row, index in enumerate(batch["indices"]):
         image = Image.open(files[index])
         squeezed = np.asarray(image.resize((24, 24), Image.Resampling.BICUBIC))
         np.testing.assert_array_equal(batch["images"][row], squeezed)
-        assert batch["aspects"][row] == np.float32(image.width / image.height)
+        assert batch["aspect_ratios"][row] == np.float32(image.width / image.height)
         assert batch["labels"][row] == index % 3
 
 
@@ -240,8 +240,8 @@ def test_the_benchmark_compares_the_same_work(tmp_path, monkeypatch):
     images = Photographs(paths, Path, pipeline.SIZE, pipeline.SIDE)
     expected = [pipeline.pillow_test(path) for path in paths]
     np.testing.assert_array_equal(images[:], expected)
-    squeezed, aspects = images.squeezed(np.arange(3))
+    squeezed, aspect_ratios = images.squeezed(np.arange(3))
     np.testing.assert_array_equal(squeezed, [pipeline.pillow_squeezed(path) for path in paths])
-    np.testing.assert_array_equal(aspects, np.float32(500 / 375))
+    np.testing.assert_array_equal(aspect_ratios, np.float32(500 / 375))
     with pytest.raises(ValueError, match="at least 32 photographs are needed, got 3 in x"):
         pipeline.measure(paths, "x")

@@ -77,7 +77,7 @@ def test_a_changed_pixel_is_another_image(world, tmp_path):
     assert runner.encoded == 1
     reshaped = frozen(world, tmp_path)  # the same bytes as another image
     keys = content.digests(PIXELS.reshape(11, 16, 64, 3), np.arange(11))
-    assert not reshaped._stored.read(keys)[1].any()
+    assert not reshaped._cache.read(keys)[1].any()
 
 
 def test_files_are_decoded_once(world, plain, tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_file_that_changes_before_it_is_decoded(world, plain, tmp_path, monkey
     runner = frozen(world, tmp_path / "cache")
     np.testing.assert_allclose(runner.encode(images)[0, 0], plain[1], atol=1e-6)
     after = content.of_file(folder / "0.png", Preprocessing.of(32))
-    assert runner._stored.read([before, after])[1].tolist() == [False, True]
+    assert runner._cache.read([before, after])[1].tolist() == [False, True]
 
 
 def test_a_file_that_changes_after_it_was_decoded(world, plain, tmp_path):

@@ -130,7 +130,7 @@ def test_cached_features_are_those_of_views_made_and_encoded_plainly(
             indices = np.array(numbers, np.int32)
             read = read_images(examples.images, indices)
             made = phase.make_views(
-                np.uint32(SEED), FIRST + step, indices, read["images"], read.get("aspects")
+                np.uint32(SEED), FIRST + step, indices, read["images"], read.get("aspect_ratios")
             )
             for template, images in enumerate(made):
                 plain = world.encode_images(images)

@@ -52,11 +52,11 @@ def test_names_that_differ_are_taken(backbone, names):
 )  # fmt: skip
 def test_names_that_say_nothing_are_told_once(backbone, names, unsaid):
     if not unsaid:
-        class_names.warn_of_unsaid(names, backbone)
+        class_names.warn_of_wordless(names, backbone)
         return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        class_names.warn_of_unsaid(names * 2, backbone)
+        class_names.warn_of_wordless(names * 2, backbone)
     (warning,) = caught
     assert str(warning.message).startswith(f"{len(unsaid)} class names hold no word")
     assert all(ascii(name) in str(warning.message) for name in unsaid)

@@ -100,14 +100,14 @@ def test_a_setting_is_the_same_in_every_form(row, changes):
     """After the colon, as a flag, and in a row's name: alone, after the colon and as a flag."""
     name = methods.with_changes(row, changes)
     assert read(methods.configure(name).config, changes) == changes
-    colon = ",".join(f"{row}.{key}={grammar.written(value)}" for key, value in changes.items())
+    colon = ",".join(f"{row}.{key}={grammar.quoted(value)}" for key, value in changes.items())
     applied = config_file.apply(settings.experiment(), f"methods=zero_shot,{name},{colon},shots=4")
     assert applied.shots == 4
     assert methods.names(applied.methods) == ["zero_shot", name]
     assert read(applied[row], changes) == changes
 
     texts = {"methods": f"zero_shot,{name}"} | {f"{row}.{k}": v for k, v in changes.items()}
-    argv = [f"--config.{key}={grammar.written(value)}" for key, value in texts.items()]
+    argv = [f"--config.{key}={grammar.quoted(value)}" for key, value in texts.items()]
     flagged = parsed(["run.py", *(config_file.resolved(argument, Path()) for argument in argv)])
     assert methods.names(flagged.methods) == ["zero_shot", name]
     assert read(flagged[row], changes) == changes
@@ -125,7 +125,7 @@ def parsed(argv):
 
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True))
 def test_a_list_of_written_values_is_read_back(values):
-    text = ",".join(map(grammar.written, values))
+    text = ",".join(map(grammar.quoted, values))
     assert [grammar.unquoted(part) for part in grammar.split(text, ",")] == values
 
 

@@ -232,7 +232,7 @@ def test_a_learned_scale_and_shift_belong_to_the_head(world, support, row):
         ({"head.name": "svm"}, TEMPLATE, "unknown head.name 'svm': choose one of softmax"),
         ({"head.fusion": "dempster"}, TEMPLATE, "unknown head.fusion 'dempster': .* mean_logit"),
         ({"prompts.modality": "image"}, TEMPLATE, "unknown prompts.modality 'image': .* text"),
-        ({"prompts.anchors": "a {}.|the {}."}, TEMPLATE, "2 hand-crafted templates: 1 learned"),
+        ({"prompts.anchors": "a {}.|the {}."}, TEMPLATE, "2 hand-crafted templates for 1 learned"),
         ({"prompts.anchors": "a dot"}, TEMPLATE, "needs one {} for the class name, got 'a dot'"),
         ({}, "a photo", "a template needs one {} for the class name, got 'a photo'"),
         (

@@ -126,7 +126,7 @@ def test_a_name_may_change_settings():
 def test_what_a_user_chose_comes_before_the_row_and_after_the_name():
     chosen = methods.overrides("cdc")
     chosen.prompts.templates, chosen.views = 3, "clean"
-    configure = lambda name: methods.configure(name, chosen=chosen).config  # noqa: E731
+    configure = lambda name: methods.configure(name, user_settings=chosen).config  # noqa: E731
     assert configure("cdc").prompts.templates == 3
     assert configure("cdc@prompts.templates=2").prompts.templates == 2
     assert configure("cdc").views == "clean"
@@ -136,7 +136,7 @@ def test_what_a_user_chose_comes_before_the_row_and_after_the_name():
 def test_overrides_take_values_of_the_settings_types_only():
     for name in methods.ROWS:
         chosen = methods.overrides(name)
-        assert methods.configure(name, chosen=chosen).changes == {}
+        assert methods.configure(name, user_settings=chosen).changes == {}
         with pytest.raises(TypeError):
             chosen.optimizer.epochs = "many"
 
@@ -154,7 +154,7 @@ def test_class_specific_prompts_are_of_rows_that_learn_text():
     assert "prompts" not in methods.configure("linear_probe", unfamiliar_names=True).config
     chosen = methods.overrides("cdc")
     chosen.prompts.class_specific = False
-    assert not is_specific("cdc", chosen=chosen)
+    assert not is_specific("cdc", user_settings=chosen)
     for changes in ("prompts.modality=multimodal", "prompts.class_specific=False"):
         assert not is_specific(f"coop@{changes}")
     assert is_specific("maple@prompts.modality=text")

@@ -75,7 +75,7 @@ def test_class_folders(photos, config):
     (photos / "cat" / ".hidden.png").write_text("nor this")
     task = tasks.load(config(data__root=str(photos)), 16)
     assert task.class_names == ("cat", "dog", "newt")
-    assert task.template == "a photo of a {}." and task.about == ("category",)
+    assert task.template == "a photo of a {}." and task.label_properties == ("category",)
     assert len(task.train) == len(task.val) == 6
     assert len(task.test["test"]) == 9  # 0.3 of ten, of each
     assert task.train.images[:2].shape == (2, 16, 16, 3)

@@ -231,7 +231,7 @@ def test_what_was_refused_can_be_mended_in_the_same_folder(get_config, tmp_path)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("prompts.layers=99", "99 prompted layers asked for, this backbone has"),
+        ("prompts.layers=99", "prompts.layers=99 exceeds the"),
         ("views=flop", "'flop'"),
         ("optimizer.name=sdg", "unknown optimizer.name 'sdg'"),
         ("optimizer.batch_size=0", "batch_size must be at least 1, got 0"),

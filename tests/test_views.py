@@ -230,8 +230,8 @@ def torchvision_crop(rng, height, width, scale, ratio):
     """RandomResizedCrop.get_params, as torchvision 0.20 has it."""
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        aspect_ratio = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect_ratio)), round(math.sqrt(area / aspect_ratio))
         if 0 < w <= width and 0 < h <= height:
             return rng.randint(0, height - h), rng.randint(0, width - w), h, w
     if width / height < ratio[0]:
@@ -247,8 +247,8 @@ def torchvision_erase(rng, height, width, scale, ratio):
     """RandomErasing.get_params, likewise."""
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        aspect_ratio = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        h, w = round(math.sqrt(area * aspect_ratio)), round(math.sqrt(area / aspect_ratio))
         if h < height and w < width:
             return rng.randint(0, height - h), rng.randint(0, width - w), h, w
     return 0, 0, 0, 0
@@ -333,7 +333,7 @@ def photograph(width, height):
 @pytest.mark.parametrize("width, height", FORMS)
 def test_boxes_are_distributed_as_in_the_photograph(width, height):
     """Drawn in a square, they are torchvision's in the photograph, as parts of its sides."""
-    got = draws("crop", SQUEEZED, SQUEEZED, aspect=np.float32(width / height)) / SQUEEZED
+    got = draws("crop", SQUEEZED, SQUEEZED, aspect_ratio=np.float32(width / height)) / SQUEEZED
     rng = random.Random(0)
     options = views.AUGMENTATIONS["crop"].options
     expected = [torchvision_crop(rng, height, width, **options) for _ in range(len(got))]
@@ -348,7 +348,9 @@ def test_boxes_are_distributed_as_in_the_photograph(width, height):
 def test_crop_without_a_fitting_box_in_a_photograph(width, height):
     never = {"scale": (3.0, 3.0), "ratio": (0.75, 4 / 3)}
     expected = torchvision_crop(random.Random(0), height, width, **never)
-    got = draws("crop", SQUEEZED, SQUEEZED, number=2, aspect=np.float32(width / height), **never)
+    got = draws(
+        "crop", SQUEEZED, SQUEEZED, number=2, aspect_ratio=np.float32(width / height), **never
+    )
     expected = np.array(expected) / [height, width, height, width] * SQUEEZED
     assert np.abs(got - expected).max() <= 1.5
 
@@ -357,7 +359,7 @@ def test_crop_without_a_fitting_box_in_a_photograph(width, height):
 def test_views_of_a_photograph_are_pillows(width, height):
     """Crops and centred squares, within 2.5 levels of 255 in the mean: squeezing blurs a little."""
     image, squeezed = photograph(width, height)
-    aspect = np.float32(width / height)
+    aspect_ratio = np.float32(width / height)
     pixel = np.array([height, width, height, width]) / SQUEEZED
     for box in [(20, 30, 200, 180), (100, 5, 236, 300), (40, 120, 90, 90)]:
         top, left, tall, wide = box * pixel
@@ -365,7 +367,7 @@ def test_views_of_a_photograph_are_pillows(width, height):
         expected = image.resize((56, 56), Image.Resampling.BICUBIC, box=corners)
         got = run(pixels.resized_crop, np.asarray(squeezed), box, size=56)
         assert np.abs(got - np.float32(expected)).mean() < 2.5
-    got = run(pixels.centre_crop, np.asarray(squeezed), size=56, aspect=aspect)
+    got = run(pixels.centre_crop, np.asarray(squeezed), size=56, aspect_ratio=aspect_ratio)
     side = min(width, height)
     corners = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
     expected = image.resize((56, 56), Image.Resampling.BICUBIC, box=corners)
@@ -375,26 +377,28 @@ def test_views_of_a_photograph_are_pillows(width, height):
 @pytest.mark.slow
 def test_aspects_reach_every_first_step():
     images = np.stack([np.asarray(photograph(*form)[1].resize((48, 48))) for form in FORMS])
-    aspects = np.array([width / height for width, height in FORMS], np.float32)
-    made = np.asarray(build("flip(p=0); crop", templates=2)(5, 6, np.arange(4), images, aspects))
-    for row, (image, aspect) in enumerate(zip(images, aspects, strict=True)):
-        clean = run(pixels.centre_crop, image, size=24, aspect=aspect)
+    aspect_ratios = np.array([width / height for width, height in FORMS], np.float32)
+    made = np.asarray(
+        build("flip(p=0); crop", templates=2)(5, 6, np.arange(4), images, aspect_ratios)
+    )
+    for row, (image, aspect_ratio) in enumerate(zip(images, aspect_ratios, strict=True)):
+        clean = run(pixels.centre_crop, image, size=24, aspect_ratio=aspect_ratio)
         np.testing.assert_allclose(made[0, row], (clean / 255 - FILL) / STD, atol=1e-4)
         key = jax.random.fold_in(jax.random.key(5, impl="threefry2x32"), 6)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, row), 1), 0)
         options = views.AUGMENTATIONS["crop"].options
         (box,) = augmentations.draw_crop(
-            jax.random.split(key)[0], 48, 48, aspect=jnp.float32(aspect), **options
+            jax.random.split(key)[0], 48, 48, aspect_ratio=jnp.float32(aspect_ratio), **options
         )
         crop = run(pixels.resized_crop, image, box, size=24)
         np.testing.assert_allclose(made[1, row], (crop / 255 - FILL) / STD, atol=1e-4)
 
 
-@pytest.mark.parametrize("aspect", [60.0, 1 / 60, 900.0, 1 / 900])
-def test_very_long_photographs_have_views(aspect):
+@pytest.mark.parametrize("aspect_ratio", [60.0, 1 / 60, 900.0, 1 / 900])
+def test_very_long_photographs_have_views(aspect_ratio):
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
     make = build("flip; crop", templates=2)
-    made = np.asarray(make(5, 6, np.arange(3), images, np.full(3, aspect, np.float32)))
+    made = np.asarray(make(5, 6, np.arange(3), images, np.full(3, aspect_ratio, np.float32)))
     assert np.isfinite(made).all()
 
 
@@ -403,7 +407,7 @@ def test_squares_need_no_aspects():
     ones = np.ones(6, np.float32)
     make = build("crop | flip", templates=1)
     np.testing.assert_array_equal(make(1, 2, INDICES, BATCH), make(1, 2, INDICES, BATCH, ones))
-    with pytest.raises(ValueError, match=r"got aspects of shape \(2,\) for 6 images"):
+    with pytest.raises(ValueError, match=r"got aspect_ratios of shape \(2,\) for 6 images"):
         make(1, 2, INDICES, BATCH, ones[:2])
 
 
@@ -450,7 +454,7 @@ def test_named_sets():
 
 
 @pytest.mark.parametrize(
-    "about, expected",
+    "label_properties, expected",
     [
         (("category",), "crop flip jitter grayscale blur affine"),
         (("shape", "fill"), "crop flip jitter grayscale affine"),
@@ -461,8 +465,8 @@ def test_named_sets():
         (("colour", "position", "fill"), ""),
     ],
 )
-def test_composed_keeps_what_the_label_is_about(about, expected):
-    assert names("composed", about=about) == [expected]
+def test_composed_keeps_the_properties_of_the_label(label_properties, expected):
+    assert names("composed", label_properties=label_properties) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -643,7 +647,7 @@ def test_same_pixels_on_1_and_8_devices(tmp_path):
         ("crop + flip", "can't read"),
         ("", "can't read the view ''"),
         ("flip; flip; flip; flip; flip", "5 views for 4 templates"),
-        ("composed", "needs to know what the label is about"),
+        ("composed", "needs the properties that the label depends on"),
     ],
 )
 def test_unusable_specs(spec, message):
@@ -654,7 +658,10 @@ def test_unusable_specs(spec, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"about": ("color",)}, "unknown aspect of a label 'color', did you mean 'colour'"),
+        (
+            {"label_properties": ("color",)},
+            "unknown property of a label 'color', did you mean 'colour'",
+        ),
         ({"templates": 0}, "templates must be at least 1, got 0"),
         ({"size": 0}, "size must be at least 1, got 0"),
         ({"std": (1.0, 0.0, 1.0)}, "3 positive deviations"),
@@ -663,7 +670,7 @@ def test_unusable_specs(spec, message):
 )
 def test_unusable_options(options, message):
     with pytest.raises(ValueError, match=message):
-        build("composed", **{"about": ("shape",), **options})
+        build("composed", **{"label_properties": ("shape",), **options})
 
 
 def test_unusable_batches(make):

@@ -10,7 +10,7 @@ from cdc_jax import clip as clip_lib
 from cdc_jax import tasks
 from cdc_jax.tasks.world import captions, factors, fewshot, kinds, render, vocabulary
 from cdc_jax.views import clean_view
-from cdc_jax.views.compose import ASPECTS
+from cdc_jax.views.compose import PROPERTIES
 
 
 def scene(count=1, seed=0, **values):
@@ -227,7 +227,7 @@ def test_a_kind_is_consistent(kind):
     assert set(kind.styles + kind.unseen_styles) <= set(factors.VALUES["style"])
     # A sketch shows neither colours nor backgrounds.
     assert {"fill", "shape"} == set(kind.relevant) or "sketch" not in kind.unseen_styles
-    assert set(kind.relevant) <= ASPECTS
+    assert set(kind.relevant) <= PROPERTIES
 
 
 @pytest.mark.slow
@@ -235,7 +235,7 @@ def test_a_kind_is_consistent(kind):
 def test_the_task_has_the_promised_splits(kind, get_config):
     config = get_config("fewshot", f"world.kind={kind},seed=3")
     task = tasks.load(config)
-    assert task.about == tuple(kinds.KINDS[kind].relevant)
+    assert task.label_properties == tuple(kinds.KINDS[kind].relevant)
     assert len(task.train) == 12 * 16
     assert (np.bincount(task.train.labels) == 16).all()
     assert (np.bincount(task.val.labels) == 4).all()

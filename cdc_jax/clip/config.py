@@ -107,8 +107,8 @@ def _channels(kind: schema.Kind, default: tuple[float, float, float]) -> schema.
     numbers = schema.either(kind, list_of(kind, 3, 3))
 
     def read(value: Any, key: str) -> tuple[float, ...]:
-        found = numbers.read(value, key)
-        return tuple(found) if isinstance(found, list) else (found,) * 3
+        channels = numbers.read(value, key)
+        return tuple(channels) if isinstance(channels, list) else (channels,) * 3
 
     return optional(schema.Kind(numbers.what, read), default)
 
@@ -257,8 +257,8 @@ class ClipConfig:
             "patch_size": self.patch_size,
             "projection_dim": self.embed_width,
         }
-        own = {_OWN: {"profile": self.profile}} if self.profile else {}
-        return own | {
+        section = {_OWN: {"profile": self.profile}} if self.profile else {}
+        return section | {
             "architectures": ["CLIPModel"],
             "model_type": "clip",
             "projection_dim": self.embed_width,
@@ -313,25 +313,25 @@ def _embed_width(
 def _preprocessing(settings: Mapping[str, Any], image_size: int, where: str) -> Preprocessing:
     """What an image processor does, in the terms of `Preprocessing`."""
     nulls = {key: value for key, value in _NULLS.items() if settings.get(key, "") is None}
-    found = schema.check({**settings, **nulls}, _PREPROCESSOR, where, _REMEDY)
-    size, square = found["size"], (image_size, image_size)
-    key = "crop_size" if found["do_center_crop"] else "size"
-    if found[key] != square:
-        without = "" if found["do_center_crop"] else " where do_center_crop is false"
+    processor = schema.check({**settings, **nulls}, _PREPROCESSOR, where, _REMEDY)
+    size, square = processor["size"], (image_size, image_size)
+    key = "crop_size" if processor["do_center_crop"] else "size"
+    if processor[key] != square:
+        without = "" if processor["do_center_crop"] else " where do_center_crop is false"
         raise ValueError(
             f"{where}: {key} must be height and width {image_size}, the model's image_size,"
-            f"{without} got {schema.shown(settings.get(key, found[key]))}; {_REMEDY}"
+            f"{without} got {schema.shown(settings.get(key, processor[key]))}; {_REMEDY}"
         )
-    mean = found["image_mean"] if found["do_normalize"] else (0.0,) * 3
-    std = found["image_std"] if found["do_normalize"] else (1.0,) * 3
+    mean = processor["image_mean"] if processor["do_normalize"] else (0.0,) * 3
+    std = processor["image_std"] if processor["do_normalize"] else (1.0,) * 3
     # Pixels are divided by 255 here: (factor x - mean) / std is (x / 255 - mean / c) / (std / c).
     # Files that state the factor in ten digits mean 1/255 as well.
-    factor = found["rescale_factor"] if found["do_rescale"] else 1.0
+    factor = processor["rescale_factor"] if processor["do_rescale"] else 1.0
     c = 1.0 if math.isclose(factor, _RESCALE, rel_tol=1e-6) else 255 * factor
     return Preprocessing(
         image_size,
         None if size == image_size else size,
-        found["resample"],
+        processor["resample"],
         (mean[0] / c, mean[1] / c, mean[2] / c),
         (std[0] / c, std[1] / c, std[2] / c),
     )

@@ -1,4 +1,4 @@
-"""Where a CLIP's files come from: the package, a folder, or the Hugging Face hub."""
+"""Finds the files of a CLIP in the package, in a folder, or on the Hugging Face hub."""
 
 import contextlib
 import re
@@ -47,15 +47,15 @@ _PUBLISHED = {
 
 
 def find(name_or_path: str | Path, weights: bool = True) -> Path:
-    """A folder with a CLIP's files, downloaded if need be and then kept in the hub's cache.
+    """A folder with a CLIP's files. A model of the hub is downloaded into the hub's cache.
 
     Args:
       name_or_path: "world", a folder ("./world" if it has that name), or a model id of the hub,
         which may end in `@` and a revision: a branch, a tag or a commit.
-      weights: download them, too, and not only the small files beside them.
+      weights: whether to download the weights beside the small files.
 
     Raises:
-      FileNotFoundError: nothing of that name, or no weights that can be read.
+      FileNotFoundError: there is no model of that name, or it has no readable weights.
       PermissionError: a gated model whose terms were not accepted.
       ConnectionError: the hub can't be reached and its cache does not hold the model.
     """
@@ -126,20 +126,20 @@ def _hint(name: str) -> str:
         name = name.lower().removesuffix("px").removesuffix("-quickgelu")
         return re.sub(r"[/@_]", "-", name)
 
-    ids = {plain(known): repo for known, repo in _PUBLISHED.items()}
+    ids = {plain(alias): repo for alias, repo in _PUBLISHED.items()}
     return f"give {ids[plain(name)]!r}" if plain(name) in ids else ""
 
 
 def _best_weights(names: Collection[str], where: str | Path) -> str:
     for pattern in _WEIGHTS:
-        found = sorted(name for name in names if re.fullmatch(pattern, name))
-        if len(found) > 1:
+        files = sorted(name for name in names if re.fullmatch(pattern, name))
+        if len(files) > 1:
             raise ValueError(
-                f"{where} has {' and '.join(found)}, and nothing says which to take: copy the "
+                f"{where} has {' and '.join(files)}, and nothing says which to take: copy the "
                 "folder with one of them"
             )
-        if found:
-            return found[0]
+        if files:
+            return files[0]
     raise FileNotFoundError(
         f"{where} has no model.safetensors (whole or sharded) and no flax_model.msgpack. Pickled "
         "weights (pytorch_model.bin) are never loaded, because opening them can run any code. If "
@@ -150,7 +150,7 @@ def _best_weights(names: Collection[str], where: str | Path) -> str:
 
 
 def _download(repo: str, revision: str | None, weights: bool) -> Path:
-    """Fetches the files that are needed, of the weights only the best, into the hub's cache."""
+    """Downloads the settings and the best weights into the hub's cache."""
     try:
         try:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=10)
@@ -165,9 +165,9 @@ def _download(repo: str, revision: str | None, weights: bool) -> Path:
         # model.fp16-00001-of-00002.safetensors are shards of model.safetensors.index.fp16.json.
         variant = best.removeprefix("model.safetensors.index").removesuffix("json").rstrip(".")
         shards = [f"model{variant}-*-of-*.safetensors"] if best.endswith(".json") else []
-        wanted = [*_SETTINGS, *([best, *shards] if weights else [])]
+        patterns = [*_SETTINGS, *([best, *shards] if weights else [])]
         return Path(
-            huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted)
+            huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
         )
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
@@ -189,9 +189,9 @@ def _download(repo: str, revision: str | None, weights: bool) -> Path:
 def _cached(repo: str, revision: str | None, reason: Exception) -> Path:
     """The folder of an earlier download."""
     with contextlib.suppress(errors.LocalEntryNotFoundError):
-        wanted = ["config.json"]
+        patterns = ["config.json"]
         folder = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=wanted, local_files_only=True
+            repo, revision=revision, allow_patterns=patterns, local_files_only=True
         )
         names = [file.name for file in Path(folder).iterdir()]
         if any(re.fullmatch(pattern, name) for pattern in _WEIGHTS for name in names):

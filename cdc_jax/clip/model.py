@@ -184,15 +184,15 @@ class TextTower(nnx.Module):
             return self._pool(x, token_ids)
 
         classes, tokens = token_ids.shape
-        kept = classes - chunks * chunk
-        if kept < 0:
+        unchunked = classes - chunks * chunk
+        if unchunked < 0:
             raise ValueError(f"{chunks} chunks of {chunk} exceed the {classes} classes")
-        features = [encode(token_ids[:kept])] if kept else []
+        features = [encode(token_ids[:unchunked])] if unchunked else []
         if chunks:
-            rest = jax.lax.map(
-                jax.checkpoint(encode), token_ids[kept:].reshape(chunks, chunk, tokens)
+            chunked = jax.lax.map(
+                jax.checkpoint(encode), token_ids[unchunked:].reshape(chunks, chunk, tokens)
             )
-            features.append(rest.reshape(chunks * chunk, -1))
+            features.append(chunked.reshape(chunks * chunk, -1))
         return jnp.concatenate(features)
 
     def _placed(self, x: Array, first: int) -> Array:

@@ -45,15 +45,15 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> tuple[Clip, Toke
     shapes = {path: leaf.shape for path, leaf in _flat(state).items()}
     files = hub.weights_files(folder)
     where = f"the weights of {files[0] if len(files) == 1 else folder}"
-    read = weights.from_hf(weights.read(files), shapes, dtype, where)
+    host_arrays = weights.from_hf(weights.read(files), shapes, dtype, where)
     # By one transfer: jnp.asarray compiles a program for each shape.
-    arrays = jax.device_put(read)
+    arrays = jax.device_put(host_arrays)
     nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
     return nnx.merge(graph, state), tokenizer
 
 
 def read_config(name_or_path: str | Path) -> ClipConfig:
-    """What `load` would return the configuration of, without its weights.
+    """Reads the configuration of a model without its weights.
 
     Raises:
       FileNotFoundError, PermissionError, ConnectionError, ValueError: as `load`.
@@ -71,7 +71,7 @@ def save_pretrained(clip: Clip, tokenizer: Tokenizer, path: str | Path, dtype: A
       dtype: of the stored weights; None keeps the model's. The logit scale stays float32.
 
     Raises:
-      FileExistsError: the folder holds something else than such a model: nothing is mixed.
+      FileExistsError: the folder holds other files than such a model.
       ValueError: the tokenizer does not fit the model, or weights overflow `dtype`.
     """
     _check_vocabulary(clip.config, tokenizer)
@@ -163,7 +163,7 @@ def _check_vocabulary(config: ClipConfig, tokenizer: Tokenizer, where: str = "")
 
 
 def _make_room(folder: Path) -> None:
-    """Creates the folder, or makes sure that all in it is overwritten or harmless."""
+    """Creates the folder, or checks that it holds nothing but an older CLIP."""
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
         return

@@ -1,4 +1,4 @@
-"""Text to token ids, by the tokenizer that a model came with."""
+"""Text to token ids, by the tokenizer of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,8 @@ class Tokenizer:
           context_length: the most tokens of a text; None takes the tokenizer's model_max_length.
 
         Raises:
-          ValueError: it lacks a start-of-text or an end-of-text token, or a context length.
+          ValueError: the tokenizer lacks a start-of-text token, an end-of-text token or a context
+            length.
         """
         if hf.bos_token_id is None or hf.eos_token_id is None:
             raise ValueError(
@@ -58,12 +59,12 @@ class Tokenizer:
 
         Raises:
           FileNotFoundError: the folder has no tokenizer.
-          ValueError: a file is damaged, or they do not fit each other; the message names it.
+          ValueError: a file is damaged, or the files do not fit each other; the message names it.
         """
         folder = Path(folder)
         tokenizer_files.check(folder)
-        if kept := tokenizer_cache.read(folder):
-            return cls(kept, context_length)
+        if cached := tokenizer_cache.read(folder):
+            return cls(cached, context_length)
         try:
             hf = tokenizer_cache.load(folder)
             tokenizer = cls(hf, context_length)
@@ -94,10 +95,10 @@ class Tokenizer:
         Args:
           texts: one or more.
           length: number of columns; None takes the longest text's.
-          truncate: drop the last words of a text that is too long.
+          truncate: whether to drop the last words of a text that is too long.
 
         Raises:
-          ValueError: a text is longer than `length` or the context length and is not to be cut.
+          ValueError: a text is longer than `length` or the context length, without `truncate`.
         """
         limit = self.context_length if length is None else length
         if limit > self.context_length:
@@ -141,7 +142,7 @@ class Tokenizer:
         return self._words([text])[0]
 
     def vocabulary(self) -> list[str]:
-        """All tokens, by id; "" for an id that none has."""
+        """All tokens, by id; "" for an id without a token."""
         tokens = {token_id: token for token, token_id in self._hf.get_vocab().items()}
         return [tokens.get(token_id, "") for token_id in range(self.vocab_size)]
 

@@ -1,8 +1,8 @@
-"""Tokenizers as transformers made them, kept so that later processes need no transformers.
+"""A cache of tokenizers, so that later processes need not import transformers.
 
-Importing transformers takes as long as importing JAX. What it makes of a model's files is a
-tokenizer of the library `tokenizers`, which is kept in the user's folder of caches under the
-digest of these files and of the libraries' versions.
+Importing transformers takes as long as importing JAX. From a model's files it makes a tokenizer of
+the library `tokenizers`. The user's folder of caches keeps this tokenizer under the digest of the
+files and of the libraries' versions.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 class KeptTokenizer:
-    """A tokenizer with what `Tokenizer` uses of a `PreTrainedTokenizerBase`.
+    """A tokenizer with the part of `PreTrainedTokenizerBase` that `Tokenizer` uses.
 
     Args:
-      kept: what `write` kept.
-      files: name -> content, what transformers reads of the model.
+      fields: the fields that `write` wrote.
+      files: name -> content of the model's files that transformers reads.
     """
 
-    def __init__(self, kept: dict[str, Any], files: dict[str, bytes]):
-        self.bos_token: str = kept["bos_token"]
-        self.eos_token: str = kept["eos_token"]
-        self.bos_token_id: int = kept["bos_token_id"]
-        self.eos_token_id: int = kept["eos_token_id"]
-        self.model_max_length: int | float = kept["model_max_length"]
+    def __init__(self, fields: dict[str, Any], files: dict[str, bytes]):
+        self.bos_token: str = fields["bos_token"]
+        self.eos_token: str = fields["eos_token"]
+        self.bos_token_id: int = fields["bos_token_id"]
+        self.eos_token_id: int = fields["eos_token_id"]
+        self.model_max_length: int | float = fields["model_max_length"]
         self._files = files  # the folder may be a temporary one
-        self._tokenizer = tokenizers.Tokenizer.from_str(kept["tokenizer"])
+        self._tokenizer = tokenizers.Tokenizer.from_str(fields["tokenizer"])
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
@@ -64,7 +64,7 @@ class KeptTokenizer:
 
 
 def load(folder: Path) -> Any:
-    """The tokenizer that transformers makes of a model's files, or its error."""
+    """Loads a model's tokenizer by transformers, and raises its errors."""
     import transformers  # takes seconds
 
     return transformers.AutoTokenizer.from_pretrained(
@@ -73,7 +73,7 @@ def load(folder: Path) -> Any:
 
 
 def read(folder: Path) -> KeptTokenizer | None:
-    """The kept tokenizer of a model's files; None where none is kept.
+    """The tokenizer in the cache for a model's files; None if there is none.
 
     Args:
       folder: of the model.
@@ -89,19 +89,23 @@ def read(folder: Path) -> KeptTokenizer | None:
     return KeptTokenizer(json.loads(text), files)
 
 
-def write(folder: Path, made: Any) -> None:
-    """Keeps a tokenizer, if `KeptTokenizer` can stand for it and the user's caches can be written.
+def write(folder: Path, tokenizer: Any) -> None:
+    """Keeps a tokenizer, if `KeptTokenizer` can replace it and the caches can be written to.
 
     Args:
       folder: of the model.
-      made: what `load` made of it.
+      tokenizer: of `load`.
     """
     path = _path(_files(folder))
-    backend = getattr(made, "backend_tokenizer", None)
-    if path is None or not isinstance(backend, tokenizers.Tokenizer) or made.split_special_tokens:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if (
+        path is None
+        or not isinstance(backend, tokenizers.Tokenizer)
+        or tokenizer.split_special_tokens
+    ):
         return
-    kept = {name: getattr(made, name) for name in _KEPT} | {"tokenizer": backend.to_str()}
-    text = json.dumps(kept).encode()
+    fields = {name: getattr(tokenizer, name) for name in _KEPT} | {"tokenizer": backend.to_str()}
+    text = json.dumps(fields).encode()
     try:
         with writing.writing(path) as file:
             file.write(hashlib.sha256(text).digest() + text)
@@ -116,8 +120,8 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def _path(files: dict[str, bytes]) -> Path | None:
     """Where the tokenizer of a model's files is kept."""
-    kept = user_caches.folder("tokenizers")
-    if kept is None:
+    folder = user_caches.folder("tokenizers")
+    if folder is None:
         return None
     digest = hashlib.sha256()
     for name in ("transformers", "tokenizers"):
@@ -125,4 +129,4 @@ def _path(files: dict[str, bytes]) -> Path | None:
     for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape"))
         digest.update(content)
-    return kept / digest.hexdigest()
+    return folder / digest.hexdigest()

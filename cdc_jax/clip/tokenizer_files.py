@@ -55,24 +55,24 @@ def check(folder: Path) -> None:
     for path in folder.iterdir():  # transformers looks into more files than these
         if path.suffix in (".json", ".txt", ".jinja"):
             schema.require_regular(path)
-    found = {
+    contents = {
         name: schema.read_json(folder / name, kind, remedy=_REMEDY)
         for name, kind in _FILES.items()
         if (folder / name).exists()
     }
-    if "tokenizer.json" in found:
-        model, path = found["tokenizer.json"]["model"], folder / "tokenizer.json"
+    if "tokenizer.json" in contents:
+        model, path = contents["tokenizer.json"]["model"], folder / "tokenizer.json"
         if model["type"] == "BPE" and isinstance(model["vocab"], Mapping):
             prefix = model["continuing_subword_prefix"]
             _check_bpe(model["vocab"], model["merges"], prefix, f"{path}: model")
-        added = [token["content"] for token in found["tokenizer.json"]["added_tokens"]]
+        added = [token["content"] for token in contents["tokenizer.json"]["added_tokens"]]
         if len(set(added)) < len(added):
             raise ValueError(f"{path}: added_tokens hold a token twice; {_REMEDY}")
-    elif "vocab.json" in found:
+    elif "vocab.json" in contents:
         path = folder / "merges.txt"
         lines = schema.read_text(path, _REMEDY).splitlines()
         lines = [line for line in lines if line.strip() and not line.startswith("#version")]
-        _check_bpe(found["vocab.json"], lines, "", str(path))
+        _check_bpe(contents["vocab.json"], lines, "", str(path))
 
 
 def _check_bpe(
@@ -87,8 +87,8 @@ def _check_bpe(
             raise ValueError(
                 f"{where}: a merge must be of two tokens, got {schema.shown(merge)}; {_REMEDY}"
             )
-        made = parts[0] + parts[1].removeprefix(prefix)
-        if unknown := [token for token in (*parts, made) if token not in vocabulary]:
+        merged = parts[0] + parts[1].removeprefix(prefix)
+        if unknown := [token for token in (*parts, merged) if token not in vocabulary]:
             raise ValueError(
                 f"{where}: the merge {schema.shown(merge)} needs the token "
                 f"{schema.shown(unknown[0])}, which the vocabulary lacks; {_REMEDY}"

@@ -1,7 +1,7 @@
 """CLIP's weights in Hugging Face's format <-> the parameters of `Clip`, strictly.
 
-One table says where each parameter stands in `transformers`' CLIPModel; reading, writing and
-the check of names and shapes all follow it.
+One table maps each parameter to its place in `transformers`' CLIPModel. Reading, writing and the
+check of names and shapes follow the table.
 """
 
 import dataclasses
@@ -160,18 +160,18 @@ def from_hf(
 ) -> dict[str, np.ndarray]:
     """CLIPModel's tensors by name to our parameters by path.
 
-    A prefix that all of them share, as wrappers write it, is taken off. What a model has beside a
-    CLIP, such as a classifier, is left out, with a warning that names it.
+    A prefix that all tensors share, as in wrappers, is removed. Tensors that are no part of a CLIP,
+    such as a classifier, are left out, with a warning that names them.
 
     Args:
-      tensors: emptied on the way, so that big models are not held twice.
+      tensors: emptied while they are read, so that memory holds a big model once.
       shapes: of our parameters.
-      dtype: of the result, except for the logit scale's float32.
-      where: what messages call the tensors.
+      dtype: of the result. The logit scale is always float32.
+      where: name of the tensors in messages.
 
     Raises:
-      ValueError: tensors that are missing, unexpected or of another shape, or hold something else
-        than finite numbers; the message names them.
+      ValueError: a tensor is missing, unexpected or of another shape, or holds numbers that are not
+        finite; the message names it.
     """
     tensors = _unwrapped(tensors, where)
     _check(tensors, shapes, where)
@@ -189,7 +189,7 @@ def from_hf(
 
 
 def _unwrapped(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """The tensors of the CLIP within a model, by their own names; empties its argument."""
+    """The tensors of the CLIP within a model, without a prefix. Empties the argument."""
     prefixes = {name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)}
     if "" not in prefixes and len(prefixes) > 1:
         raise ValueError(
@@ -197,18 +197,20 @@ def _unwrapped(tensors: dict[str, np.ndarray], where: str) -> dict[str, np.ndarr
             "one that is meant"
         )
     prefix = "" if "" in prefixes else "".join(prefixes)
-    found, others = {}, []
+    clip_tensors, others = {}, []
     for name in list(tensors):
         inner = name.removeprefix(prefix)
         if name.startswith(prefix) and inner.startswith(_MODULES) or not prefixes:
-            found[inner] = tensors.pop(name)
+            clip_tensors[inner] = tensors.pop(name)
         else:
             others.append(name)
-    told = [f"the prefix {schema.shown(prefix)}"] if prefix else []
-    told += [f"{len(others)} tensors that are no part of a CLIP: {_some(others)}"] * bool(others)
-    if told:
-        warnings.warn(f"{where}: left out {' and '.join(told)}", stacklevel=2)
-    return found
+    omissions = [f"the prefix {schema.shown(prefix)}"] if prefix else []
+    omissions += [f"{len(others)} tensors that are no part of a CLIP: {_some(others)}"] * bool(
+        others
+    )
+    if omissions:
+        warnings.warn(f"{where}: left out {' and '.join(omissions)}", stacklevel=2)
+    return clip_tensors
 
 
 def _check(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], where: str) -> None:
@@ -238,10 +240,10 @@ def _check(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], w
         elif not jnp.issubdtype(tensor.dtype, jnp.floating):
             problems["not floating point"].append(f"{name} {tensor.dtype}")
     if any(problems.values()):
-        told = [f"{len(x)} {problem} ({_some(x)})" for problem, x in problems.items() if x]
+        summaries = [f"{len(x)} {problem} ({_some(x)})" for problem, x in problems.items() if x]
         raise ValueError(
-            f"{where} do not fit the CLIP that config.json describes: {', '.join(told)}; take both "
-            "from the same model"
+            f"{where} do not fit the CLIP that config.json describes: {', '.join(summaries)}; take "
+            "both from the same model"
         )
 
 
@@ -258,8 +260,8 @@ def _finite(name: str, tensor: np.ndarray, where: str) -> np.ndarray:
 
 def _some(names: list[str]) -> str:
     """The first names of a list, in one line."""
-    told = "; ".join(name if name.isprintable() else repr(name) for name in names[:3])
-    return f"{told}; …" if names[3:] else told
+    listing = "; ".join(name if name.isprintable() else repr(name) for name in names[:3])
+    return f"{listing}; …" if names[3:] else listing
 
 
 def cast(path: str, value: np.ndarray, dtype: Any) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""What is learned on top of a frozen backbone.
+"""Methods that learn on top of a frozen backbone.
 
-`Method` is the interface, `rows` the published methods as data, `build` puts one together.
+`Method` is the interface. `rows` holds the published methods as data. `build` makes a method.
 
-Rows, names and settings are there without JAX, the others import it when they are asked for: so
-scripts find what is wrong with their arguments at once.
+Rows, names and settings need no JAX. The other names import it at their first use. Scripts can
+therefore refuse wrong arguments at once.
 """
 
 from etils import epy

@@ -1,4 +1,4 @@
-"""From settings to a method object."""
+"""Builds a method object from its settings."""
 
 from collections.abc import Sequence
 
@@ -17,17 +17,17 @@ def build(
     template: Template,
     support: Support,
 ) -> Method:
-    """Puts a row's method together for a task.
+    """Builds a row's method for a task.
 
     Args:
       choice: the row and its settings, of `configure`.
       backbone: the frozen model.
-      class_names: the classes to train on.
+      class_names: the training classes.
       template: the task's hand-crafted text.
-      support: the shots, for choices that the settings leave to them.
+      support: the shots, on which some settings depend.
 
     Raises:
-      ValueError: settings that no part knows, or that do not fit one another or the backbone.
+      ValueError: a setting has an unknown value, or settings do not fit each other or the backbone.
     """
     family = FAMILIES[choice.family_name]
     settled = family.settle(choice.config, backbone, class_names, template, support)
@@ -41,17 +41,17 @@ def rebuild(
     class_names: Sequence[str],
     template: Template,
 ) -> Method:
-    """Puts an exported method together again.
+    """Rebuilds an exported method.
 
     Args:
       family: of `families.FAMILIES`.
-      settings: `Method.config` of the exported one.
+      settings: `Method.config` of the exported method.
       backbone: the frozen model.
-      class_names: the classes that were trained on.
+      class_names: the training classes.
       template: the task's hand-crafted text.
 
     Raises:
-      ValueError: as `build`; or a family that this release does not have.
+      ValueError: see `build`; or this release does not have the family.
     """
     if family not in FAMILIES:
         raise ValueError(

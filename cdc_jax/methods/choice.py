@@ -1,4 +1,4 @@
-"""From a row's name to all of its settings: the row's own, the backbone's profile, the user's."""
+"""From a row's name to its settings, by the row, the backbone's profile and the user."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ class Choice:
     """A row with all its settings.
 
     Attributes:
-      name: as it was asked for, such as `cdc@views=flip`.
+      name: as the user wrote it, such as `cdc@views=flip`.
       row: the row's name.
       config: all settings, locked.
-      changes: those that differ from the row's own, dots reaching into the parts.
+      changes: settings whose values differ from the row's, nested keys joined by dots.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Choice:
         return defaults.of_family(self.family_name).to_dict()
 
     def record(self, changes_images: bool) -> RowRecord:
-        """What results say of the row.
+        """The record of the row in results.json.
 
         Args:
           changes_images: see `Method`.
@@ -51,7 +51,7 @@ class Choice:
 
 
 def overrides(row: str) -> ConfigDict:
-    """What a user may set of a row: its family's settings with every value left open."""
+    """The settings of a row that a user may set. Every value is an open placeholder."""
     import ml_collections
     from ml_collections import config_dict
 
@@ -69,7 +69,7 @@ def overrides(row: str) -> ConfigDict:
 def configure(
     name: str,
     profile: str = "",
-    chosen: ConfigDict | None = None,
+    user_settings: ConfigDict | None = None,
     unfamiliar_names: bool = False,
 ) -> Choice:
     """The settings of a row.
@@ -78,42 +78,42 @@ def configure(
       name: a key of `rows.ROWS`; or `row@key=value;key=value`, a row with settings changed, see
         `grammar`.
       profile: of the backbone, one of `rows.PROFILES`.
-      chosen: of `overrides`, for the row; what it leaves open is the row's own.
-      unfamiliar_names: the backbone has never read the task's class names, and no other classes
-        will be asked for. A setting that the user gives still wins.
+      user_settings: of `overrides`, for the row. An open setting takes the row's value.
+      unfamiliar_names: whether the backbone has never read the task's class names and the task
+        tests no other classes. A setting of the user still takes precedence.
 
     Raises:
-      ValueError: no such row, profile or setting, a value of another type, or cached views for a
-        method that changes image features.
+      ValueError: there is no such row, profile or setting. A value has another type. A method that
+        changes image features has cached views.
     """
     row, changes = split(name)
     if profile not in rows.PROFILES:
         raise ValueError(
             f"unknown profile {profile!r} in the model's config.json: choose one of {rows.PROFILES}"
         )
-    own = defaults.of_family(rows.ROWS[row].family)
+    row_config = defaults.of_family(rows.ROWS[row].family)
     small = rows.ROWS[row].small if profile == "small" else {}
-    own.update_from_flattened_dict({**rows.ROWS[row].settings, **small})
-    config = own.copy_and_resolve_references()
-    given = set()
-    for key, value in config_file.flat(chosen.to_dict() if chosen else {}).items():
+    row_config.update_from_flattened_dict({**rows.ROWS[row].settings, **small})
+    config = row_config.copy_and_resolve_references()
+    user_keys = set()
+    for key, value in config_file.flat(user_settings.to_dict() if user_settings else {}).items():
         if value is not None:
             config.update_from_flattened_dict({key: value})
-            given.add(key)
+            user_keys.add(key)
     config_file.assign(config, changes)
-    given |= {key for key, _ in changes}
+    user_keys |= {key for key, _ in changes}
     if unfamiliar_names:
         # Here, as scripts read rows before anything imports JAX.
         from cdc_jax.methods.families import FAMILIES
 
         family = FAMILIES[rows.ROWS[row].family]
-        family.suit_unfamiliar_names(own)
+        family.suit_unfamiliar_names(row_config)
         suited = config.copy_and_resolve_references()
         family.suit_unfamiliar_names(suited)
-        wanted = config_file.flat(suited.to_dict()).items()
-        config.update_from_flattened_dict({k: v for k, v in wanted if k not in given})
+        suitable = config_file.flat(suited.to_dict()).items()
+        config.update_from_flattened_dict({k: v for k, v in suitable if k not in user_keys})
     _check_cached_views(name, rows.ROWS[row].family, config)
-    default, final = (config_file.flat(c.to_dict()) for c in (own, config))
+    default, final = (config_file.flat(c.to_dict()) for c in (row_config, config))
     differing = {key: value for key, value in final.items() if value != default[key]}
     return Choice(name, row, config.lock(), differing)
 
@@ -133,43 +133,44 @@ def _check_cached_views(name: str, family: str, config: ConfigDict) -> None:
 
 
 def names(methods: str) -> list[str]:
-    """The methods in a list separated by commas; those within parentheses separate nothing.
+    """The methods in a list separated by commas. A comma within brackets belongs to a value.
 
     >>> names("coop, cdc@views=crop(scale=(0.4,1))|flip")
     ['coop', 'cdc@views=crop(scale=(0.4,1))|flip']
 
     Raises:
-      ValueError: an empty name, one given twice, or an unknown row.
+      ValueError: a name is empty, occurs twice, or begins with an unknown row.
     """
-    found = [name.strip() for name in grammar.split(methods, ",")]
-    if not all(found):
+    entries = [name.strip() for name in grammar.split(methods, ",")]
+    if not all(entries):
         raise ValueError(
             f"methods={methods!r} has an empty name: separate methods by one comma, as in "
             "methods=coop,cdc"
         )
-    twice = sorted({name for name in found if found.count(name) > 1})
+    twice = sorted({name for name in entries if entries.count(name) > 1})
     if twice:
         raise ValueError(f"methods={methods!r} has {', '.join(twice)} twice: name each once")
-    for name in found:
+    for name in entries:
         try:
             split(name)
         except ValueError as error:
             if "@" not in methods:
                 raise
             raise ValueError(
-                f"{error}. A comma ends a method, so that a value has one within parentheses only"
+                f"{error}. A comma ends a method: put a value with a comma within quotes"
             ) from None
-    return found
+    return entries
 
 
 def split(name: str) -> tuple[str, list[tuple[str, str]]]:
-    """The row that a method's name begins with, and the settings that it changes, by `grammar`.
+    """The row at the start of a method's name, and the settings that the name changes.
 
     >>> split("cdc@prompts.templates=2;views=flip; jitter(hue=0.1)")
     ('cdc', [('prompts.templates', '2'), ('views', 'flip; jitter(hue=0.1)')])
 
     Raises:
-      ValueError: there is no such row, the message names the nearest; or no setting after the @.
+      ValueError: there is no such row; the message names the nearest row. Or a part after the @ is
+        no setting.
     """
     row, _, text = name.partition("@")
     if row not in rows.ROWS:
@@ -185,21 +186,21 @@ def split(name: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def with_changes(row: str, changes: Mapping[str, Any]) -> str:
-    """The name of a row with settings changed; configuration files state studies by it.
+    """The name of a row with changed settings. Configuration files list studies by it.
 
     >>> with_changes("cdc", {"prompts.templates": 2, "prompts.phrases": "a photo, of a"})
     'cdc@prompts.templates=2;prompts.phrases="a photo, of a"'
 
     Args:
       row: a key of `rows.ROWS`.
-      changes: setting -> value, dots reaching into the parts.
+      changes: setting -> value, nested keys joined by dots.
     """
-    settings = ";".join(f"{key}={grammar.written(value)}" for key, value in changes.items())
+    settings = ";".join(f"{key}={grammar.quoted(value)}" for key, value in changes.items())
     return f"{row}@{settings}" if settings else row
 
 
 def title(name: str) -> str:
-    """How tables call a method.
+    """The name of a method in tables.
 
     >>> title("cdc@prompts.templates=2;head.kl_weight=0.1")
     'CDC, templates=2, kl_weight=0.1'

@@ -1,6 +1,6 @@
-"""The settings that a method has before a row changes them, by family.
+"""The default settings of each family of methods.
 
-These are data, which the scripts read before anything imports JAX.
+They are data. Scripts read them before JAX is imported.
 """
 
 import copy
@@ -10,11 +10,11 @@ from cdc_jax.config_type import ConfigDict
 
 SETTINGS: dict[str, Any] = {
     "views": "shared",  # a name of views.SETS, or a composition
-    # How many views of each image are encoded before training; epoch e trains on the features of
-    # view e mod cached_views. View v is the fresh view of epoch v, so that as many views as epochs
-    # equal fresh views to rounding. 0 makes and encodes a fresh view in every step. Only for
-    # methods that do not change image features. These cache a view without random draws ("clean")
-    # in any case.
+    # Number of views of each image that are encoded before training. Epoch e trains on the features
+    # of view e mod cached_views. View v is the fresh view of epoch v: as many views as epochs equal
+    # fresh views to rounding. 0 makes and encodes a fresh view in every step. Only methods that do
+    # not change image features can cache views. They always cache a view without random draws
+    # ("clean").
     "cached_views": 0,
     "train_on": "train",  # the shots, or another name that `Task.training_set` knows
     # See heads. The evidential shift is shift_multiple times the mean logit of the training images.
@@ -29,14 +29,14 @@ SETTINGS: dict[str, Any] = {
         "batch_size": 32, "epochs": 50,
     },
 }  # fmt: skip
-"""Settings that methods of all families have."""
+"""Settings of all families."""
 
 PROMPT_TUNING: dict[str, Any] = {
-    # See prompts.Templates. Phrases separated by "|" go to the templates in turn, or, with `pick`,
-    # the one that is most accurate on the training images does; an empty phrase is the task's own
-    # hand-crafted template. No context tokens: nothing is learned. Anchors are the hand-crafted
-    # texts of L_con: the task's own (""), each template's own phrase ("own"), or texts with {}
-    # separated by "|"; `ensemble` averages their features into one.
+    # See prompts.Templates. "|" separates phrases, and the templates take the phrases in turn. With
+    # `pick`, all templates take the phrase that is most accurate on the training images. An empty
+    # phrase is the task's hand-crafted template. With context 0 nothing is learned. Anchors are the
+    # hand-crafted texts of L_con: "" is the task's template, "own" is each template's phrase, and
+    # texts with {} are separated by "|". `ensemble` averages the anchors' features.
     "prompts": {
         "templates": 1, "phrases": "a photo of a", "pick": False, "context": 4, "layers": 1,
         "modality": "text", "class_specific": False, "noise": 0.02, "anchors": "",

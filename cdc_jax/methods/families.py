@@ -1,4 +1,4 @@
-"""The families of methods: how each puts its methods together."""
+"""The families of methods, and how each family builds a method."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -22,21 +22,21 @@ class Family(Protocol):
         template: Template,
         support: Support,
     ) -> ConfigDict:
-        """Makes the choices that the settings leave to the shots."""
+        """Fills in the settings that depend on the shots."""
         ...
 
     def build(
         self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
     ) -> Method:
-        """Puts a method together, of settled settings."""
+        """Builds a method from the result of `settle`."""
         ...
 
     def changes_images(self, config: ConfigDict) -> bool:
-        """`Method.changes_images` of a method with these settings, known before it is built."""
+        """`Method.changes_images` of a method with these settings, before it is built."""
         ...
 
     def suit_unfamiliar_names(self, config: ConfigDict) -> None:
-        """Changes settings where the backbone has never read the class names."""
+        """Changes settings for class names that the backbone has never read."""
         ...
 
 

@@ -2,8 +2,8 @@
 
 Two heads, one interface: `predict(learned, logits)` and `loss(learned, logits, labels, progress)`,
 with logits of shape (..., templates, classes). `SoftmaxHead` is CLIP's usual one; `EvidentialHead`
-is DSTC. What a head has learned is its own: with `learned=True` a scale a and a shift b, and the
-logits become a z − b.
+is DSTC. With `learned=True` a head has its own learned scale a and shift b, and the logits become
+a z − b.
 """
 
 import dataclasses
@@ -24,24 +24,24 @@ Logits = Float[Array, "*b templates classes"]
 
 @runtime_checkable
 class Arrays(Protocol):
-    """What a head has learned."""
+    """The learned arrays of a head."""
 
     trained: Any
 
 
 class Prediction(NamedTuple):
-    """What a method predicts of each image.
+    """The prediction of a method for each image.
 
     Attributes:
-      predicted: the class of the largest fused logit or evidence, (...). Where all evidence is
-        small, rounding leaves the probabilities equal.
+      predicted: the class of the largest fused logit or evidence, (...). If all evidence is small,
+        rounding makes the probabilities equal, and only this field tells the class.
       probability: fused class probabilities, (..., classes).
-      uncertainty: log-vacuity of the fused opinion in the evidential head unless it is set
-        otherwise, 1 − max probability in the softmax head; higher is less certain, (...).
+      uncertainty: higher is less certain, (...). The softmax head has 1 − max probability. The
+        evidential head has the log-vacuity of the fused opinion, or the setting `uncertainty`.
       conflict: disagreement among the templates in [0, 1], Dempster's C; 0 in the softmax head.
-      template_predicted: each template's own choice, (..., templates).
+      template_predicted: the class of each template alone, (..., templates).
       template_confidence: the largest probability of each template alone, (..., templates).
-      template_uncertainty: each template's own uncertainty, (..., templates).
+      template_uncertainty: the uncertainty of each template alone, (..., templates).
       log_vacuity: log u of the fused opinion, (...); None in a head without opinions.
     """
 
@@ -56,7 +56,7 @@ class Prediction(NamedTuple):
 
     @property
     def novelty(self) -> Float[Array | np.ndarray, "*b"]:
-        """What tells new classes from known ones: vacuity, or without opinions the uncertainty."""
+        """The score for new classes: the log-vacuity, or without opinions the uncertainty."""
         return self.uncertainty if self.log_vacuity is None else self.log_vacuity
 
 
@@ -70,7 +70,7 @@ class Head(Protocol):
         ...
 
     def initialize(self) -> dict[str, Any]:
-        """What the head starts from, under the name of its part; {} where it learns nothing."""
+        """The head's initial arrays by name of their part; {} for a head that learns nothing."""
         ...
 
     def predict(self, learned: Arrays, logits: Logits) -> Prediction:
@@ -115,9 +115,9 @@ EVIDENCE_FUSIONS: dict[str, Callable[[Array], Array]] = {
 _UNCERTAINTIES = {"vacuity": evidence.log_vacuity, "confidence": evidence.least_confidence}
 
 
-def _require(what: str, value: str, known: Mapping[str, Any]) -> None:
-    if value not in known:
-        raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
+def _require(what: str, value: str, choices: Mapping[str, Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
 
 
 def _initial_scale(learned: bool) -> dict[str, Any]:
@@ -132,16 +132,16 @@ def _scaled(logits: Logits, trained: Mapping[str, Array]) -> Logits:
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxHead:
-    """Softmax of the fused logits, cross-entropy of the fused prediction and of each template's.
+    """Softmax of the fused logits; cross-entropy of the fused and of each template's prediction.
 
     Attributes:
       fusion: a name of `SOFTMAX_FUSIONS`.
-      template_weight: weight of the sum of the templates' own cross-entropies.
-      fused_weight: weight of the fused prediction's.
-      learned: learn a scale and a shift of the logits.
+      template_weight: weight of the sum of the templates' cross-entropies.
+      fused_weight: weight of the fused prediction's cross-entropy.
+      learned: whether the head learns a scale and a shift of the logits.
 
     Raises:
-      ValueError: an unknown fusion.
+      ValueError: the fusion is unknown.
     """
 
     fusion: str = "mean_logit"
@@ -167,15 +167,15 @@ class SoftmaxHead:
         fused = SOFTMAX_FUSIONS[self.fusion](logits)
         probability = jnp.exp(fused)
         uncertainty = 1 - probability.max(-1)
-        own = jax.nn.softmax(logits, -1).max(-1)
+        confidence = jax.nn.softmax(logits, -1).max(-1)
         return Prediction(
             predicted=fused.argmax(-1),
             probability=probability,
             uncertainty=uncertainty,
             conflict=jnp.zeros_like(uncertainty),
             template_predicted=logits.argmax(-1),
-            template_confidence=own,
-            template_uncertainty=1 - own,
+            template_confidence=confidence,
+            template_uncertainty=1 - confidence,
         )
 
     def loss(
@@ -190,9 +190,9 @@ class SoftmaxHead:
         logits = self._logits(learned, logits)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         rows = jnp.broadcast_to(labels[..., None], logits.shape[:-1])
-        own = cross_entropy(logits, rows).sum(-1)
+        separate = cross_entropy(logits, rows).sum(-1)
         fused = cross_entropy(SOFTMAX_FUSIONS[self.fusion](logits), labels)
-        return self.template_weight * own + self.fused_weight * fused
+        return self.template_weight * separate + self.fused_weight * fused
 
     def _logits(self, learned: Arrays, logits: Logits) -> Logits:
         return _scaled(logits, learned.trained) if self.learned else logits
@@ -200,22 +200,22 @@ class SoftmaxHead:
 
 @dataclasses.dataclass(frozen=True)
 class EvidentialHead:
-    """DSTC: evidence of each template, fused; trusted cross-entropy of each and of the fused.
+    """DSTC: the evidence of the templates is fused; trusted losses of each and of the fused one.
 
     Attributes:
-      shift: b in log h(z) = z − b, a constant, which `settle` takes from the training images.
+      shift: b in log h(z) = z − b, a constant. `settle` computes it from the training images.
       kind: evidence function, see `evidence.from_logits`.
       fusion: a name of `EVIDENCE_FUSIONS`.
-      template_weight: weight of the sum of the templates' own losses.
-      fused_weight: omega, weight of the fused opinion's.
-      kl_weight: lambda at the end; it rises linearly over the first half of training.
-      centred: take from each row of logits its mean over the classes first, instead of the shift.
-      learned: learn a scale and a shift of the logits as well.
-      uncertainty: what a prediction reports as its uncertainty: "vacuity", which tells new classes
-        from known ones, or "confidence", 1 − max p, which finds errors.
+      template_weight: weight of the sum of the templates' losses.
+      fused_weight: omega, weight of the fused opinion's loss.
+      kl_weight: final lambda. Lambda rises linearly over the first half of training.
+      centred: whether the mean of each row of logits over the classes replaces the shift.
+      learned: whether the head learns a scale and a shift of the logits.
+      uncertainty: measure that a prediction reports: "vacuity" tells new classes from training
+        classes; "confidence", 1 − max p, finds errors.
 
     Raises:
-      ValueError: an unknown fusion, evidence function or uncertainty.
+      ValueError: the fusion, the evidence function or the uncertainty is unknown.
     """
 
     shift: float = 0.0
@@ -283,7 +283,7 @@ class EvidentialHead:
 
 
 def settle(config: ConfigDict, logits: Float[np.ndarray, "templates images classes"]) -> None:
-    """Adds the evidential head's shift to the settings `head`; other heads have none.
+    """Adds the shift to the settings of an evidential head. Other heads have no shift.
 
     Args:
       config: the settings, unlocked. Its `shift` becomes `shift_multiple` times the mean logit, see
@@ -298,7 +298,7 @@ def build(config: ConfigDict) -> Head:
     """The head of a method's settings `head`, after `settle`.
 
     Raises:
-      ValueError: an unknown head, or a value that it does not know.
+      ValueError: the head is unknown, or one of its settings has an unknown value.
     """
     _require("head.name", config.name, _HEADS)
     return _HEADS[config.name](config)

@@ -16,7 +16,7 @@ from cdc_jax.wording import Template, require_template, single
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearProbe(Method):
-    """A row of weights for each class: z_k = w_k · f(x) / tau, w starting at zero."""
+    """A row of weights for each class: z_k = w_k · f(x) / tau. The weights start at zero."""
 
     def covers(self, class_names: Sequence[str]) -> bool:
         """See `Method`."""
@@ -30,7 +30,7 @@ class LinearProbe(Method):
         return Learned({"classifier": weights} | self.head.initialize(), {})
 
     def classes(self, backbone: Backbone, names: Sequence[str], template: Template = "") -> None:
-        """Nothing: the weights are the classes'."""
+        """Returns None: the weights already belong to the classes."""
         del backbone, names, template
 
     def class_features(
@@ -52,10 +52,10 @@ def settle(
     template: Template,
     support: Support,
 ) -> ConfigDict:
-    """The settings with what `heads.settle` adds.
+    """The settings with the additions of `heads.settle`.
 
     Raises:
-      ValueError: a template without {}.
+      ValueError: the template has no {}.
     """
     require_template(single(template))
     config = config.copy_and_resolve_references().unlock()
@@ -66,17 +66,17 @@ def settle(
 def build(
     config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
 ) -> LinearProbe:
-    """Puts the probe together; see `prompt_tuning.build`."""
+    """Builds the probe; see `prompt_tuning.build`."""
     del backbone
     return LinearProbe(config, tuple(class_names), template, heads.build(config.head))
 
 
 def changes_images(config: ConfigDict) -> bool:
-    """No: a probe reads frozen features."""
+    """Always false: a probe reads frozen features."""
     del config
     return False
 
 
 def suit_unfamiliar_names(config: ConfigDict) -> None:
-    """Nothing to do: a probe reads no names."""
+    """Changes nothing: a probe reads no names."""
     del config

@@ -1,7 +1,7 @@
-"""Losses that shape the semantic templates: L_de keeps them apart, L_con near the hand-crafted one.
+"""Losses on the semantic templates: L_de keeps them apart, L_con near the hand-crafted template.
 
-The paper names both and defines neither in what is published of it; the forms are this project's
-reading (L_con: KgCoOp, Yao et al. 2023). Features are L2-normalised throughout.
+The published part of the paper names both losses and defines neither. The forms are this project's
+reading (L_con: KgCoOp, Yao et al. 2023). All features are L2-normalised.
 """
 
 import functools
@@ -25,7 +25,7 @@ def pairwise(
 
     Args:
       text: text features of every template and class.
-      margin: similarity that costs nothing, in [-1, 1).
+      margin: similarity up to which the loss is 0, in [-1, 1).
     """
     count, classes = text.shape[:2]
     if count == 1:
@@ -41,7 +41,7 @@ def match(
     labels: Int[Array | np.ndarray, "batch"],
     logit_scale: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
-    """L_de on image-conditioned features: view m is to be told by template m of its own class.
+    """L_de on image-conditioned features: view m must match template m of its class.
 
     sum_m mean_x −log softmax_m'( cos(f^m(a^m(x)), g(t^m'_y)) / tau ) at m' = m.
 
@@ -52,7 +52,7 @@ def match(
       logit_scale: 1/tau.
 
     Raises:
-      ValueError: image and text features of different numbers of templates.
+      ValueError: image and text features have different numbers of templates.
     """
     if image.shape[0] != text.shape[0]:
         raise ValueError(
@@ -60,14 +60,14 @@ def match(
             f"{image.shape[0]}: give every template its own view or visual prompts"
         )
     logits = logit_scale * _dot("mbd,nbd->mbn", image, text[:, labels])
-    own = jnp.broadcast_to(jnp.arange(len(text))[:, None], logits.shape[:2])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
+    targets = jnp.broadcast_to(jnp.arange(len(text))[:, None], logits.shape[:2])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(1).sum()
 
 
 def negative_correlation(
     logits: Float[Array, "batch templates classes"],
 ) -> Float[Array, ""]:
-    """L_de on predictions: each template's is to differ from their mean.
+    """L_de on predictions: each template's prediction must differ from the mean prediction.
 
     sum_m mean_x (p^m − p̄) · sum_{n != m} (p^n − p̄) = −sum_m mean_x |p^m − p̄|², with
     p^m = softmax(z^m); 0 for one template, never positive. Liu and Yao 1999, "Ensemble learning
@@ -89,7 +89,7 @@ def cosine_consistency(
 
     Args:
       text: text features of every template and class.
-      anchors: features of the hand-crafted template, one for all templates or one each.
+      anchors: features of the hand-crafted template: one for all templates, or one for each.
     """
     return (1 - _dot("mkd,mkd->mk", text, jnp.broadcast_to(anchors, text.shape))).mean(1).sum()
 
@@ -99,11 +99,11 @@ def softmax_consistency(
     anchors: Float[Array, "#templates classes embed"],
     logit_scale: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
-    """L_con as classification: pick the class's own anchor among all classes'.
+    """L_con as classification: a class must match its own anchor among the anchors of all classes.
 
-    sum_m mean_k −log softmax_k'( cos(g(t^m_k), g(t^0_k')) / tau ) at k' = k; arguments as
+    sum_m mean_k −log softmax_k'( cos(g(t^m_k), g(t^0_k')) / tau ) at k' = k. For the arguments see
     `cosine_consistency`.
     """
     logits = logit_scale * _dot("mkd,mld->mkl", text, jnp.broadcast_to(anchors, text.shape))
-    own = jnp.broadcast_to(jnp.arange(text.shape[1]), logits.shape[:2])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, own).mean(1).sum()
+    targets = jnp.broadcast_to(jnp.arange(text.shape[1]), logits.shape[:2])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(1).sum()

@@ -1,8 +1,8 @@
-"""What a method is: what it learns, what it changes, how it answers, and what it is trained by.
+"""The interface of a method: what it learns and changes, how it predicts, what trains it.
 
-Training, evaluation, export and prediction ask a method through this interface and never look into
-what it learned. A family of methods is a subclass in a file of its own; `rows` holds the published
-settings of each.
+Training, evaluation, export and prediction use this interface only. They never look into the
+learned arrays. A family of methods is a subclass in a file of its own. `rows` holds the published
+settings.
 """
 
 import abc
@@ -25,17 +25,17 @@ from cdc_jax.wording import Template, sentences
 PyTree = Any
 Logits = Float[Array, "batch templates classes"]
 Text = Float[Array, "templates *image classes embed"]
-"""Class features; the axis over images is there where a method reads the image into its text."""
+"""Class features. The axis over images exists if the method's text depends on the image."""
 
-_TEXTS = 256  # sentences that are encoded at once, where classes have several
+_TEXTS = 256  # sentences that are encoded at once, for classes with several sentences
 
 
 class Support(NamedTuple):
-    """The shots, from which a method takes what it needs before it is trained.
+    """The shots, from which a method is initialised.
 
     Attributes:
       features: frozen image features of their clean views, normalised.
-      labels: indices into the classes trained on.
+      labels: indices into the training classes.
     """
 
     features: Float[Array | np.ndarray, "images embed"]
@@ -47,24 +47,24 @@ class Learned:
     """The arrays of a method, by the names of its parts.
 
     Attributes:
-      trained: what is differentiated; in the optimiser and in checkpoints.
-      fixed: what is computed once from the support, such as caches; never
-        differentiated. An exported model holds both.
+      trained: arrays that are differentiated. The optimiser and checkpoints hold them.
+      fixed: arrays that are computed once from the support, such as caches. They are never
+        differentiated. An exported model holds both kinds.
     """
 
     trained: PyTree
     fixed: PyTree
 
     def part(self, name: str) -> "Learned":
-        """One part, with what it trains and what it keeps fixed; empty where there is none."""
+        """The trained and fixed arrays of one part; empty if the method lacks the part."""
         return Learned(self.trained.get(name, {}), self.fixed.get(name, {}))
 
 
 class Forward(NamedTuple):
-    """What a method computes of a batch.
+    """Features and logits of a batch.
 
     Attributes:
-      image: normalised image features, of each template or one for all.
+      image: normalised image features, of each template or one that all templates share.
       text: features of every class under every template.
       logits: z^m_k of every image.
     """
@@ -82,13 +82,13 @@ class Term(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What the terms of a loss are functions of.
+    """The arguments of the terms of a loss.
 
     Attributes:
-      backbone: as the method has adapted it.
+      backbone: of `Method.adapt`.
       learned: the method's arrays.
       classes: of `Method.classes`.
-      forward: what the method computed.
+      forward: of `Method.forward`.
       labels: indices into the classes.
       progress: share of the stage's training that is done, in [0, 1].
     """
@@ -103,14 +103,14 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """A stage of training, with an optimiser state and a schedule of its own.
+    """A stage of training, with its own optimiser state and schedule.
 
     Attributes:
-      method: the method as it computes in this stage; of the last stage, as it answers.
+      method: the method of this stage. The method of the last stage predicts.
       optimizer: `name`, rates, `weight_decay`, `batch_size` and `epochs`, see `optimizer.make`.
       trains: parts of `Learned.trained` that change; None is all.
       begin: (backbone, learned, classes) -> the trained parts that the stage starts from; None
-        leaves them as they are.
+        keeps the parts of the stage before.
       average: a weight for each epoch's end. The stage then ends with the average of the trained
         parts by these weights, which must sum to 1; empty takes the last.
     """
@@ -130,7 +130,7 @@ class Stage:
             )
 
     def split(self, trained: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-        """The parts that change in this stage, and the others.
+        """The parts that change in this stage, and the parts that stay.
 
         Raises:
           ValueError: the stage trains a part that the method does not have.
@@ -151,7 +151,7 @@ class Method(abc.ABC):
 
     Attributes:
       config: the settings of the method, after `settle`.
-      class_names: the classes trained on.
+      class_names: the training classes.
       template: the task's hand-crafted text.
       head: fuses the templates' logits into a prediction.
     """
@@ -181,10 +181,10 @@ class Method(abc.ABC):
 
     @property
     def changes_images(self) -> bool:
-        """Whether image features depend on what is learned.
+        """Whether image features depend on the learned arrays.
 
-        Where they do not, frozen features are computed once and shared, and `image_features` is
-        asked neither in evaluation nor in training on cached views.
+        If they do not, frozen features are computed once and shared. Evaluation and training on
+        cached views then never call `image_features`.
         """
         return False
 
@@ -199,7 +199,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
-        """What the method starts from."""
+        """The arrays that training starts from."""
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages of training, in order."""
@@ -207,12 +207,12 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def classes(self, backbone: Backbone, names: Sequence[str], template: Template = "") -> PyTree:
-        """What the method needs of a class list, computed once: token ids, frozen features.
+        """Token ids and frozen features of a class list, computed once.
 
         Args:
           backbone: the frozen model.
           names: of the classes.
-          template: of another task, in place of this one's.
+          template: the hand-crafted text of another task, in place of this task's text.
         """
 
     def adapt(self, backbone: Backbone, learned: Learned) -> Backbone:
@@ -226,7 +226,7 @@ class Method(abc.ABC):
         learned: Learned,
         views: Float[Array, "views batch height width 3"],
     ) -> Float[Array, "templates_or_1 batch embed"]:
-        """Normalised image features of one view a template, or of one that all share."""
+        """Normalised image features of one view a template, or of one view for all templates."""
         del learned
         return frozen_features(backbone, views)
 
@@ -244,7 +244,7 @@ class Method(abc.ABC):
           backbone: the model, adapted.
           learned: the method's arrays.
           classes: of `classes`.
-          image: image features, where `reads_images`; else None.
+          image: image features if `reads_images`; else None.
         """
 
     def logits(
@@ -258,7 +258,7 @@ class Method(abc.ABC):
         del learned
         image = jnp.broadcast_to(image, (len(text), *image.shape[1:]))
         pattern = "mbd,mbkd->bmk" if self.reads_images else "mbd,mkd->bmk"
-        # Times 100, what an accelerator's default precision rounds off is half a logit.
+        # The scale is 100: an accelerator's default precision would cost half a logit.
         cosine = jnp.einsum(pattern, image, text, precision=jax.lax.Precision.HIGHEST)
         return backbone.logit_scale * cosine + backbone.logit_bias
 
@@ -270,21 +270,21 @@ class Method(abc.ABC):
         image: Float[Array, "templates_or_1 batch embed"],
         text: Text | None = None,
     ) -> Forward:
-        """Image features to logits: what training and every prediction have in common.
+        """Image features to logits. Training and every prediction call it.
 
         Args:
           backbone: the model, adapted.
           learned: the method's arrays.
           classes: of `classes`.
-          image: of `image_features`, or frozen where the method changes none.
-          text: class features, where they are known already.
+          image: of `image_features`, or frozen features of a method that changes no images.
+          text: class features; None computes them.
 
         Raises:
-          AssertionError: a family whose features or logits have other axes than they must.
+          AssertionError: the features or logits of a family have wrong axes.
         """
         if text is None:
-            read = image if self.reads_images else None
-            text = self.class_features(backbone, learned, classes, read)
+            text_image = image if self.reads_images else None
+            text = self.class_features(backbone, learned, classes, text_image)
         chex.assert_rank(text, 4 if self.reads_images else 3)
         logits = self.logits(backbone, learned, image, text)
         chex.assert_shape(logits, (image.shape[1], len(text), text.shape[-2]))
@@ -304,12 +304,12 @@ class Method(abc.ABC):
         return self.head.loss(head, batch.forward.logits, batch.labels, batch.progress).mean()
 
     def word_vectors(self, learned: Learned) -> Float[Array, "templates d width"] | None:
-        """Learned vectors that can be compared with word embeddings; None where there are none."""
+        """Learned vectors that can be compared with word embeddings; None for a method without."""
         del learned
         return None
 
     def facts(self) -> Mapping[str, Any]:
-        """What results.json says of the method beside its figures."""
+        """Facts about the method for results.json, beside its figures."""
         return {}
 
 
@@ -329,17 +329,17 @@ def objective(
       method: the method, as the stage has it.
       backbone: the frozen model.
       learned: the method's arrays.
-      classes: the classes trained on, of `Method.classes`.
-      views: one view for each template, or one that all share; None where `image` is given.
+      classes: the training classes, of `Method.classes`.
+      views: one view for each template, or one view for all; None with `image`.
       labels: indices into the classes.
       progress: share of the stage's training that is done.
-      image: frozen features of the views, where they are known already and the method changes none.
+      image: frozen features of the views, for a method that changes no images; None with `views`.
 
     Returns:
       The objective; and the terms by name, their sum and the accuracy on the batch.
 
     Raises:
-      ValueError: neither views nor features.
+      ValueError: `views` and `image` are both None.
     """
     backbone = method.adapt(backbone, learned)
     if views is not None:
@@ -358,14 +358,14 @@ def objective(
 def frozen_features(
     backbone: Backbone, views: Float[Array, "views batch height width 3"]
 ) -> Float[Array, "views batch embed"]:
-    """Normalised image features that nothing learned changes."""
+    """Normalised image features of the frozen backbone."""
     return jax.vmap(backbone.encode_images)(views)
 
 
 def hand_crafted_features(
     backbone: Backbone, templates: Sequence[Template], names: Sequence[str]
 ) -> Float[Array, "templates classes embed"]:
-    """Normalised features of plain texts: every class in the words of every template."""
+    """Normalised features of plain texts: every class name in every template."""
     return jnp.stack([_wording_features(backbone, template, names) for template in templates])
 
 
@@ -374,12 +374,12 @@ def _wording_features(
 ) -> Float[Array, "classes embed"]:
     """The normalised mean of the features of a class's texts."""
     texts = [sentences(template, name) for name in names]
-    flat = [text for own in texts for text in own]
+    flat = [text for class_texts in texts for text in class_texts]
     if len(flat) == len(names):
         return backbone.encode_texts(flat)
     chunks = (flat[i : i + _TEXTS] for i in range(0, len(flat), _TEXTS))
     features = jnp.concatenate([backbone.encode_texts(chunk) for chunk in chunks])
-    owners = np.repeat(np.arange(len(names)), [len(own) for own in texts])
+    owners = np.repeat(np.arange(len(names)), [len(class_texts) for class_texts in texts])
     sums = jax.ops.segment_sum(features, owners, len(names))
     return sums / jnp.linalg.norm(sums, axis=-1, keepdims=True)
 
@@ -392,7 +392,7 @@ def support_logits(
     return np.asarray(backbone.logit_scale * jnp.einsum("bd,mkd->mbk", support.features, text))
 
 
-def require_known(value: str, known: Mapping[str, Any], key: str) -> None:
-    """Raises ValueError unless a setting's value is a known one."""
-    if value not in known:
-        raise ValueError(f"unknown {key} {value!r}: choose one of {', '.join(known)}")
+def require_choice(value: str, choices: Mapping[str, Any], key: str) -> None:
+    """Raises ValueError unless a setting's value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"unknown {key} {value!r}: choose one of {', '.join(choices)}")

@@ -19,7 +19,7 @@ from cdc_jax.methods.method import (
     Term,
     frozen_features,
     hand_crafted_features,
-    require_known,
+    require_choice,
     support_logits,
 )
 from cdc_jax.methods.prompts import Classes
@@ -37,9 +37,8 @@ class PromptTuning(Method):
     """M templates whose logits a head fuses.
 
     Attributes:
-      prompts: the templates, with what is learned of them.
-      hand_crafted: what L_con ties the templates to, and the templates themselves where nothing is
-        learned.
+      prompts: the templates and their learned vectors.
+      hand_crafted: the anchors of L_con. For a method that learns nothing, the templates.
     """
 
     prompts: prompts.HandCrafted
@@ -101,7 +100,7 @@ class PromptTuning(Method):
         return self.prompts.text_features(backbone, learned.part("prompts").trained, classes)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
-        """The head's loss + beta L_de + gamma L_con; L_de is a term of several templates only."""
+        """The head's loss + beta L_de + gamma L_con. A single template has no L_de."""
         loss = self.config.loss
         terms = super().terms(batch)
         if self.templates > 1:
@@ -126,14 +125,14 @@ def settle(
     template: Template,
     support: Support,
 ) -> ConfigDict:
-    """Makes the choices that are left to the training images.
+    """Fills in the settings that depend on the training images.
 
     Returns:
-      The settings; with one initial phrase, the most accurate of them on these images, where
-      `prompts.pick` asks for that; and with what `heads.settle` adds.
+      The settings, with the additions of `heads.settle`. With `prompts.pick` they have one initial
+      phrase, the phrase that is most accurate on the training images.
 
     Raises:
-      ValueError: a template without {}.
+      ValueError: a template has no {}.
     """
     config = config.copy_and_resolve_references().unlock()
     if config.prompts.pick:
@@ -150,26 +149,26 @@ def settle(
 def build(
     config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
 ) -> PromptTuning:
-    """Puts a method together.
+    """Builds a method.
 
     Args:
       config: its settings, after `settle`.
       backbone: the frozen model.
-      class_names: the classes trained on.
+      class_names: the training classes.
       template: the task's hand-crafted text t^0.
 
     Raises:
-      ValueError: a value that no part knows, a template without {}, or hand-crafted templates that
-        are neither one nor one a template.
+      ValueError: a setting has an unknown value, a template has no {}, or the number of
+        hand-crafted templates is neither 1 nor the number of templates.
     """
-    require_known(config.loss.decoupling, DECOUPLING, "loss.decoupling")
-    require_known(config.loss.consistency, CONSISTENCY, "loss.consistency")
+    require_choice(config.loss.decoupling, DECOUPLING, "loss.decoupling")
+    require_choice(config.loss.consistency, CONSISTENCY, "loss.consistency")
     hand_crafted = _hand_crafted(config.prompts, template)
     anchors = 1 if config.prompts.ensemble else len(hand_crafted)
     if config.prompts.context and anchors not in (1, config.prompts.templates):
         raise ValueError(
-            f"prompts.anchors names {anchors} hand-crafted templates: {config.prompts.templates} "
-            "learned ones need one, or one each"
+            f"prompts.anchors has {anchors} hand-crafted templates for {config.prompts.templates} "
+            "learned templates: give one anchor, or one for each learned template"
         )
     return PromptTuning(
         config=config,
@@ -182,30 +181,31 @@ def build(
 
 
 def changes_images(config: ConfigDict) -> bool:
-    """Whether the prompts that the settings ask for enter the image tower."""
+    """Whether prompts of these settings enter the image tower."""
     return kind_of(config.prompts).changes_images
 
 
 def suit_unfamiliar_names(config: ConfigDict) -> None:
-    """Gives each class prompts of its own, where text prompts are learned.
+    """Gives each class its own learned text prompts.
 
-    For class names that the backbone has never read (CoOp's class-specific context, Zhou et al.
-    2022). Such prompts know no other classes.
+    This suits class names that the backbone has never read (CoOp's class-specific context, Zhou et
+    al. 2022). The method can then classify among the training classes only.
     """
     of_text = True in _LEARNED.get(config.prompts.modality, {})
     config.prompts.class_specific = bool(config.prompts.context) and of_text
 
 
 def kind_of(config: ConfigDict) -> type[prompts.HandCrafted]:
-    """The kind of prompts that settings ask for.
+    """The kind of prompts for the settings.
 
     Args:
       config: the settings `prompts`.
 
     Raises:
-      ValueError: an unknown modality, or class-specific prompts that are not of text.
+      ValueError: the modality is unknown, or class-specific prompts have another modality than
+        text.
     """
-    require_known(config.modality, _LEARNED, "prompts.modality")
+    require_choice(config.modality, _LEARNED, "prompts.modality")
     if not config.context:
         return prompts.HandCrafted
     if config.class_specific not in _LEARNED[config.modality]:

@@ -3,7 +3,7 @@
 Template m reads [start] v^m_1..v^m_d (its other words) name . [end]. Its learned vectors are a
 plain pytree outside the frozen backbone. There are four kinds of prompts:
 
-  HandCrafted       nothing is learned; class features are those of plain texts
+  HandCrafted       nothing is learned; plain texts give the class features
   SharedPrompts     `context` (templates, layers, d, text width): row 0 enters the first layer, row
                     j replaces the same positions before layer j (CoOp: one row; MaPLe: several)
   ClassPrompts      `context` (templates, classes, layers, d, text width): each class has its own
@@ -32,8 +32,8 @@ class Classes(NamedTuple):
 
     Attributes:
       names: token ids of the names up to their end of text, (classes, tokens).
-      anchors: features of the hand-crafted templates, one for all learned ones or one each,
-        (anchors, classes, embed).
+      anchors: features of the hand-crafted templates, (anchors, classes, embed). There is one
+        anchor for all learned templates, or one for each.
     """
 
     names: Int[Array, "classes tokens"]
@@ -42,19 +42,19 @@ class Classes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Templates:
-    """What is fixed about M semantic templates.
+    """The fixed settings of M semantic templates.
 
     Attributes:
-      phrases: initial words of each template, M of them and equally many tokens long.
-      context: d, learned vectors of a template; they start as the first d words of its phrase,
-        the phrase's other words stay fixed. 0 for hand-crafted templates.
-      suffix: what follows the class name.
-      layers: J, prompted layers.
-      noise: standard deviation of what is added to the words of all templates but the first, and
-        of deep prompts.
+      phrases: M phrases of equally many tokens, the initial words of each template.
+      context: d, number of learned vectors of a template. They start as the first d words of its
+        phrase, and the phrase's other words stay fixed. 0 for hand-crafted templates.
+      suffix: text after the class name.
+      layers: J, number of prompted layers.
+      noise: standard deviation of the noise on the words of all templates but the first, and of
+        deep prompts.
 
     Raises:
-      ValueError: no phrase, a negative context, or no layer.
+      ValueError: there is no phrase, the context is negative, or there is no layer.
     """
 
     phrases: tuple[str, ...]
@@ -76,7 +76,7 @@ class Templates:
         """Token ids of the phrases.
 
         Raises:
-          ValueError: phrases of different lengths, or shorter than the context.
+          ValueError: the phrases have different lengths, or are shorter than the context.
         """
         ids = [backbone.word_ids(phrase) for phrase in self.phrases]
         lengths = {phrase: len(i) for phrase, i in zip(self.phrases, ids, strict=True)}
@@ -91,28 +91,29 @@ class Templates:
 
 
 def cycle(phrases: Sequence[str], templates: int) -> tuple[str, ...]:
-    """The phrases in turn, one for each of so many templates."""
+    """One phrase for each template, the phrases in turn."""
     return tuple(phrases[m % len(phrases)] for m in range(templates))
 
 
 class HandCrafted:
-    """Prompts of which nothing is learned."""
+    """Prompts without learned vectors."""
 
     changes_images: ClassVar[bool] = False
     of_classes: ClassVar[bool] = False
-    """Whether what is learned belongs to single classes."""
+    """Whether each class has its own learned vectors."""
 
     def __init__(self, templates: Templates, backbone: Backbone):
         """Fits templates to a backbone.
 
         Raises:
-          ValueError: more prompted layers than a tower has, or phrases that do not fit.
+          ValueError: a tower has fewer layers than are prompted, or the phrases do not fit.
         """
         self.templates = templates
         depth = self._depth(backbone)
         if templates.layers > depth:
             raise ValueError(
-                f"{templates.layers} prompted layers asked for, this backbone has {depth}"
+                f"prompts.layers={templates.layers} exceeds the {depth} layers of this backbone: "
+                f"set it to {depth} or less"
             )
         self._words = templates.words(backbone)
 
@@ -140,12 +141,12 @@ class HandCrafted:
         return classes.anchors
 
     def visual(self, parameters: Parameters) -> Float[Array, "templates layers d width"] | None:
-        """Visual prompts; None where images are encoded without."""
+        """Visual prompts; None for prompts of text only."""
         del parameters
         return None
 
     def vectors(self, parameters: Parameters) -> Float[Array, "templates d width"] | None:
-        """Vectors of the first layer that all classes share; None where there are none."""
+        """Vectors of the first layer that all classes share; None for prompts without."""
         del parameters
         return None
 
@@ -181,7 +182,7 @@ class SharedPrompts(HandCrafted):
 
 
 class ClassPrompts(SharedPrompts):
-    """Text prompts of which each class has its own, for names that say little to the backbone."""
+    """Text prompts of each class, for class names that the backbone hardly knows."""
 
     of_classes = True
 
@@ -203,24 +204,24 @@ class ClassPrompts(SharedPrompts):
 
 
 class CoupledPrompts(SharedPrompts):
-    """Text prompts, and visual prompts that linear maps make of them."""
+    """Text prompts, and visual prompts as linear maps of the text prompts."""
 
     changes_images = True
 
     def initialize(self, key: jax.Array, backbone: Backbone, classes: int) -> Parameters:
         """See `SharedPrompts`.
 
-        Coupling maps start as PyTorch's Linear does, uniform in ±1/sqrt(text width), the deep
-        layers' as copies of one draw.
+        Coupling maps start as PyTorch's Linear does, uniform in ±1/sqrt(text width). The maps of
+        all deep layers start as copies of one draw.
         """
         parameters = super().initialize(key, backbone, classes)
         count, layers = parameters["context"].shape[:2]
         inputs, outputs = backbone.sizes.text_width, backbone.sizes.vision_width
         bound, draws = inputs**-0.5, jnp.minimum(jnp.arange(layers), 1)
-        drawn = jax.random.uniform(
+        maps = jax.random.uniform(
             jax.random.split(key)[1], (count, 2, inputs + 1, outputs), jnp.float32, -bound, bound
         )[:, draws]
-        return parameters | {"coupling": {"kernel": drawn[:, :, :-1], "bias": drawn[:, :, -1]}}
+        return parameters | {"coupling": {"kernel": maps[:, :, :-1], "bias": maps[:, :, -1]}}
 
     def visual(self, parameters: Parameters) -> Float[Array, "templates layers d width"] | None:
         """See `HandCrafted`."""

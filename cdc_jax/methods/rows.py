@@ -1,8 +1,8 @@
 """The rows of tables: published methods as data.
 
-A row names what differs from the settings of its family, dots reaching into the parts. Nothing
-else in the library knows a row's name. The settings for the profile "small", of CLIPs with few
-layers, were chosen on validation splits of other seeds than the reported ones.
+A row lists the settings that differ from its family's defaults, nested keys joined by dots. No
+other module knows the name of a row. The profile "small" is for CLIPs with few layers. Its settings
+were chosen on validation splits. The seeds of these splits differ from the reported seeds.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ from typing import Any
 Settings = Mapping[str, Any]
 
 ROLES = ("", "zero-shot", "reference", "upper bound")
-"""What a row is for in tables. The reference is compared with every other row. An upper bound
-learned from images that no real task offers."""
+"""The roles of rows in tables. The reference is compared with every other row. An upper bound
+learns from images that no real task offers."""
 
 PROFILES = ("", "small")
-"""Sizes of backbones with settings of their own; "" is the published size."""
+"""Sizes of backbones. A row may have settings for each size; "" is the published size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,11 @@ class Row:
     """A row.
 
     Attributes:
-      title: how tables call it.
-      settings: what differs from the family's settings, as published.
-      small: what the profile "small" changes on top. At 32 pixels a crop leaves too little to see.
-      transfer: what the papers change where prompts learned on ImageNet meet other datasets.
+      title: its name in tables.
+      settings: published settings that differ from the family's defaults.
+      small: further changes for the profile "small". At 32 pixels a crop leaves too little to see.
+      transfer: changes of the papers for prompts that are learned on ImageNet and tested on other
+        datasets.
       family: a key of `families.FAMILIES`.
       role: one of `ROLES`.
     """
@@ -83,7 +84,7 @@ _TEXT = {
     **_ADAM, "views": "flip", "prompts.modality": "text", "prompts.layers": 1, "prompts.context": 4,
 }  # fmt: skip
 # On validation seeds 11 to 13 of the kind domain_gap, CoOp + L_con reached H_int 54.9, 55.6, 60.8
-# and 60.7 with the weights 0.5, 1, 2 and 4, trained on features of eight drawings of each view.
+# and 60.7 with the weights 0.5, 1, 2 and 4. It trained on features of eight draws of each view.
 _TIED = {**_TEXT, "loss.consistency_weight": 2.0}
 _VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.001}
 
@@ -112,8 +113,8 @@ ROWS: dict[str, Row] = {
         _COOP_TRANSFER,
     ),
     "maple": Row("MaPLe", _MAPLE, _VISUAL, _MAPLE_TRANSFER),
-    # Visual prompts drift on so small a tower: with them, new classes fell 2 to 11 points below
-    # zero-shot in the training correlation (seeds 11 and 12, three settings).
+    # Visual prompts drift on so small a tower. With visual prompts, new classes fell 2 to 11 points
+    # below zero-shot in the training correlation (seeds 11 and 12, three settings).
     "multi_template": Row(
         "4 templates", {**_FOUR, "views": "crop_flip"}, {**_TEXT, "views": "flip; flip"},
         _MAPLE_TRANSFER,
@@ -127,9 +128,9 @@ ROWS: dict[str, Row] = {
         "CDC", {**_FOUR, **_VSD, **_DSTC}, {**_TIED, "views": "set1"}, _MAPLE_TRANSFER,
         role="reference",
     ),
-    # This project's reading of the semantic sets: templates that ask for different aspects, each
-    # tied to its own phrase and learned by itself, fused by the mean of their logits. That counts
-    # evidence which all of them have once, as Dempster's rule over dependent sources does not.
+    # This project's reading of the semantic sets: each template asks for another aspect, is tied to
+    # its own phrase, and has its own loss. The templates are fused by averaging logits. Unlike
+    # Dempster's rule, this does not count evidence shared by all templates several times.
     # Small: H_int on validation seeds (aligned and task_misaligned 11 to 13, domain_gap 11 to 15):
     # 95.3, 94.8 and 56.7, the best control 94.9 (CoOp + L_con), 94.4 (picked) and 55.4 (CoOp +
     # L_con); with 80 epochs 51.4 in domain_gap, with composed views 93.5, 93.7 and 51.7.
@@ -142,7 +143,7 @@ ROWS: dict[str, Row] = {
         {**_TIED, "prompts.phrases": _SMALL_ASPECTS, "optimizer.epochs": 120},
         _COOP_TRANSFER,
     ),
-    # Controls: what a part of CDC has to be compared with.
+    # Controls, against which the parts of CDC are compared.
     "zero_shot_trusted": Row(
         "zero-shot, trusted",
         {"prompts.phrases": "", **_ZERO_SHOT, "head.name": "evidential", "head.fusion": "dempster"},
@@ -179,7 +180,7 @@ ROWS: dict[str, Row] = {
         {**_VISUAL, "views": "set1", "loss.consistency_weight": 2.0}, _MAPLE_TRANSFER,
     ),
     # With 48 epochs H_int rises from 44.6 to 50.7 in domain_gap and falls from 94.5 to 90.9 in
-    # task_misaligned: one prompt ends where it happened to start, and forgets the new classes.
+    # task_misaligned: the result of one prompt depends on its start, and it forgets new classes.
     "oracle": Row(
         "oracle", {**_LONG, "train_on": "oracle"},
         {

@@ -1,4 +1,4 @@
-"""Training batches: a pure function of (seed, step), so that a position is nothing but a step."""
+"""Training batches: a pure function of (seed, step), so that a step is the whole position."""
 
 import copy
 import functools
@@ -19,18 +19,19 @@ _BATCHES_AHEAD = 2  # on the devices, and at least as many decoded in memory
 class TrainingBatches:
     """Shuffled batches, every example once an epoch; each host reads only its own rows.
 
-    An incomplete last batch is dropped, as the published methods do, unless it is the only one:
-    a set smaller than a batch is one batch an epoch.
+    An incomplete last batch is dropped, as in the published methods. A training set that is smaller
+    than a batch is one batch an epoch.
 
     Args:
       examples: the training set.
       batch_size: images a batch, over all hosts.
-      seed: of the order; every epoch has its own.
+      seed: of the order. Every epoch has its own order.
       host: this host's number; None asks JAX.
-      hosts: how many there are; None asks JAX.
+      hosts: number of hosts; None asks JAX.
 
     Raises:
-      ValueError: no examples, no batch size, or a batch that hosts can't share evenly.
+      ValueError: there are no examples, the batch size is below 1, or the hosts can't share a batch
+        evenly.
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class TrainingBatches:
     def __getitem__(self, step: int) -> Batch:
         """This host's rows of batch number `step`.
 
-        Uint8 `images`, `labels`, and the examples' `indices`; of photographs, which the view stage
-        takes squeezed into squares, also `aspects`, their width/height.
+        Uint8 `images`, `labels`, and the examples' `indices`. Photographs are squeezed into
+        squares, and `aspect_ratios` holds their width/height.
         """
         indices = np.array(self._rows_of(step, self._first_row, self._rows), np.int32)
         batch = {"labels": self._examples.labels[indices].astype(np.int32), "indices": indices}
@@ -85,18 +86,18 @@ class TrainingBatches:
     ) -> "TrainingBatches":
         """The same batches with the features of views in place of images.
 
-        Epoch e has those of view e mod views: `features`, (rows, templates, embed).
+        Epoch e has `features` (rows, templates, embed) of view e mod views.
         """
-        made = copy.copy(self)
-        made._features = features
-        return made
+        batches = copy.copy(self)
+        batches._features = features
+        return batches
 
     def indices(self, step: int) -> list[int]:
         """The examples of batch number `step`, on all hosts."""
         return self._rows_of(step, 0, self._size)
 
     def steps(self, epoch: int) -> Int[np.ndarray, "examples"]:
-        """Number of the batch that each example is in, in an epoch; the last one's if in none."""
+        """The batch number of each example in an epoch. A dropped example gets the last batch."""
         examples = len(self._examples)
         order = self._order_of(epoch * examples, examples)
         within = np.minimum(np.arange(examples) // self._size, self.per_epoch - 1)
@@ -105,9 +106,9 @@ class TrainingBatches:
         return steps
 
     def stream(self, first: int, last: int, put: Callable[[Batch], Any]) -> Iterator[Any]:
-        """Batches `first` to `last` - 1, put where the computation wants them, ahead of it.
+        """Batches `first` to `last` - 1, each prepared by `put` before the computation needs it.
 
-        Threads decode the next batches while this one is computed with.
+        Threads decode the next batches while the devices compute.
 
         Args:
           first: step at which training begins or goes on.
@@ -139,8 +140,8 @@ class TrainingBatches:
 
 
 def read_images(images: Images, indices: Int[np.ndarray, "images"]) -> Batch:
-    """Images as the view stage takes them, see `TrainingBatches.__getitem__`."""
+    """Images for the view function, see `TrainingBatches.__getitem__`."""
     if isinstance(images, Photographs):
-        squeezed, aspects = images.squeezed(indices)
-        return {"images": squeezed, "aspects": aspects}
+        squeezed, aspect_ratios = images.squeezed(indices)
+        return {"images": squeezed, "aspect_ratios": aspect_ratios}
     return {"images": images[indices]}

@@ -1,6 +1,6 @@
-"""The field's fifteen datasets: where their files lie, what they are called, who publishes them.
+"""The field's fifteen datasets: their folders, templates, class names and publishers.
 
-Folders, templates and class names are those of CoOp's protocol. Nothing here is downloaded.
+Folders, templates and class names follow CoOp's protocol. Nothing is downloaded.
 """
 
 import dataclasses
@@ -21,17 +21,18 @@ def _table(changes: dict[str, str]) -> Callable[[str], str]:
 
 @dataclasses.dataclass(frozen=True)
 class Tfds:
-    """A dataset as TensorFlow Datasets has it.
+    """A dataset in TensorFlow Datasets.
 
     Attributes:
       name: of the builder, with its configuration.
-      splits: TFDS's own splits to train on, validate on and test; "" is none. Without one to test,
-        the images are partitioned.
-      file: feature that holds the file's name; "" where TFDS does not keep it.
-      path: CoOp's path of an image, of that `file`, the class's `label` in TFDS and the `split`.
+      splits: TFDS's splits for training, validation and test; "" is none. Without a test split the
+        images are partitioned.
+      file: feature that holds the file's name; "" if TFDS does not keep the name.
+      path: pattern of CoOp's path of an image, from `file`, the class's `label` in TFDS and the
+        `split`.
       rename: class name in TFDS -> class name of the protocol.
       drop: classes that the protocol leaves out.
-      order: sort key of TFDS's class names that gives the protocol's order; None: they have it.
+      order: sort key of TFDS's class names for the protocol's order; None keeps TFDS's order.
     """
 
     name: str
@@ -45,20 +46,20 @@ class Tfds:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One of the datasets.
+    """A published dataset.
 
     Attributes:
       folder: under the data root.
       images: image root under the folder.
       template: the hand-crafted template.
       classes: number of classes.
-      publisher: who publishes the images.
-      size: of the download, roughly.
-      layout: how its images are listed, a key of `coop_splits.LAYOUTS`.
-      split: name of CoOp's split file in the folder; "" where the layout needs none.
-      tfds: the same in TensorFlow Datasets; None where it is not there.
-      about: what its labels are about, see `views.ASPECTS`.
-      domain_of: the dataset whose classes it shows in another domain; "" for none.
+      publisher: of the images.
+      size: approximate size of the download.
+      layout: of its images, a key of `coop_splits.LAYOUTS`.
+      split: name of CoOp's split file in the folder; "" for a layout without one.
+      tfds: the same dataset in TensorFlow Datasets; None if TFDS does not have it.
+      label_properties: image properties that its labels depend on, see `views.PROPERTIES`.
+      domain_of: dataset that has the same classes in another domain; "" for none.
     """
 
     folder: str
@@ -70,7 +71,7 @@ class Published:
     layout: str = "split"
     split: str = ""
     tfds: Tfds | None = None
-    about: tuple[str, ...] = ("category",)
+    label_properties: tuple[str, ...] = ("category",)
     domain_of: str = ""
 
 
@@ -145,7 +146,7 @@ PUBLISHED: dict[str, Published] = {
     "DescribableTextures": Published(
         "dtd", "images", "{} texture.", 47, _VGG + "dtd", "0.6 GB",
         split="split_zhou_DescribableTextures.json",
-        tfds=Tfds("dtd", ("train", "validation", "test")), about=("texture", "pattern"),
+        tfds=Tfds("dtd", ("train", "validation", "test")), label_properties=("texture", "pattern"),
     ),
     "EuroSAT": Published(
         "eurosat", "2750", "a centered satellite photo of {}.", 10,
@@ -183,4 +184,4 @@ PUBLISHED: dict[str, Published] = {
 """Name -> dataset."""
 
 SPLIT_PUBLISHER = "CoOp's authors, github.com/KaiyangZhou/CoOp (DATASETS.md)"
-"""Who publishes the split files, and ImageNet's classnames.txt."""
+"""The publisher of the split files and of ImageNet's classnames.txt."""

@@ -1,7 +1,7 @@
 """A user's own images: a folder of class folders, or a list of paths and labels.
 
-`layouts` says how folders are read, `lists` which lists are, and `task_toml` what a file task.toml
-beside them may add.
+`layouts` reads folders, `lists` reads lists, and `task_toml` reads the file task.toml beside the
+images.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from cdc_jax.tasks.splits import PARTS, Item, Split
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What a user decides where data can be taken in several ways.
+    """The user's choices for data that can be read in several ways.
 
     Attributes:
       allow_fewer: see `Dataset`.
       layout: see `layouts.read`.
-      val_is_test: test on the validation images, where there are no test images.
+      val_is_test: whether to test on the validation images of data without test images.
       follow_links: whether links may lead out of the folder, and to folders.
     """
 
@@ -44,15 +44,15 @@ def read(
     """A user's own images.
 
     Args:
-      root: their folder, or a list in it.
-      items: a list, wherever it is, in place of what task.toml says; "" is none.
+      root: folder of the images, or a list in it.
+      items: path of a list, in place of the list in task.toml; "" is none.
       choices: of the user.
-      skip_missing: leave listed images that are not there to whoever reads them.
-      progress: show it, where a list is long.
+      skip_missing: whether a listed image may be missing; decoding then reports it.
+      progress: whether to show the progress of a long list.
 
     Raises:
-      FileNotFoundError: no such folder or list, or listed images that are not there.
-      ValueError: settings, a list or folders that can't be used; the message says where and why.
+      FileNotFoundError: there is no such folder or list, or a listed image is missing.
+      ValueError: task.toml, a list or folders can't be used; the message says where and why.
     """
     lists.refuse_url(str(root))
     lists.refuse_url(items)
@@ -69,11 +69,11 @@ def read(
         listed = root
     files = Files(folder)
     if listed == folder:
-        found = _of_folders(folder, settings, choices)
+        contents = _of_folders(folder, settings, choices)
     else:
-        found = _of_list(listed, settings, files, skip_missing, progress)
-    split = task_toml.renamed(found.split, settings["class_names"])
-    remarks = found.remarks
+        contents = _of_list(listed, settings, files, skip_missing, progress)
+    split = task_toml.renamed(contents.split, settings["class_names"])
+    remarks = contents.remarks
     if choices.val_is_test:
         remarks = ("the images of val are the test", *remarks)
     split = _tested(split, choices.val_is_test, str(listed))
@@ -86,13 +86,13 @@ def read(
         folder.joinpath,
         template,
         allow_fewer=choices.allow_fewer,
-        layout=found.layout,
+        layout=contents.layout,
         remarks=(*remarks, *task_toml.remarks(template, split.class_names)),
-        unusable=found.unusable,
+        unusable=contents.unusable,
     )
 
 
-class _Found(NamedTuple):
+class _Contents(NamedTuple):
     """The fields of a `Dataset` that a folder or a list decides."""
 
     split: Split
@@ -103,13 +103,13 @@ class _Found(NamedTuple):
 
 def _of_list(
     listed: Path, settings: Mapping[str, Any], files: Files, skip_missing: bool, progress: bool
-) -> _Found:
+) -> _Contents:
     listing = lists.read(listed, settings, files, skip_missing, progress)
     split = listing.split or _split(listing.rows, listing.class_names, settings, str(listed))
-    return _Found(split, f"listed in {listed}", listing.remarks)
+    return _Contents(split, f"listed in {listed}", listing.remarks)
 
 
-def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> _Found:
+def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> _Contents:
     if settings["names"] or settings["columns"]:
         raise ValueError(
             f"names and columns in {folder / 'task.toml'} belong to a list: add items, or "
@@ -118,11 +118,11 @@ def _of_folders(folder: Path, settings: Mapping[str, Any], choices: Choices) -> 
     listing = layouts.read(folder, choices.layout, choices.follow_links)
     names = sorted({name for _, name, _ in listing.rows})
     split = _split(listing.rows, names, settings, str(folder))
-    return _Found(split, listing.layout, listing.remarks, listing.unusable)
+    return _Contents(split, listing.layout, listing.remarks, listing.unusable)
 
 
 def _tested(split: Split, val_is_test: bool, where: str) -> Split:
-    """The split with its validation images as the test, if that is said."""
+    """The split; with `val_is_test` its validation images become the test images."""
     if val_is_test:
         if split.test or not split.val:
             has = "test images of its own" if split.test else "no validation images"
@@ -146,13 +146,13 @@ def _split(
         if not parts["train"]:
             raise ValueError(f"{where} marks no image as train")
         return Split(**parts, class_names=tuple(names))
-    chosen = [item for _, item in items]
-    return splits.partition(chosen, names, settings["val"], settings["test"], settings["seed"])
+    flat = [item for _, item in items]
+    return splits.partition(flat, names, settings["val"], settings["test"], settings["seed"])
 
 
 def _check_files(folder: Path, files: Files, paths: Sequence[str], follow_links: bool) -> None:
-    """Every path leads to a file of its own under the folder, unless links may lead elsewhere."""
-    seen: dict[str, str] = {}
+    """Requires that each path leads to its own file in the folder, unless links are followed."""
+    paths_by_file: dict[str, str] = {}
     for path in paths:
         real = files.real(path)
         if real is None or follow_links:  # what links make the same is found by its content
@@ -162,6 +162,6 @@ def _check_files(folder: Path, files: Files, paths: Sequence[str], follow_links:
                 f"{folder / path} leads out of {folder}, to {real}: put the file itself there, or "
                 "add data.follow_links=True"
             )
-        if real in seen:
-            raise ValueError(f"{folder / path} and {seen[real]} are the same file")
-        seen[real] = path
+        if real in paths_by_file:
+            raise ValueError(f"{folder / path} and {paths_by_file[real]} are the same file")
+        paths_by_file[real] = path

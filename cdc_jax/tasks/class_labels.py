@@ -1,4 +1,4 @@
-"""Labels of a list -> the names of its classes: names already, or numbers that names explain."""
+"""Labels of a list -> class names. A label is a class name, or the number of a class name."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ _NUMBERED = re.compile(r"\s*(\d{1,18})\s*[\s:,;]\s*(\S.*)")
 def named(
     rows: list[Row], settings: Mapping[str, Any], folder: Path, file: Path, remarks: list[str]
 ) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows with the names of their classes, and these names in order of their labels."""
+    """The rows with class names in place of labels, and the class names by label."""
     labels = {label for _, label, _ in rows}
     _refuse_multi_label(labels, file)
     numbers = _numbers(labels, file)
@@ -56,7 +56,7 @@ def named(
 
 
 def _by_name(labels: Iterable[str], names: Mapping[int, str], file: Path) -> dict[str, int]:
-    """The numbers of labels that are names themselves."""
+    """The numbers of labels that are class names."""
     numbers = {name: number for number, name in names.items()}
     for label in labels:
         if label not in numbers:
@@ -66,10 +66,10 @@ def _by_name(labels: Iterable[str], names: Mapping[int, str], file: Path) -> dic
 
 
 def _numbers(labels: Iterable[str], file: Path) -> dict[str, int] | None:
-    """Labels as the whole numbers that they are, if all are; pandas writes 1 as 1.0 at times.
+    """Label -> whole number; None if a label is no number. pandas may write 1 as 1.0.
 
     Raises:
-      ValueError: negative numbers, or fractions.
+      ValueError: a label is negative or a fraction.
     """
     if not all(map(_NUMBER.fullmatch, labels)):
         return None
@@ -92,7 +92,7 @@ def _is_whole(text: str) -> bool:
 
 
 def _refuse_multi_label(labels: set[str], file: Path) -> None:
-    """Raises ValueError where a label is several in writing."""
+    """Raises ValueError if a label lists several labels."""
     numbers = all(re.fullmatch(r"\d+( +\d+)*", label) for label in labels)
     for label in labels:
         several = re.fullmatch(r"\[.*\]|\{.*\}", label) is not None or (numbers and " " in label)
@@ -106,20 +106,21 @@ def _refuse_multi_label(labels: set[str], file: Path) -> None:
             )
 
 
-def _names(given: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bool]:
-    """Number -> name, of a list or of a file in the folder; empty where neither is given.
+def _names(source: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bool]:
+    """Number -> name, from a list or from a file in the folder; empty for an empty source.
 
     Returns:
-      The names, and whether their numbers are written; otherwise they are counted from 0.
+      The names, and whether the file gives their numbers. Else they are counted from 0.
 
     Raises:
-      FileNotFoundError, ValueError: a file that is not there, or not of such names.
+      FileNotFoundError: the file is missing.
+      ValueError: the file holds no such names.
     """
-    if not isinstance(given, str):
-        return {number: name.strip() for number, name in enumerate(given)}, False
-    if not given:
+    if not isinstance(source, str):
+        return {number: name.strip() for number, name in enumerate(source)}, False
+    if not source:
         return {}, False
-    file = folder / given
+    file = folder / source
     if file.suffix.lower() == ".json":
         return _json_names(text_file.read_json(file), file)
     lines = [line.strip() for line in text_file.read(file).rstrip().split("\n")]
@@ -129,9 +130,9 @@ def _names(given: str | Sequence[str], folder: Path) -> tuple[dict[int, str], bo
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if len(lines) > 1 and all(numbered[1:]):
         numbered = numbered[0 if numbered[0] else 1 :]  # its first line may be a header
-        found = {int(match[1]): match[2].strip() for match in numbered if match}
-        if len(found) == len(numbered):
-            return found, True
+        names = {int(match[1]): match[2].strip() for match in numbered if match}
+        if len(names) == len(numbered):
+            return names, True
     return dict(enumerate(lines)), False
 
 
@@ -142,13 +143,13 @@ def _json_names(content: Any, file: Path) -> tuple[dict[int, str], bool]:
     pairs = list(content.items() if numbered else listed)
     if pairs and all(type(value) is int for _, value in pairs):
         pairs = [(value, key) for key, value in pairs]
-    found = {
+    names = {
         int(key): name.strip()
         for key, name in pairs
         if isinstance(name, str) and name.strip() and _is_whole(str(key))
     }
-    if not found or len(found) != len(pairs):
+    if not names or len(names) != len(pairs):
         raise ValueError(
             f"{file} must be a list of names, or an object of number -> name or name -> number"
         )
-    return found, numbered
+    return names, numbered

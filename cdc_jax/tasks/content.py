@@ -1,7 +1,7 @@
-"""Digests of what images hold: the keys of features that are kept on disk.
+"""Digests of images: the keys of features on disk.
 
-The digest of a file is that of its bytes, so that a file whose feature is known need not be
-decoded. The digest of an image in memory is that of its pixels.
+A file's digest is computed from its bytes, so that a file whose feature is on disk is not decoded.
+The digest of an image in memory is computed from its pixels.
 """
 
 import hashlib
@@ -21,26 +21,26 @@ _DECODER = 1  # a change of `decode` that changes pixels raises it
 
 @runtime_checkable
 class Encoded(Protocol):
-    """`Images` that are decoded from files when they are asked for."""
+    """`Images` that are decoded from files at each access."""
 
     def __len__(self) -> int: ...
 
     def digests(self, numbers: Int[np.ndarray, "images"], /) -> list[bytes]:
-        """Digests of what the files hold now; b"" for a file that can't be read."""
+        """Digests of the current contents of the files; b"" for an unreadable file."""
         ...
 
     def decoded_digests(self, numbers: Int[np.ndarray, "images"], /) -> list[bytes]:
-        """Digests of the bytes that were decoded; b"" for an image that was not."""
+        """Digests of the bytes that were decoded; b"" for an image that was not decoded."""
         ...
 
 
 def digests(images: Images, numbers: Int[np.ndarray, "images"]) -> list[bytes]:
-    """Keys of images before they are decoded; b"" for one that can't be read."""
+    """Keys of images before they are decoded; b"" for an unreadable image."""
     return images.digests(numbers) if isinstance(images, Encoded) else _of_rows(images, numbers)
 
 
 def decoded_digests(images: Images, numbers: Int[np.ndarray, "images"]) -> list[bytes]:
-    """Keys of images as they were decoded: a file may have changed since `digests`."""
+    """Keys of images from the decoded bytes: a file may have changed since `digests`."""
     if isinstance(images, Encoded):
         return images.decoded_digests(numbers)
     return _of_rows(images, numbers)
@@ -54,21 +54,21 @@ def of_pixels(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 
 def of_bytes(content: bytes, preprocessing: Preprocessing) -> bytes:
-    """The digest of what a file holds, decoded by this version and scaled and cropped so."""
+    """The digest of a file's content, this version of the decoder and the preprocessing."""
     sha = _start(preprocessing)
     sha.update(content)
     return sha.digest()
 
 
 def of_file(path: Path, preprocessing: Preprocessing) -> bytes:
-    """`of_bytes` of a file; b"" for a file that can't be read, or is too large to be decoded."""
+    """`of_bytes` of a file; b"" for a file that is unreadable or too large to be decoded."""
     try:
         with open_regular(path.expanduser()) as file:
             if file.seek(0, 2) > MAX_BYTES:
                 return b""
             file.seek(0)
             return hashlib.file_digest(file, lambda: _start(preprocessing)).digest()
-    except OSError:  # whoever decodes it says why
+    except OSError:  # decoding reports the reason
         return b""
 
 

@@ -11,17 +11,17 @@ from cdc_jax.tasks.splits import Item, Split
 
 
 def read(name: str, root: Path, split_file: str = "") -> Dataset:
-    """One of `catalog.PUBLISHED`.
+    """A dataset of `catalog.PUBLISHED`.
 
     Args:
-      name: a key of it.
+      name: a key of `catalog.PUBLISHED`.
       root: the folder that holds the datasets' folders.
-      split_file: in place of the published one; "" is the published one.
+      split_file: a split file in place of the published file; "" is the published file.
 
     Raises:
-      FileNotFoundError: something is missing; the message says where it is expected, how large it
-        is and who publishes it.
-      ValueError: a file that is not as published, or the split of another dataset.
+      FileNotFoundError: a file or folder is missing; the message says where it is expected, how
+        large it is and who publishes it.
+      ValueError: a file differs from the published form, or the split is another dataset's.
     """
     published = catalog.PUBLISHED[name]
     folder = root / published.folder
@@ -37,14 +37,14 @@ def read(name: str, root: Path, split_file: str = "") -> Dataset:
         split = LAYOUTS[published.layout](name, published, root)
         splits.check(split, str(folder))
     check_classes(name, split, split_file or str(folder))
-    return Dataset(split, images.joinpath, published.template, published.about)
+    return Dataset(split, images.joinpath, published.template, published.label_properties)
 
 
 def check_classes(name: str, split: Split, where: str) -> None:
     """Checks that a split has as many classes as the dataset.
 
     Raises:
-      ValueError: it has not; the message names `where` the split came from.
+      ValueError: the numbers differ; the message has `where`, the source of the split.
     """
     if len(split.class_names) != catalog.PUBLISHED[name].classes:
         raise ValueError(
@@ -82,9 +82,10 @@ def _fgvc(name: str, published: Published, root: Path) -> Split:
 
 
 def _imagenet(name: str, published: Published, root: Path) -> Split:
-    """A folder a class, listed in order: CoOp takes the order of the disk, so its shots differ.
+    """A folder a class, in sorted order. CoOp takes the order of the disk, so its shots differ.
 
-    CoOp validates on the test images and selects nothing by it; here there are none to validate on.
+    CoOp validates on the test images and selects nothing by it. Here there are no validation
+    images.
     """
     names = class_names(root, published.folder)
     images = root / published.folder / published.images
@@ -93,7 +94,7 @@ def _imagenet(name: str, published: Published, root: Path) -> Split:
 
 
 def _numbered(name: str, published: Published, root: Path) -> Split:
-    """A folder a class, called by the number of its line in classnames.txt."""
+    """A folder a class. Its name is the number of the class's line in classnames.txt."""
     names = class_names(root, published.folder)
     images = root / published.folder / published.images
     folders = tuple(str(number) for number in range(len(names)))
@@ -101,7 +102,7 @@ def _numbered(name: str, published: Published, root: Path) -> Split:
 
 
 def _wordnet(name: str, published: Published, root: Path) -> Split:
-    """A folder a class, called by its WordNet id; classes without a folder are left out."""
+    """A folder a class. Its name is the WordNet id. Classes without a folder are left out."""
     names = class_names(root, published.folder)
     images = root / published.folder / published.images
     there = tuple(wnid for wnid in names if (images / wnid).is_dir())
@@ -123,14 +124,14 @@ def class_names(root: Path, folder: str) -> dict[str, str]:
 
     Args:
       root: the data root.
-      folder: of the dataset; the file in it comes before the one in ImageNet's.
+      folder: of the dataset. Its classnames.txt takes precedence over ImageNet's.
 
     Raises:
-      FileNotFoundError: neither is there.
-      ValueError: a line that is not `id name`, or an id that occurs twice.
+      FileNotFoundError: both files are missing.
+      ValueError: a line is not `id name`, or an id occurs twice.
     """
-    own, imagenet = root / folder / "classnames.txt", root / "imagenet" / "classnames.txt"
-    file = own if own.is_file() else imagenet
+    local, imagenet = root / folder / "classnames.txt", root / "imagenet" / "classnames.txt"
+    file = local if local.is_file() else imagenet
     names: dict[str, str] = {}
     for line in _lines(file, "ImageNet", catalog.SPLIT_PUBLISHER):
         wnid, _, class_name = line.partition(" ")

@@ -1,4 +1,4 @@
-"""Images that a dataset holds more than once, found by what their files hold."""
+"""Images that occur more than once in a dataset, by the contents of their files."""
 
 import hashlib
 import itertools
@@ -12,7 +12,8 @@ from cdc_jax.tasks.decode import open_regular
 from cdc_jax.tasks.splits import PARTS, Item, Split
 
 MOST = 100_000
-"""Up to so many images, all are compared; of more, those that a run uses with its shots."""
+"""A dataset of at most so many images is compared as a whole. Of a larger dataset the images of a
+run are compared with its shots."""
 _PROBE = 4096  # bytes from the middle of a file, where photographs of equal size differ
 _BLOCK = 2**20
 _CHUNK = 64  # files a task of a thread
@@ -22,17 +23,17 @@ _THREADS = 8  # more than cores, as most of the time is spent waiting for disks
 def find(files: Sequence[Path], anchors: Collection[int] | None = None) -> list[list[int]]:
     """Groups of files with equal contents.
 
-    Files are compared by size, then by a block of 4 kB, and only those still equal are read whole.
-    Files that can't be read are in no group.
+    Files are compared by size, then by a block of 4 kB. Files that are still equal are read whole.
+    An unreadable file is in no group.
 
     Args:
       files: paths.
-      anchors: numbers of the files that are searched for; None is all.
+      anchors: numbers of the files whose copies are searched; None is all.
 
     Returns:
       The numbers of equal files, each group in the order of `files`.
     """
-    wanted = range(len(files)) if anchors is None else anchors
+    numbers = range(len(files)) if anchors is None else anchors
     with ThreadPoolExecutor(_THREADS) as pool:
 
         def divided(groups: Iterable[list[int]], by: Callable[[Path], Hashable]) -> list[list[int]]:
@@ -47,7 +48,7 @@ def find(files: Sequence[Path], anchors: Collection[int] | None = None) -> list[
                     parts[k, value].append(number)
             return [p for p in parts.values() if len(p) > 1 and not searched.isdisjoint(p)]
 
-        searched = set(wanted)
+        searched = set(numbers)
         groups = divided([list(range(len(files)))], _size)
         groups = divided(groups, _middle)
         return divided(groups, _digest)
@@ -58,23 +59,23 @@ def examine(split: Split, used: Split, contents: Callable[[str], Path], allow: b
 
     Args:
       split: all images of a dataset.
-      used: those that a run uses.
+      used: the images of a run.
       contents: an item's path -> its file.
-      allow: accept an image in several splits.
+      allow: whether an image may be in several splits.
 
     Returns:
-      Sentences on what was found and accepted.
+      A sentence for each kind of copy that is accepted.
 
     Raises:
-      ValueError: an image under two classes; or one in two splits, unless allowed.
+      ValueError: an image is in two classes; or in two splits, unless `allow`.
     """
     total = sum(len(getattr(split, part)) for part in PARTS)
-    chosen = split if total <= MOST else used
-    entries = [(part, item) for part in PARTS for item in getattr(chosen, part)]
-    anchors = None if chosen is split else range(len(used.train))
+    scope = split if total <= MOST else used
+    entries = [(part, item) for part in PARTS for item in getattr(scope, part)]
+    anchors = None if scope is split else range(len(used.train))
     groups = find([contents(item.path) for _, item in entries], anchors)
-    found = [[entries[number] for number in group] for group in groups]
-    several = [group for group in found if len({item.label for _, item in group}) > 1]
+    copies = [[entries[number] for number in group] for group in groups]
+    several = [group for group in copies if len({item.label for _, item in group}) > 1]
     if several:
         (_, first), (_, second) = _differing(several[0], lambda entry: entry[1].label)
         names = split.class_names
@@ -83,7 +84,7 @@ def examine(split: Split, used: Split, contents: Callable[[str], Path], allow: b
             f"{names[first.label]!r} and once as {names[second.label]!r}"
             f"{_so_many(several)}. Photos with several labels can't be used: keep each in one class"
         )
-    across = [group for group in found if len({part for part, _ in group}) > 1]
+    across = [group for group in copies if len({part for part, _ in group}) > 1]
     if across and not allow:
         (part, first), (other, second) = _differing(across[0], lambda entry: entry[0])
         raise ValueError(
@@ -94,9 +95,9 @@ def examine(split: Split, used: Split, contents: Callable[[str], Path], allow: b
     remarks = []
     if across:
         remarks.append(f"{len(across)} images are in several splits (data.allow_copies)")
-    if within := len(found) - len(across):
+    if within := len(copies) - len(across):
         remarks.append(f"{within} images occur more than once in their class and split")
-    if chosen is not split:
+    if scope is not split:
         remarks.append("copies were looked for among the shots and the test images only")
     return remarks
 

@@ -1,4 +1,4 @@
-"""Image files -> upright RGB images -> uint8 arrays of the size that a CLIP takes."""
+"""Image files -> upright RGB images -> uint8 arrays of the model's size."""
 
 import contextlib
 import ctypes
@@ -20,16 +20,16 @@ from cdc_jax.escaping import reason
 from cdc_jax.preprocessing import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
-"""What files may hold; Pillow alone would also start Ghostscript for a PostScript file."""
+"""The formats that are read. Without this list Pillow would start Ghostscript for PostScript."""
 HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif", ".heics", ".heifs"))
 HEIC_REMEDY = "pip install -e '.[heif]' reads HEIC"
 MAX_BYTES = 2**29
-"""Largest file, and the most that all threads together hold of files: 512 MiB."""
+"""The bound of a file, and of all files that threads hold in memory at a time: 512 MiB."""
 MAX_PIXELS = 89_478_485
-"""Most pixels of an image, and of all images that threads decode at a time: Pillow warns above it.
+"""The bound of an image's pixels, and of all images that threads decode at a time.
 
-With at most 16 bytes a pixel while colours are converted, that is 1.4 GB whatever the number of
-threads.
+Pillow warns above this number. Converting colours takes at most 16 bytes a pixel, so that any
+number of threads takes at most 1.4 GB.
 """
 _LARGE = 2**24  # pixels
 _LONGEST = 1000  # times the short side: scaling the short side up must not exhaust the memory
@@ -43,15 +43,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the image upright."""
+"""EXIF orientation -> the operation that turns the image upright."""
 
 
 class UnreadableImage(ValueError):
     """An image that can't be used.
 
     Attributes:
-      name: the file's path, or what the caller calls it.
-      reason: what is wrong with it, in one line.
+      name: the file's path, or the caller's name for the image.
+      reason: the problem, in one line.
     """
 
     def __init__(self, name: str, reason: str):
@@ -63,7 +63,7 @@ class UnreadableImage(ValueError):
 
 
 class _Budget:
-    """An amount that threads share: who asks for more than is free waits.
+    """An amount that threads share. A thread waits until its share is free.
 
     Args:
       total: the whole amount.
@@ -75,7 +75,7 @@ class _Budget:
 
     @contextlib.contextmanager
     def share(self, amount: int) -> Iterator[None]:
-        """Holds an amount; more than the total counts as all of it."""
+        """Holds an amount, at most the total."""
         amount = min(amount, self._total)
         with self._returned:
             self._returned.wait_for(lambda: self._free >= amount)
@@ -88,13 +88,13 @@ class _Budget:
                 self._returned.notify_all()
 
 
-# A thread takes of the first before it takes of the second, so that none waits for another forever.
+# Every thread takes bytes first and pixels second, so that no two threads block each other.
 _BYTES, _PIXELS = _Budget(MAX_BYTES), _Budget(MAX_PIXELS)
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """`FORMATS`, and HEIF where the package that reads it is installed."""
+    """`FORMATS`, and HEIF if the package for it is installed."""
     try:
         import pillow_heif
     except ModuleNotFoundError:
@@ -106,18 +106,18 @@ def formats() -> tuple[str, ...]:
 @functools.cache
 def suffixes() -> frozenset[str]:
     """File name suffixes of `formats`, in small letters, each with its dot."""
-    known = formats()  # registers HEIF first
-    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in known)
+    names = formats()  # registers HEIF first
+    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in names)
 
 
 def decode(source: str | Path | bytes | Image.Image, name: str | None = None) -> Image.Image:
-    """An image in RGB; see `opened`, which also keeps threads within `MAX_PIXELS`.
+    """An image in RGB. See `opened`, which also bounds the memory of all threads.
 
     Raises:
       UnreadableImage: see `opened`.
     """
-    with contextlib.ExitStack() as held:
-        return _named(source, name, held, lambda content: None)
+    with contextlib.ExitStack() as resources:
+        return _named(source, name, resources, lambda content: None)
 
 
 @contextlib.contextmanager
@@ -126,35 +126,35 @@ def opened(
     name: str | None = None,
     note: Callable[[bytes], None] = lambda content: None,
 ) -> Iterator[Image.Image]:
-    """An image in RGB, whatever its colours are stored as; of an animation, the first frame.
+    """An image in RGB, from any colour mode. Of an animation, the first frame.
 
-    It is turned as its EXIF orientation says, unless the EXIF block is damaged. Transparent parts
-    become white, as on a page. (Dropping alpha, as CoOp and transformers do, would show whatever
-    colour the file hides there.) CMYK goes to RGB by Pillow's formula and colour profiles are
-    ignored, as in CLIP's own preprocessing. A JPEG of more than `MAX_PIXELS` is decoded at a half,
-    a quarter or an eighth of its size.
+    The image is turned by its EXIF orientation, unless the EXIF block is damaged. Transparent parts
+    become white, as on a page. (CoOp and transformers drop alpha, which shows the hidden colours of
+    transparent pixels.) CMYK becomes RGB by Pillow's formula, and colour profiles are ignored, as
+    in CLIP's own preprocessing. A JPEG of more than `MAX_PIXELS` is decoded at a half, a quarter or
+    an eighth of its size.
 
-    Values of 16 bits are taken as the file says: TIFF by BitsPerSample, PPM by its largest value.
-    Where a file only says 16, its largest value decides: up to 255 it holds 8 bits, up to 4095
-    12 bits, else 16; the high 8 of these are kept. Cameras store 8 and 12 bits so, without a shift
-    (GenICam's Pixel Format Naming Convention, Mono12).
+    The file decides how many bits a 16-bit value has: TIFF by BitsPerSample, PPM by its largest
+    value. If the file only says 16, the largest pixel decides: up to 255 means 8 bits, up to 4095
+    means 12 bits, more means 16 bits. The highest 8 of these bits are kept. Cameras store 8 and 12
+    bits without a shift (GenICam's Pixel Format Naming Convention, Mono12).
 
-    While the context is open, the image counts among those that all threads hold.
+    While the context is open, the image counts within the bounds for all threads.
 
     Args:
-      source: path of a regular file of one of `formats`, such a file's contents, or an image that
-        Pillow opened.
-      name: what errors call it; None is the path.
+      source: path of a regular file of one of `formats`, the contents of such a file, or an image
+        that Pillow opened.
+      name: name of the image in errors; None is the path.
       note: called with the contents of the file before they are decoded.
 
     Raises:
-      UnreadableImage: the file is missing, empty, truncated, damaged, no regular file, larger than
-        `MAX_BYTES`, no image, one without pixels, over a thousand times longer than wide, of more
-        than `MAX_PIXELS` (as JPEG, twice that), or of pixels whose range is unknown: floating
-        point, or integers beyond 16 bits.
+      UnreadableImage: the file is missing, empty, truncated, damaged, not regular, larger than
+        `MAX_BYTES`, or no image. The image has no pixels, is over a thousand times longer than
+        wide, or has more than `MAX_PIXELS` (a JPEG, twice as many). The range of its pixels
+        is unknown: floating point, or integers beyond 16 bits.
     """
-    with contextlib.ExitStack() as held:
-        image = _named(source, name, held, note)
+    with contextlib.ExitStack() as resources:
+        image = _named(source, name, resources, note)
         large = image.width * image.height > _LARGE
         try:
             yield image
@@ -165,7 +165,7 @@ def opened(
 
 
 def irregular(path: str | Path) -> str:
-    """Why a path is not a file that may be opened; "" if it is. Nothing is opened."""
+    """The reason why a path is no regular file; "" for a regular file. Nothing is opened."""
     try:
         _require_regular(os.stat(path))
     except FileNotFoundError:
@@ -178,10 +178,10 @@ def irregular(path: str | Path) -> str:
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
-    """Opens a regular file for reading; never waits, as a pipe or a device would make it.
+    """Opens a regular file for reading. Pipes and devices, which could block, are refused.
 
     Raises:
-      OSError: it can't be opened, or is no regular file.
+      OSError: the file can't be opened or is not regular.
     """
     _require_regular(os.stat(path))  # opening a device may do something
     file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
@@ -203,16 +203,16 @@ def _require_regular(status: os.stat_result) -> None:
 def _named(
     source: str | Path | bytes | Image.Image,
     name: str | None,
-    held: contextlib.ExitStack,
+    resources: contextlib.ExitStack,
     note: Callable[[bytes], None],
 ) -> Image.Image:
-    """The decoded image; errors have its name."""
+    """The decoded image. Errors name it."""
     if isinstance(source, Image.Image):
         name = name or getattr(source, "filename", "") or "the image"
     elif isinstance(source, bytes):
         name = name or "the image"
     try:
-        return _decoded(source, held, note)
+        return _decoded(source, resources, note)
     # Damaged files make Pillow's parsers stumble in many ways, by no common class of errors.
     except Exception as error:
         problem = getattr(error, "strerror", None) or reason(error)
@@ -220,21 +220,21 @@ def _named(
 
 
 def _trim() -> None:
-    """Gives freed memory back; glibc otherwise keeps what each thread has freed."""
+    """Returns freed memory to the system. glibc would keep the freed memory of each thread."""
     if release := getattr(ctypes.CDLL(None), "malloc_trim", None):
         release(0)
 
 
 def _decoded(
     source: str | Path | bytes | Image.Image,
-    held: contextlib.ExitStack,
+    resources: contextlib.ExitStack,
     note: Callable[[bytes], None],
 ) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_size(source)
-        held.enter_context(_PIXELS.share(source.width * source.height))
+        resources.enter_context(_PIXELS.share(source.width * source.height))
         return _rgb(source.copy())
-    content = source if isinstance(source, bytes) else _read(Path(source).expanduser(), held)
+    content = source if isinstance(source, bytes) else _read(Path(source).expanduser(), resources)
     if not content:
         raise ValueError("it is empty")
     note(content)
@@ -252,16 +252,16 @@ def _decoded(
             part = min((part for part in (2, 4) if pixels <= MAX_PIXELS * part**2), default=8)
             image.draft(None, (image.width // part, image.height // part))
         _check_size(image)
-        held.enter_context(_PIXELS.share(image.width * image.height))
+        resources.enter_context(_PIXELS.share(image.width * image.height))
         _use_low_bits(image, content)
         return _rgb(image)
 
 
-def _read(path: Path, held: contextlib.ExitStack) -> bytes:
+def _read(path: Path, resources: contextlib.ExitStack) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= MAX_BYTES:
-            held.enter_context(_BYTES.share(size))
+            resources.enter_context(_BYTES.share(size))
             content = file.read(size + 1)
             if len(content) <= size:
                 return content
@@ -304,7 +304,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # TIFF is turned here, and PNG may have its EXIF block behind the pixels
     try:
         turned = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # as above; the pixels are sound, only what describes them is not
+    except Exception:  # see `_named`; the pixels are sound, only the EXIF block is damaged
         turned = None
     return image if turned is None else image.transpose(turned)
 
@@ -314,7 +314,7 @@ def _bits(largest: int) -> int:
 
 
 def _stated_bits(image: Image.Image) -> int:
-    """Bits that a file of 16-bit values says it uses; 0 where it does not."""
+    """Bits that a file of 16-bit values states; 0 for a file that states none."""
     if image.format == "PPM":
         return 16  # Pillow scales by the file's largest value
     if image.format == "TIFF":
@@ -324,9 +324,9 @@ def _stated_bits(image: Image.Image) -> int:
 
 
 def _use_low_bits(image: Image.Image, content: bytes) -> None:
-    """Puts the right 8 bits in place where 16-bit colours hold 8 or 12 bits.
+    """Corrects the pixels of 16-bit colours that hold 8 or 12 bits.
 
-    Pillow gives only the high byte of each colour. With the bytes swapped it gives the low one.
+    Pillow gives only the high byte of each colour. With swapped bytes it gives the low byte.
     """
     tiles = getattr(image, "tile", None)
     if not tiles:
@@ -352,13 +352,13 @@ def _use_low_bits(image: Image.Image, content: bytes) -> None:
 def clean_image(image: Image.Image, size: int | Preprocessing) -> UInt8[np.ndarray, "side side 3"]:
     """Scales an image by antialiased interpolation and crops the centre.
 
-    What transformers' CLIPImageProcessor does on Pillow, except for the normalisation; what a crop
-    lacks is black. torchvision's Resize and CenterCrop differ by one pixel of offset where 4k + 3
-    pixels of the long side are cropped.
+    The result equals transformers' CLIPImageProcessor on Pillow without normalisation. Places of
+    the crop outside the image are black. torchvision's Resize and CenterCrop differ by one pixel of
+    offset if 4k + 3 pixels of the long side are cropped.
 
     Args:
       image: in RGB.
-      size: side of the result for CLIP's preprocessing (short side, bicubic), or another.
+      size: side of the result with CLIP's preprocessing (short side, bicubic), or a preprocessing.
     """
     preprocessing = Preprocessing.of(size)
     side, (width, height) = preprocessing.size, preprocessing.scaled(*image.size)

@@ -1,4 +1,4 @@
-"""What results and the terminal say of a task."""
+"""The record of a task for results, and its summary for the terminal."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS
 from cdc_jax.tasks.task import Examples, Skipped
 
-# Where data lies and how it is read changes no figure. The kind is part of the dataset's name.
+# These settings change no figure. The kind is part of the dataset's name.
 _LEFT_OUT = {
     "data.root", "data.name", "data.on_error", "data.allow_fewer", "data.check", "data.workers",
     "world.kind", "data.follow_links", "data.allow_copies",
 }  # fmt: skip
-_WHERE_SET = ("data.layout", "data.val_is_test")  # without them, a task is called as before
-# The world has both halves of its classes, whatever `classes` says, and no files.
+_WHERE_SET = ("data.layout", "data.val_is_test")  # left out where empty, as in older records
+# The world always has both halves of its classes, and no files.
 _OF_WORLD = ("model", "dtype", "targets", "world.")
 _OF_FILES = ("model", "dtype", "targets", "classes", "data.")
 
@@ -34,8 +34,8 @@ def describe(
       heading: see `TaskRecord`.
       note: see `TaskRecord`.
     """
-    drawn = settings["dataset"] == "world"
-    relevant = _OF_WORLD if drawn else _OF_FILES
+    is_world = settings["dataset"] == "world"
+    relevant = _OF_WORLD if is_world else _OF_FILES
     flat = {
         key: value
         for key, value in config_file.flat(settings).items()
@@ -44,7 +44,7 @@ def describe(
         and (value or key not in _WHERE_SET)
         and (settings["dataset"] == "hf" or not key.startswith("data.hf."))
     }
-    for key in ("data.split", "data.hf.class_names"):  # wherever it lies
+    for key in ("data.split", "data.hf.class_names"):  # the name without its folder
         if flat.get(key):
             flat[key] = Path(flat[key]).name
     return TaskRecord(
@@ -65,34 +65,34 @@ def summarize(
     remarks: Sequence[str],
     skipped: Sequence[Skipped],
 ) -> str:
-    """One line on what a task took of a dataset, and what was left out.
+    """One line about the images that a task uses and leaves out.
 
     Args:
       name: of the dataset.
-      dataset: all of it.
+      dataset: the whole dataset.
       used: the examples of the task, by split.
-      remarks: what else to say, a sentence each.
-      skipped: images that can't be used.
+      remarks: further sentences.
+      skipped: unusable images.
     """
     names = dataset.split.class_names
     counts = Counter(item.label for part in PARTS for item in getattr(dataset.split, part))
     least, most = min(counts.values()), max(counts.values())
     sizes = f"{least} to {most}" if least < most else f"{most}"
     there = ", ".join(f"{len(getattr(dataset.split, part))} {part}" for part in PARTS)
-    taken = ", ".join(f"{len(examples)} {split}" for split, examples in used.items())
-    told = [
+    sizes_by_split = ", ".join(f"{len(examples)} {split}" for split, examples in used.items())
+    statements = [
         f"{len(names)} classes ({_few(names)})" + (f", {dataset.layout}" if dataset.layout else ""),
         f"{sizes} images a class ({there})",
-        f"used: {taken}",
+        f"used: {sizes_by_split}",
         *remarks,
     ]
     if skipped:
         first = skipped[0]
-        told.append(
+        statements.append(
             f"{len(skipped)} images that can't be used are left out, such as {first.file}: "
             f"{first.reason}"
         )
-    return visible(f"{name}: {'; '.join(told)}.")
+    return visible(f"{name}: {'; '.join(statements)}.")
 
 
 def _few(names: Sequence[str]) -> str:

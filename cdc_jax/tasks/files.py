@@ -1,4 +1,4 @@
-"""Where the images of a folder are: its folders are listed once each, whatever they hold."""
+"""The files of an image folder. Each folder in it is listed once."""
 
 import os
 from pathlib import Path
@@ -10,47 +10,47 @@ SUFFIXES = decode.suffixes() | decode.HEIC_SUFFIXES
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is called as an image is."""
+    """Whether a file has the suffix of an image."""
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 class Files:
     """The files below a root.
 
-    A folder is followed and listed when it is first asked for, so that a million paths cost as
-    many look-ups and no system call each.
+    The first look-up in a folder resolves and lists it. A million look-ups then cost no system
+    calls.
 
     Args:
       root: the folder.
 
     Attributes:
-      given: the root as it was given.
-      root: where it leads in the end.
-      roots: absolute paths of the root, as it was given and where it leads.
+      path: the root as the caller wrote it.
+      root: the root with all links resolved.
+      roots: absolute paths of `path` and of `root`.
     """
 
     def __init__(self, root: Path):
-        self.given, self.root = root, os.path.realpath(root)
+        self.path, self.root = root, os.path.realpath(root)
         self.roots = (os.path.abspath(root), self.root)
         self._folders: dict[str, tuple[str, dict[str, bool]]] = {}
         self._stems: dict[str, dict[str, list[str]]] = {}
 
     def real(self, path: str) -> str | None:
-        """Where a path below the root leads in the end; None where no regular file or link is.
+        """A path below the root with all links resolved; None if it is no regular file or link.
 
         Raises:
-          ValueError: a link that can't be followed.
+          ValueError: a link can't be followed.
         """
         parent, _, name = path.rpartition("/")
         folder, names = self._folder(parent)
         is_link = names.get(name)
         if is_link is None:
             return None
-        found = f"{folder}/{name}"
-        return followed(found) if is_link else found
+        target = f"{folder}/{name}"
+        return followed(target) if is_link else target
 
     def alike(self, path: str) -> list[str]:
-        """Paths of files that are called as a path is, with a suffix added."""
+        """Paths of files whose names are a path's name and a suffix."""
         parent, slash, name = path.rpartition("/")
         if parent not in self._stems:
             stems: dict[str, list[str]] = {}
@@ -61,12 +61,12 @@ class Files:
         return sorted(f"{parent}{slash}{file}" for file in files if file != name)
 
     def folders(self) -> list[str]:
-        """Names of the folders in the root, without hidden ones."""
+        """Names of the folders in the root that are not hidden."""
         entries = os.scandir(self.root)
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
     def _folder(self, path: str) -> tuple[str, dict[str, bool]]:
-        """Where a folder leads in the end, and its regular files and links: name -> is a link."""
+        """A folder with all links resolved, and its files: name -> whether it is a link."""
         if path not in self._folders:
             real = followed(os.path.join(self.root, path)) or ""
             try:
@@ -85,10 +85,10 @@ class Files:
 
 
 def followed(path: str) -> str | None:
-    """Where a path leads in the end; None where nothing is.
+    """A path with all links resolved; None if nothing is there.
 
     Raises:
-      ValueError: a link that can't be followed.
+      ValueError: a link can't be followed.
     """
     try:
         return os.path.realpath(path, strict=True)

@@ -1,7 +1,7 @@
-"""Where a Hugging Face dataset comes from: the hub, its cache, or a local path.
+"""Loads a Hugging Face dataset from the hub, its cache, or a local path.
 
-The package `datasets`, the extra `hf`, reads it. From its release 4.0 on, it runs no code that
-comes with a dataset.
+The package `datasets`, the extra `hf`, reads it. Since its release 4.0 the package runs no code of
+a dataset.
 """
 
 import re
@@ -15,7 +15,7 @@ from huggingface_hub import errors
 from cdc_jax.config_type import ConfigDict
 
 OTHER_SPLITS = "not CoOp's splits"
-"""What tables say of datasets from the hub: some are the field's, divided in another way."""
+"""The note in tables for datasets of the hub. Some are the field's datasets with other splits."""
 
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -25,7 +25,7 @@ def library() -> Any:
     """The package `datasets`.
 
     Raises:
-      ValueError: it is not installed.
+      ValueError: the package is not installed.
     """
     try:
         import datasets  # takes a second
@@ -37,7 +37,7 @@ def library() -> Any:
 
 
 def load(name: str, hf: ConfigDict) -> tuple[Mapping[str, Any], list[str]]:
-    """The dataset's splits, whose rows are read when asked for; and what must be said of them.
+    """The dataset's splits, whose rows are read at access, and notes about them.
 
     Args:
       name: an id on the hub, or a local path.
@@ -84,12 +84,14 @@ def _load_local(path: Path, hf: ConfigDict) -> tuple[Any, list[str]]:
         ) from None
     # Where some names have train or test in them, `datasets` takes these files only.
     files = builder.config.data_files or {}
-    taken = {Path(file) for listed in files.values() for file in listed}
-    suffixes = {file.suffix for file in taken}
+    loaded_files = {Path(file) for listed in files.values() for file in listed}
+    suffixes = {file.suffix for file in loaded_files}
     visible = (file for file in path.rglob("*") if "/." not in str(file.relative_to(path.parent)))
-    left = sorted(file for file in visible if file.suffix in suffixes and file not in taken)
-    named = f", such as {left[0].relative_to(path)}" if left else ""
-    return loaded, [f"without {len(left)} of its files{named}"] if left else []
+    others = sorted(
+        file for file in visible if file.suffix in suffixes and file not in loaded_files
+    )
+    named = f", such as {others[0].relative_to(path)}" if others else ""
+    return loaded, [f"without {len(others)} of its files{named}"] if others else []
 
 
 def _load_from_hub(name: str, hf: ConfigDict) -> Any:

@@ -1,13 +1,13 @@
-"""Folders of images as people have them: which folder is a class, and which images are for what.
+"""Class and split of each image in a user's folders.
 
-Three layouts are read. Images may lie deeper than shown.
+Three layouts are read. Images may lie in deeper folders.
 
   classes      <class>/<image>
   split/class  train/<class>/<image>, val/<class>/<image>, test/<class>/<image>
   class/split  <class>/train/<image>, <class>/test/<image>
 
-A folder that holds nothing but such a layout, as `images` often does, is passed through. What fits
-two layouts is refused. Hidden folders and those that tools make never hold images.
+A folder whose only content is such a layout, often called `images`, is passed through. A folder
+that fits two layouts is refused. Hidden folders and folders of tools are ignored.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from cdc_jax.tasks.decode import UnreadableImage
 from cdc_jax.tasks.files import followed
 
 LAYOUTS = ("classes", "split/class", "class/split")
-"""Values of data.layout; "" takes the one that fits."""
+"""Values of data.layout; "" takes the layout that fits."""
 
 _OF_TOOLS = {
     "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin",
@@ -39,10 +39,10 @@ class Listing(NamedTuple):
     """The images of a folder.
 
     Attributes:
-      rows: each image's path under the folder, its class, and what it is for or "".
-      layout: how the folders were read, in words.
-      remarks: what was left out, a sentence each.
-      unusable: images that are no readable files; they are in no row.
+      rows: each image's path under the folder, its class, and its part or "".
+      layout: description of the layout.
+      remarks: sentences about files that are left out.
+      unusable: images that are no readable files. They are in no row.
     """
 
     rows: list[Row]
@@ -53,7 +53,7 @@ class Listing(NamedTuple):
 
 @dataclasses.dataclass
 class _Folder:
-    """A folder that is not ignored: its own images, the folders in it, and counts of all below."""
+    """A folder that is not ignored: its images, its folders, and counts of everything below."""
 
     path: str
     images: list[str] = dataclasses.field(default_factory=list)
@@ -63,7 +63,7 @@ class _Folder:
     heic: int = 0  # of these
 
     def bearing(self) -> dict[str, "_Folder"]:
-        """The folders in it that hold images."""
+        """The folders in it with images below."""
         return {name: folder for name, folder in self.folders.items() if folder.total}
 
     def below(self) -> list[str]:
@@ -73,21 +73,22 @@ class _Folder:
 
 
 def ignored(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, or made by a tool."""
+    """Whether a name is hidden, or belongs to a file or folder of a tool."""
     return name.startswith(".") or name.lower() in _OF_TOOLS
 
 
 def read(root: Path, layout: str = "", follow_links: bool = False) -> Listing:
-    """Lists the images of a folder, by class and by what they are for.
+    """Lists the images of a folder by class and part.
 
     Args:
       root: the folder.
-      layout: one of `LAYOUTS`, or "" for the one that fits.
+      layout: one of `LAYOUTS`, or "" for the layout that fits.
       follow_links: whether links may lead to folders.
 
     Raises:
-      ValueError: no class folders, or one without an image; a layout that does not fit, or two that
-        do; names that are not UTF-8; links to folders, or folders within themselves.
+      ValueError: there are no class folders, or a class folder has no image. The layout does not
+        fit, or two layouts fit. A name is not UTF-8. A link leads to a folder, or a folder lies
+        within itself.
     """
     if layout not in ("", *LAYOUTS):
         raise ValueError(
@@ -96,10 +97,10 @@ def read(root: Path, layout: str = "", follow_links: bool = False) -> Listing:
     scan = _Scan(root, follow_links)
     top = scan.folder("", (os.path.realpath(root),))
     if not top.folders:
-        held = f"{top.total} images and " if top.total else ""
+        loose = f"{top.total} images and " if top.total else ""
         raise ValueError(
-            f"{root} holds {held}no class folders, and no task.toml names a list of items: put the "
-            "images of each class in a folder of its name"
+            f"{root} holds {loose}no class folders, and no task.toml names a list of items: put "
+            "the images of each class in a folder of its name"
         )
     base = top if layout == "classes" else _passed_through(top)
     layout = layout or _fitting(root / base.path, base)
@@ -113,7 +114,7 @@ def read(root: Path, layout: str = "", follow_links: bool = False) -> Listing:
 
 
 class _Scan:
-    """Walks through a folder once, and counts what it leaves out."""
+    """Walks through a folder once, and counts the files that it leaves out."""
 
     def __init__(self, root: Path, follow_links: bool):
         self._root, self._follow_links = root, follow_links
@@ -123,10 +124,10 @@ class _Scan:
         self.unusable: list[UnreadableImage] = []
 
     def folder(self, path: str, trail: tuple[str, ...]) -> _Folder:
-        """What is below a path under the root; `trail` has the real paths down to it."""
+        """The tree below a path under the root. `trail` has the real paths of its parents."""
         if len(trail) > _DEEPEST:
             raise ValueError(f"{self._root / path} lies more than {_DEEPEST} folders deep")
-        found = _Folder(path)
+        tree = _Folder(path)
         with os.scandir(self._root / path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if ignored(entry.name):
@@ -135,16 +136,16 @@ class _Scan:
                     _require_utf8(entry)
                     below = f"{path}/{entry.name}".lstrip("/")
                     inner = self.folder(below, (*trail, real))
-                    found.folders[entry.name] = inner
-                    found.total += inner.total
-                    found.others += inner.others
-                    found.heic += inner.heic
+                    tree.folders[entry.name] = inner
+                    tree.total += inner.total
+                    tree.others += inner.others
+                    tree.heic += inner.heic
                 elif path or entry.name not in _SETTINGS:
-                    self._file(entry, found)
-        return found
+                    self._file(entry, tree)
+        return tree
 
     def _real_folder(self, entry: os.DirEntry, trail: tuple[str, ...]) -> str:
-        """Where a folder is; "" for what is no folder."""
+        """The real path of a folder; "" for an entry that is no folder."""
         if not entry.is_symlink():
             return os.path.join(trail[-1], entry.name) if entry.is_dir() else ""
         real = followed(entry.path)
@@ -180,12 +181,12 @@ class _Scan:
             self._others[(suffix or "no suffix") if plain else "other"] += 1
 
     def remarks(self, outside: int) -> tuple[str, ...]:
-        """Sentences on what is left out; `outside` counts images that belong to no class."""
-        found = []
+        """Sentences about files that are left out. `outside` counts images without a class."""
+        sentences = []
         if outside:
-            found.append(f"{outside} images outside the class folders are left out")
+            sentences.append(f"{outside} images outside the class folders are left out")
         if self._heic:
-            found.append(
+            sentences.append(
                 f"{len(self._heic)} HEIC files are left out, such as {self._heic[0]} "
                 f"({decode.HEIC_REMEDY})"
             )
@@ -193,12 +194,12 @@ class _Scan:
             kinds = ", ".join(f"{n} {suffix}" for suffix, n in self._others.most_common(4))
             more = ", …" if len(self._others) > 4 else ""
             count = sum(self._others.values())
-            found.append(f"{count} files that are no images are left out ({kinds}{more})")
+            sentences.append(f"{count} files that are no images are left out ({kinds}{more})")
         if self._ignored:
             names = ", ".join(name for name, _ in self._ignored.most_common(3))
             count = sum(self._ignored.values())
-            found.append(f"{count} hidden or tools' files and folders are left out ({names})")
-        return tuple(found)
+            sentences.append(f"{count} hidden or tools' files and folders are left out ({names})")
+        return tuple(sentences)
 
 
 def _require_utf8(entry: os.DirEntry) -> None:
@@ -211,7 +212,7 @@ def _require_utf8(entry: os.DirEntry) -> None:
 
 
 def _passed_through(folder: _Folder) -> _Folder:
-    """The folder below that alone holds several folders of images; itself if there is none."""
+    """The first folder below with several folders of images; the folder itself if none is."""
     inner = folder
     while True:
         bearing = inner.bearing()
@@ -271,7 +272,7 @@ def _fitting(where: Path, base: _Folder) -> str:
 
 
 def _are_parts(folders: Mapping[str, _Folder]) -> bool:
-    """Whether folders are named as splits are: all of them, or two that differ."""
+    """Whether the names of folders are names of splits: all of them, or two different splits."""
     parts = [splits.part_of(name) for name in folders]
     return bool(parts) and (all(parts) or len({*parts} - {""}) > 1)
 
@@ -324,19 +325,20 @@ def _class_split(root: Path, base: _Folder) -> list[Row]:
 
 
 def _by_part(root: Path, folder: _Folder) -> dict[str, _Folder]:
-    """The split folders in a folder, by what they are for."""
-    found: dict[str, _Folder] = {}
+    """The split folders in a folder, by part."""
+    folders: dict[str, _Folder] = {}
     for name, inner in folder.bearing().items():
         if not (part := splits.part_of(name)):
             continue
-        if part in found:
+        if part in folders:
             raise ValueError(
-                f"{root / found[part].path} and {root / inner.path} are both for {part}: join them"
+                f"{root / folders[part].path} and {root / inner.path} are both for {part}: "
+                "join them"
             )
-        found[part] = inner
-    if not found:
+        folders[part] = inner
+    if not folders:
         raise ValueError(f"{root / folder.path} holds no folders train, val or test with images")
-    return found
+    return folders
 
 
 def _of_class(root: Path, folder: _Folder, name: str, part: str = "") -> list[Row]:

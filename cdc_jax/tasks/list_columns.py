@@ -1,4 +1,4 @@
-"""Which columns of a list of images are its path, its label and its split."""
+"""The columns of a list of images: path, label and split."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,23 +22,23 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "split", "set", "subset", "partition", "fold", "data_set", "dataset_split", "usage",
     ),
 }  # fmt: skip
-"""What a list's path, label and split columns are called, in lower case with _ between words."""
+"""The usual names of the path, label and split columns, in lower case with _ between words."""
 
 Entry = tuple[str, tuple[Any, Any, Any]]
-"""Where an entry stands, and its path, label and split (None where the list has none)."""
+"""The place of an entry; its path, label and split (None in a list without splits)."""
 
 
 class Columns:
-    """Which columns of a list are its path, label and split.
+    """The path, label and split columns of a list.
 
     Args:
       file: the list.
-      chosen: what task.toml names.
+      settings: `columns` of task.toml.
     """
 
-    def __init__(self, file: Path, chosen: Mapping[str, str]):
-        self._file, self._chosen = file, chosen
-        self._known: dict[tuple[str, ...], tuple[str | None, ...]] = {}
+    def __init__(self, file: Path, settings: Mapping[str, str]):
+        self._file, self._settings = file, settings
+        self._by_header: dict[tuple[str, ...], tuple[str | None, ...]] = {}
 
     def entry(self, at: str, entry: Mapping[str, Any]) -> Entry:
         """The path, the label and the split (None for none) of an object."""
@@ -48,39 +48,39 @@ class Columns:
         return at, (path, label, part)
 
     def fit(self, header: Sequence[str]) -> bool:
-        """Whether a header names a path and a label, be it more than one."""
+        """Whether a header has at least one column for the path and one for the label."""
         return all(self._candidates(key, header) for key in ("path", "label"))
 
     def choose(self, header: tuple[str, ...]) -> tuple[str | None, ...]:
-        """The names of the path, label and split columns; None where there is no split.
+        """The names of the path, label and split columns; None for a list without splits.
 
         Raises:
-          ValueError: none for the path or the label, or several for one of them.
+          ValueError: no column fits the path or the label, or several columns fit one of them.
         """
-        if header not in self._known:
-            found = {key: self._candidates(key, header) for key in task_toml.COLUMNS}
-            for key, names in found.items():
+        if header not in self._by_header:
+            candidates = {key: self._candidates(key, header) for key in task_toml.COLUMNS}
+            for key, names in candidates.items():
                 self._require_one(key, names, header)
-            chosen = tuple(names[0] if names else None for names in found.values())
-            self._known[header] = chosen
-        return self._known[header]
+            columns = tuple(names[0] if names else None for names in candidates.values())
+            self._by_header[header] = columns
+        return self._by_header[header]
 
     def _candidates(self, key: str, header: Sequence[str]) -> list[str]:
-        if key in self._chosen:
-            wanted = _plain(self._chosen[key])
-            return [name for name in header if wanted and _plain(name) == wanted]
-        others = {_plain(name) for name in self._chosen.values()}
+        if key in self._settings:
+            target = _plain(self._settings[key])
+            return [name for name in header if target and _plain(name) == target]
+        others = {_plain(name) for name in self._settings.values()}
         names = [name for name in header if _plain(name) not in others]
-        found = [name for name in names if _plain(name) in COLUMNS[key]]
-        if key == "path" and not found:  # Kaggle's; else a row's number
-            found = [name for name in names if _plain(name) == "id"]
-        return found
+        matches = [name for name in names if _plain(name) in COLUMNS[key]]
+        if key == "path" and not matches:  # Kaggle's; else a row's number
+            matches = [name for name in names if _plain(name) == "id"]
+        return matches
 
     def _require_one(self, key: str, names: list[str], header: Sequence[str]) -> None:
         listed = ", ".join(repr(name) for name in header[:20])
-        if not names and self._chosen.get(key):
+        if not names and self._settings.get(key):
             raise ValueError(
-                f"{self._file} has no column {self._chosen[key]!r}, which columns in task.toml "
+                f"{self._file} has no column {self._settings[key]!r}, which columns in task.toml "
                 f"names for the {key}: it has {listed:.300}"
             )
         if not names and key != "split":
@@ -97,16 +97,16 @@ class Columns:
             )
 
     def remarks(self) -> list[str]:
-        """Which columns were read under another name than `task_toml.COLUMNS`, and which not."""
+        """Sentences about columns with other names than `task_toml.COLUMNS`, and ignored ones."""
         remarks: list[str] = []
-        read: dict[str, str] = {}
+        keys: dict[str, str] = {}
         ignored: dict[str, None] = {}
-        for header, chosen in self._known.items():
-            pairs = zip(task_toml.COLUMNS, chosen, strict=True)
-            read |= {name: key for key, name in pairs if name and _plain(name) != key}
-            ignored |= {n: None for n in header if n not in chosen and n.strip()}
-        if read:
-            named = ", ".join(f"{name!r} as {key}" for name, key in read.items())
+        for header, columns in self._by_header.items():
+            pairs = zip(task_toml.COLUMNS, columns, strict=True)
+            keys |= {name: key for key, name in pairs if name and _plain(name) != key}
+            ignored |= {n: None for n in header if n not in columns and n.strip()}
+        if keys:
+            named = ", ".join(f"{name!r} as {key}" for name, key in keys.items())
             remarks.append(f"{self._file.name}: column {named:.300}")
         if ignored:
             remarks.append(

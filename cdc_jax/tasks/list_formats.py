@@ -1,4 +1,4 @@
-"""Files that list images, of any form that `lists` names, as entries of path, label and split."""
+"""Reads a list of images in any format of `lists` as entries of path, label and split."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ _SPACED = re.compile(
 def entries(
     file: Path, columns: Columns, remarks: list[str]
 ) -> tuple[Iterable[Entry] | Split, int]:
-    """The entries of a list and about how many there are; or what a split file says."""
+    """The entries of a list, or the split of a split file; and roughly the number of entries."""
     many = text_file.check(file)
     first = next((line for line in text_file.lines(file) if line.strip()), "").strip()
     if not first:
@@ -74,7 +74,7 @@ def _json_lines(file: Path, columns: Columns) -> Iterator[Entry]:
 def _parts(
     content: Mapping[str, Any], file: Path, columns: Columns
 ) -> tuple[Iterable[Entry] | Split, int]:
-    """The lists of a split file under any of their names, of CoOp's entries or of objects."""
+    """The lists of a split file. Their entries are CoOp's or objects."""
     if {"images", "annotations"} <= set(content):
         raise ValueError(
             f"{file} is an annotation file of COCO's form, whose images may have several labels: "
@@ -100,18 +100,18 @@ def _parts(
     if not flat or not all(isinstance(entry, dict) for _, _, entry in flat):
         return splits.from_lists({part: lists.get(part, []) for part in PARTS}, str(file)), 0
 
-    def entry(part: str, number: int, given: dict[str, Any]) -> Entry:
-        at, (path, label, _) = columns.entry(f"{file}, {part}[{number}]", given)
+    def entry(part: str, number: int, fields: dict[str, Any]) -> Entry:
+        at, (path, label, _) = columns.entry(f"{file}, {part}[{number}]", fields)
         return at, (path, label, part)
 
-    return (entry(*given) for given in flat), len(flat)
+    return (entry(*fields) for fields in flat), len(flat)
 
 
 def _delimited(file: Path, first: str, columns: Columns, remarks: list[str]) -> Iterator[Entry]:
-    """Entries of a CSV with a header, in any of its forms, or of lines without one."""
+    """Entries of a CSV file, with or without a header."""
     skipped, separators = 1, ",;\t|"
-    if (told := re.fullmatch(r"sep=(.)", first)) is not None:  # Excel's
-        separators, skipped = told[1], 2
+    if (match := re.fullmatch(r"sep=(.)", first)) is not None:  # Excel's
+        separators, skipped = match[1], 2
         nonblank = (line for line in text_file.lines(file) if line.strip())
         next(nonblank)
         first = next(nonblank, "").strip()
@@ -151,9 +151,9 @@ def _cells(line: str, separator: str) -> list[str]:
 def _table(
     file: Path, separator: str, header: Sequence[str], columns: Columns, skipped: int
 ) -> Iterator[Entry]:
-    """Rows under a header that has been read: so many lines with content are skipped."""
-    chosen = columns.choose(tuple(header))
-    places = [None if name is None else header.index(name) for name in chosen]
+    """Rows of a table. `skipped` lines with content, such as the header, are skipped."""
+    names = columns.choose(tuple(header))
+    places = [None if name is None else header.index(name) for name in names]
     lines = text_file.lines(file)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     try:
@@ -179,7 +179,7 @@ def _table(
 
 
 def _spaced(file: Path, skipped: int) -> Iterator[Entry]:
-    """`path label` lines; a path ends with the suffix of an image."""
+    """Entries of `path label` lines. A path ends with the suffix of an image."""
     parts: set[str] = set()
     for number, line in enumerate(text_file.lines(file), 1):
         if not line.strip():

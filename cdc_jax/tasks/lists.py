@@ -1,13 +1,13 @@
-"""Lists of images and labels, as people and their tools write them.
+"""Lists of images and labels, in the formats of people and tools.
 
   CSV          columns separated by commas, semicolons, tabs or |, under any header of `COLUMNS`
-  text         `path label` lines, without a header or under `path label`
-  JSON         a list of objects, or objects of one a line (JSON Lines)
+  text         `path label` lines, without a header or under the header `path label`
+  JSON         a list of objects, or an object a line (JSON Lines)
   split file   CoOp's, see `splits`; or train, val and test lists of objects
 
-Paths are relative to the image root. Labels are names of classes, or whole numbers that a list of
-names explains. A column that is not used, a number without a name and all else that is assumed
-becomes a remark; what can be read in two ways is refused.
+Paths are relative to the image root. Labels are names of classes, or whole numbers with a list of
+names. Every assumption becomes a remark, such as an ignored column or a number without a name. A
+list that can be read in two ways is refused.
 """
 
 import math
@@ -28,17 +28,17 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 _DRIVE = re.compile(r"[a-zA-Z]:[/\\]")  # of Windows
 _UNPRINTED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST = 500  # characters of a label; a text of CLIP has 77 tokens
-_LOOKED_INTO = 1000  # folders in which a missing image is sought
+_LOOKED_INTO = 1000  # folders that are searched for a missing image
 
 
 class Listing(NamedTuple):
     """The contents of a list.
 
     Attributes:
-      rows: path, label and part of every image; the part is "" where the list has none.
-      class_names: in order of their labels.
-      split: what a split file says, in place of rows.
-      remarks: what was assumed or left out, a sentence each.
+      rows: path, label and part of every image; the part is "" in a list without splits.
+      class_names: by label.
+      split: of a split file, in place of rows; else None.
+      remarks: sentences about assumptions and ignored columns.
     """
 
     rows: Sequence[Row]
@@ -60,12 +60,12 @@ def read(
       file: the list.
       settings: of `task_toml.read`: the columns, and the names of numbered classes.
       files: of the image root.
-      skip_missing: leave images that are not there to whoever reads them.
-      progress: show it, where the list is long.
+      skip_missing: whether an image may be missing; decoding then reports it.
+      progress: whether to show the progress of a long list.
 
     Raises:
-      FileNotFoundError: no such list, or images that are not there.
-      ValueError: a list that can't be used; the message says where and why.
+      FileNotFoundError: there is no such list, or an image is missing.
+      ValueError: the list can't be used; the message says where and why.
     """
     refuse_url(str(file))
     remarks: list[str] = []
@@ -92,14 +92,14 @@ def read(
         raise ValueError(f"{file} lists no image")
     remarks += columns.remarks()
     if absolute:
-        remarks.append(f"{file.name}: {absolute} absolute paths are taken as below {files.given}")
-    rows = _found(rows, files, file, skip_missing, progress, remarks)
-    rows, names = class_labels.named(rows, settings, files.given, file, remarks)
+        remarks.append(f"{file.name}: {absolute} absolute paths are taken as below {files.path}")
+    rows = _complete_paths(rows, files, file, skip_missing, progress, remarks)
+    rows, names = class_labels.named(rows, settings, files.path, file, remarks)
     return Listing(rows, names, None, tuple(remarks))
 
 
 def refuse_url(text: str) -> None:
-    """Raises ValueError where a path is a URL."""
+    """Raises ValueError if a path is a URL."""
     if _URL.match(text):
         raise ValueError(
             f"{text!r:.200} is a URL, and nothing is downloaded: get the files and name those"
@@ -123,11 +123,11 @@ def _row(at: str, path: Any, label: Any, part: Any, roots: Sequence[str]) -> Row
             f"characters; got {path!r:.200} and {label!r:.200}"
         )
     if part is not None:
-        given = str(part).strip()
-        part = splits.part_of(given)
-        if given and not part:
+        text = str(part).strip()
+        part = splits.part_of(text)
+        if text and not part:
             raise ValueError(
-                f"{at}: split must be one of {', '.join(PARTS)}, got {given!r:.80}; if that column "
+                f"{at}: split must be one of {', '.join(PARTS)}, got {text!r:.80}; if that column "
                 'is no split, say so in task.toml: [columns] split = ""'
             )
     refuse_url(path)
@@ -148,7 +148,7 @@ def _below(path: str, roots: Sequence[str], at: str) -> str:
     )
 
 
-def _found(
+def _complete_paths(
     rows: list[Row],
     files: Files,
     file: Path,
@@ -156,8 +156,8 @@ def _found(
     progress: bool,
     remarks: list[str],
 ) -> list[Row]:
-    """The rows by the names of their files, of which a list may have left out the suffix."""
-    found, missing, completed = [], [], 0
+    """The rows with complete paths. A path in the list may lack its suffix."""
+    existing, missing, completed = [], [], 0
     for row in shown(rows, "looking the images up", len(rows), progress):
         path, label, part = row
         match _meant(path, files):
@@ -171,29 +171,29 @@ def _found(
                     f"{file} lists {path!r:.300} without a suffix, and there are {one} and "
                     f"{other}: write which"
                 )
-        found.append(row)
+        existing.append(row)
     if missing and not skip_missing:
         raise FileNotFoundError(_missing(missing, len(rows), files, file))
     if missing:
         remarks.append(f"{file.name}: {len(missing)} images are not there, such as {missing[0]}")
     if completed:
         remarks.append(f"{file.name}: {completed} paths have no suffix; their files' are taken")
-    return found
+    return existing
 
 
 def _meant(path: str, files: Files) -> list[str]:
-    """The path of a file; or of all images that only add a suffix, as Kaggle's ids leave it out."""
+    """The path of a file, or of all images that add a suffix to it. Kaggle's ids lack suffixes."""
     if files.real(path) is not None:
         return [path]
     return [] if is_image(path) else [other for other in files.alike(path) if is_image(other)]
 
 
 def _missing(missing: Sequence[str], listed: int, files: Files, file: Path) -> str:
-    """What to say of images that are not there."""
+    """The message about missing images."""
     first = ", ".join(f"{path:.300}" for path in missing[:3])
     text = (
         f"{len(missing)} of the {listed} images that {file} lists are no files below "
-        f"{files.given}: {first}{', …' if missing[3:] else ''}"
+        f"{files.path}: {first}{', …' if missing[3:] else ''}"
     )
     for folder in files.folders()[:_LOOKED_INTO]:
         if _meant(f"{folder}/{missing[0]}", files):

@@ -1,4 +1,4 @@
-"""A dataset of photographs, and its images as arrays: decoded when asked for, kept where small."""
+"""A dataset of photographs, and its images as arrays: decoded at access, kept if small."""
 
 import dataclasses
 import os
@@ -18,30 +18,30 @@ from cdc_jax.tasks.splits import Split
 from cdc_jax.wording import Template
 
 KEPT_BYTES = 2**30
-"""Decoded images of a split stay in memory if all of them need no more than this, 1 GiB."""
-_TASK = 4  # images: a thread's share, so small that all threads end together
+"""The decoded images of a split stay in memory if they need at most 1 GiB."""
+_TASK = 4  # images of a thread's share: small, so that all threads end together
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A dataset: its split, and where the images are.
+    """A dataset: its split, and the files of its images.
 
     Attributes:
       split: all of its images.
-      contents: an item's path -> the file, or what the file holds.
+      contents: an item's path -> path of its file, or the file's content.
       template: the hand-crafted text t^0.
-      about: what the labels are about, see `views.ASPECTS`.
-      note: what tables must say beside its figures; "" is nothing.
+      label_properties: image properties that the labels depend on, see `views.PROPERTIES`.
+      note: a remark that tables show beside its figures; "" is none.
       allow_fewer: whether a class may have fewer training images than shots.
-      layout: how its folders or lists were read, in words.
-      remarks: what was assumed or left out when the dataset was read, a sentence each.
-      unusable: images of its folders that are in no split, because they can't be used.
+      layout: description of its folders or list.
+      remarks: sentences about assumptions and files that are left out.
+      unusable: unusable images of its folders. They are in no split.
     """
 
     split: Split
     contents: Callable[[str], Path | bytes]
     template: Template
-    about: tuple[str, ...] = ("category",)
+    label_properties: tuple[str, ...] = ("category",)
     note: str = ""
     allow_fewer: bool = True
     layout: str = ""
@@ -52,19 +52,19 @@ class Dataset:
 class Photographs:
     """Images of one split, for the test and for the view stage.
 
-    `photographs[index]` with an integer array or a slice is the test's form: scaled and centre
-    cropped as the model's preprocessing says, uint8 (images, size, size, 3). Threads decode what
-    is asked for; decoding an image twice is avoided while all of the split fits into `KEPT_BYTES`.
+    `photographs[index]` with an integer array or a slice gives test images: scaled and centre
+    cropped by the model's preprocessing, uint8 (images, size, size, 3). Threads decode the images.
+    If the decoded split fits into `KEPT_BYTES`, each image is decoded once.
 
     Args:
-      paths: of the images, in their collection.
-      contents: of the collection.
-      size: side of the test's images, with CLIP's preprocessing; or another preprocessing.
-      side: side of the view stage's, see `squeezed`.
-      workers: threads; 0 is one a core.
+      paths: of the images, in their dataset.
+      contents: of the dataset.
+      size: side of the test images with CLIP's preprocessing, or a preprocessing.
+      side: side of the images for the view stage, see `squeezed`.
+      workers: number of threads; 0 is one a core.
 
     Raises:
-      ValueError: a side below 1, or a negative number of workers.
+      ValueError: the side is below 1, or the number of workers is negative.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Photographs:
         self._paths, self._contents = paths, contents
         self._preprocessing, self._side = Preprocessing.of(size), side
         self._pool = ThreadPoolExecutor(threads(workers))
-        self._aspects = np.zeros(len(paths), np.float32)
+        self._aspect_ratios = np.zeros(len(paths), np.float32)
         self._clean: dict[int, np.ndarray] = {}
         self._squeezed: dict[int, np.ndarray] = {}
         self._digests: dict[int, bytes] = {}  # of the bytes that the test's form was decoded from
@@ -113,16 +113,16 @@ class Photographs:
     def squeezed(
         self, numbers: Int[np.ndarray, "images"]
     ) -> tuple[UInt8[np.ndarray, "images side side 3"], Float32[np.ndarray, "images"]]:
-        """Whole photographs as squares, and the width/height that each had before."""
+        """Whole photographs squeezed into squares, and the width/height of the photographs."""
         form = partial(decode.squeezed_image, size=self._side)
         images = self._read(numbers, form, self._side, self._squeezed)
-        return images, self._aspects[numbers]
+        return images, self._aspect_ratios[numbers]
 
     def unusable(self, decoding: bool) -> dict[int, decode.UnreadableImage]:
-        """Number -> what is wrong with it, for the images that can't be used.
+        """Number -> error of each unusable image.
 
         Args:
-          decoding: decode every image; otherwise files are only looked up in their folders.
+          decoding: whether to decode every image. Else files are only looked up in their folders.
         """
         if not decoding:
             return self._missing()
@@ -134,11 +134,11 @@ class Photographs:
             except decode.UnreadableImage as error:
                 return error
 
-        found = enumerate(self._pool.map(tried, range(len(self))))
-        return {number: error for number, error in found if error is not None}
+        outcomes = enumerate(self._pool.map(tried, range(len(self))))
+        return {number: error for number, error in outcomes if error is not None}
 
     def _missing(self) -> dict[int, decode.UnreadableImage]:
-        """Each folder is listed once. Only what is no regular file there is looked at."""
+        """Images that are no regular files. Each folder is listed once."""
         regular: dict[Path, frozenset[str]] = {}
         missing = {}
         for number, path in enumerate(self._paths):
@@ -156,23 +156,23 @@ class Photographs:
         numbers: np.ndarray,
         form: Callable,
         side: int,
-        kept: dict[int, np.ndarray],
+        cache: dict[int, np.ndarray],
         digests: dict[int, bytes] | None = None,
     ) -> np.ndarray:
-        """Images in one of both forms, by all threads. What is kept are views of the result."""
+        """Decodes images in all threads. `cache` keeps views of the result."""
         images = np.empty((len(numbers), side, side, 3), np.uint8)
         keep = 3 * side * side * len(self) <= KEPT_BYTES
 
         def fill(first: int) -> None:
             for row, number in enumerate(numbers[first : first + _TASK].tolist(), first):
-                if number in kept:
-                    images[row] = kept[number]
+                if number in cache:
+                    images[row] = cache[number]
                     continue
                 with self._opened(number, digests) as image:
-                    self._aspects[number] = image.width / image.height
+                    self._aspect_ratios[number] = image.width / image.height
                     images[row] = form(image)
                 if keep:
-                    kept[number] = images[row]
+                    cache[number] = images[row]
 
         list(self._pool.map(fill, range(0, len(numbers), _TASK)))
         images.setflags(write=False)
@@ -198,10 +198,10 @@ def _regular_files(folder: Path) -> frozenset[str]:
 
 
 def threads(workers: int) -> int:
-    """The number of threads that a setting means.
+    """The number of threads for a setting; 0 is one a core.
 
     Raises:
-      ValueError: it is negative.
+      ValueError: the setting is negative.
     """
     if workers < 0:
         raise ValueError(f"data.workers must be at least 0 (one a core), got {workers}")

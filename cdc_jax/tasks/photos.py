@@ -1,4 +1,4 @@
-"""Images that a user names for prediction: files, patterns, folders, or pixels at hand."""
+"""A user's images for prediction: files, patterns, folders, or pixels in memory."""
 
 import glob
 import os
@@ -30,10 +30,10 @@ ImageLike = str | Path | Image.Image | np.ndarray
 
 
 class Photo(NamedTuple):
-    """An image and what to call it.
+    """An image and its name.
 
     Attributes:
-      name: its path, or its place in what was given.
+      name: its path, or its place in the user's list.
       image: a path, an opened image, or uint8 pixels (height, width, 3).
     """
 
@@ -42,15 +42,16 @@ class Photo(NamedTuple):
 
 
 class PhotoImages:
-    """Photos as a model takes them, decoded when they are asked for.
+    """Photos with the preprocessing of a model, decoded at access.
 
     Args:
       photos: of `gather`.
       preprocessing: of the model.
-      skip: a photo that can't be read is black and noted; otherwise its error is raised.
+      skip: whether an unreadable photo becomes black and its error is kept. Else the error is
+        raised.
 
     Attributes:
-      unreadable: number -> error, of the photos that were asked for and can't be read.
+      unreadable: number -> error of each unreadable photo so far.
     """
 
     def __init__(self, photos: list[Photo], preprocessing: Preprocessing, skip: bool = False):
@@ -67,7 +68,7 @@ class PhotoImages:
         return np.stack(_in_threads(self._read, np.arange(len(self))[index]))
 
     def name(self, number: int) -> str:
-        """What a photo is called."""
+        """The name of a photo."""
         return self._photos[number].name
 
     def digests(self, numbers: Int[np.ndarray, "images"]) -> list[bytes]:
@@ -84,7 +85,7 @@ class PhotoImages:
             return content.of_file(Path(image), self._preprocessing)
         try:
             return content.of_pixels(self._clean(number))
-        except UnreadableImage:  # raised, or noted, when it is asked for
+        except UnreadableImage:  # `__getitem__` raises or keeps it
             return b""
 
     def _read(self, number: int) -> np.ndarray:
@@ -121,16 +122,16 @@ def gather(images: Any, on_error: str = "stop") -> list[Photo]:
     """Lists images without decoding them.
 
     Args:
-      images: one or several of: a path; a glob pattern; a folder, searched for images, those in
-        folders below as well unless hidden or made by tools; a Pillow image; uint8 pixels (height,
-        width, 3); a `Photo`. Or one array (images, height, width, 3).
-      on_error: "stop" raises an error for a path that is not there, or no regular file; "skip"
-        leaves that to whoever decodes it.
+      images: one or several of: a path; a glob pattern; a folder, which is searched with the
+        folders below, except for hidden folders and folders of tools; a Pillow image; uint8 pixels
+        (height, width, 3); a `Photo`. Or one array (images, height, width, 3).
+      on_error: "stop" raises an error for a path that is missing or no regular file. With "skip",
+        decoding reports the error.
 
     Raises:
-      UnreadableImage: a path that is not there, or leads to a pipe or a device.
-      FileNotFoundError: a pattern that fits no file, or a folder without an image.
-      ValueError: no image, or something that is none.
+      UnreadableImage: a path is missing, or leads to a pipe or a device.
+      FileNotFoundError: a pattern fits no file, or a folder has no image.
+      ValueError: there is no image, or a value is no image.
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'on_error must be "stop" or "skip", got {on_error!r}')
@@ -149,7 +150,7 @@ def gather(images: Any, on_error: str = "stop") -> list[Photo]:
         else:
             photos.append(Photo(f"image {i}", _pixels(image, i)))
     if not photos:
-        raise ValueError("no images are given")
+        raise ValueError("no images are given: name files, folders or patterns")
     if on_error == "stop":
         for name, image in photos:
             if isinstance(image, Path) and (reason := irregular(image.expanduser())):
@@ -162,10 +163,10 @@ def share(photos: list[Photo], part: str) -> list[Photo]:
 
     Args:
       photos: of `gather`.
-      part: "2/4" is the second of four.
+      part: "2/4" is the second of four parts.
 
     Raises:
-      ValueError: no such part, or a part without photos.
+      ValueError: there is no such part, or a part has no photos.
     """
     numbers = re.fullmatch(r"(\d{1,6})/(\d{1,6})", part, re.ASCII)
     number, parts = (int(text) for text in numbers.groups()) if numbers else (0, 0)
@@ -176,30 +177,30 @@ def share(photos: list[Photo], part: str) -> list[Photo]:
     return photos[len(photos) * (number - 1) // parts : len(photos) * number // parts]
 
 
-def _files(given: str | Path) -> list[Path]:
-    path = Path(given).expanduser()
+def _files(pattern: str | Path) -> list[Path]:
+    path = Path(pattern).expanduser()
     if path.is_dir():
         files = sorted(_below(path))
         if not files:
             raise FileNotFoundError(f"folder {path} holds no image ({', '.join(formats())})")
         return files
     if path.exists() or not glob.has_magic(str(path)):
-        return [Path(given)]
+        return [Path(pattern)]
     files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
     if not files:
-        raise FileNotFoundError(f"no file fits {str(given)!r}")
+        raise FileNotFoundError(f"no file fits {str(pattern)!r}")
     return files
 
 
 def _below(folder: Path) -> list[Path]:
-    known = suffixes() | HEIC_SUFFIXES
+    image_suffixes = suffixes() | HEIC_SUFFIXES
     files = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not layouts.ignored(name)]
         files += [
             Path(parent, name)
             for name in names
-            if os.path.splitext(name)[1].lower() in known and not layouts.ignored(name)
+            if os.path.splitext(name)[1].lower() in image_suffixes and not layouts.ignored(name)
         ]
     return files
 

@@ -1,4 +1,4 @@
-"""The registry of where tasks come from: the world, the field's datasets, a user's own images."""
+"""The registry of tasks: the embedded world, the field's datasets, a user's images."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -36,25 +36,30 @@ _FORMATS: dict[str, Callable[[str, Path, str], Dataset]] = {
 
 
 def targets(config: ConfigDict) -> list[str]:
-    """What a task is tested on beside its own test images: those of `config.targets` that can be.
+    """The usable names of `config.targets`, on which a task is tested beside its own test images.
 
-    A list may serve every source: that itself is left out, and see `world.kinds.targets`.
+    One list may serve every source dataset: the source itself is left out. For the world see
+    `world.kinds.targets`.
 
     Raises:
-      ValueError: an unknown name, the message has the nearest; or none is left.
+      ValueError: a name is unknown; the message names the nearest name. Or no target remains.
     """
     if config.dataset == "world":
         return list(kinds.targets(config.targets, config.world.kind))
-    known = tuple(catalog.PUBLISHED)
-    listed = [_known("target", name, known) for name in grammar.split(config.targets, ",") if name]
-    found = [name for name in listed if name != config.dataset]
-    if listed and not found:
+    datasets = tuple(catalog.PUBLISHED)
+    listed = [
+        _require_name("target", name, datasets)
+        for name in grammar.split(config.targets, ",")
+        if name
+    ]
+    names = [name for name in listed if name != config.dataset]
+    if listed and not names:
         raise ValueError(f"the only target, {config.dataset}, is what is learned: name another")
-    return found
+    return names
 
 
 def check(config: ConfigDict) -> None:
-    """Checks what can be said of a task's settings before any work.
+    """Checks the settings of a task before any work.
 
     Args:
       config: see `load`.
@@ -64,17 +69,17 @@ def check(config: ConfigDict) -> None:
     """
     targets(config)
     names = ("world", "folder", "hf", *catalog.PUBLISHED)
-    if _known("dataset", config.dataset, names) == "world":
+    if _require_name("dataset", config.dataset, names) == "world":
         return
     if config.data.template:
         require_template(config.data.template, "data.template")
-    _known("classes", config.classes, ("all", "base_new"))
-    _known("data.on_error", config.data.on_error, ("stop", "skip"))
-    _known("data.format", config.data.format, _FORMATS)
+    _require_name("classes", config.classes, ("all", "base_new"))
+    _require_name("data.on_error", config.data.on_error, ("stop", "skip"))
+    _require_name("data.format", config.data.format, _FORMATS)
 
 
 def require_root(config: ConfigDict) -> None:
-    """Requires something at `data.root`, where a task is read from there.
+    """Requires that `data.root` exists, if the task is read from it.
 
     Raises:
       ValueError, FileNotFoundError: as `load`.
@@ -89,18 +94,18 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
 
     Args:
       config: `dataset` ("world", "folder", "hf" or a key of `catalog.PUBLISHED`), `shots`, `seed`,
-        `classes` ("all" or "base_new"; the world always has both halves), and the part that the
-        dataset's kind reads: `world`, or `data`; see `settings.experiment`.
-      image_size: side of the CLIP's images, in pixels, or its preprocessing; the world is always
-        drawn at 32.
+        `classes` ("all" or "base_new"; the world always has both halves), and `world` or `data`;
+        see `settings.experiment`.
+      image_size: side of the CLIP's images, in pixels, or its preprocessing. The world always has
+        32 pixels.
 
     Returns:
-      The task; its test splits are `test`, or `base_test` and `new_test`; and one for each of
-      `config.targets`, called by its name: that dataset's test images among its own classes.
+      The task. Its test splits are `test`, or `base_test` and `new_test`. Each of `config.targets`
+      adds a split of its name, with the target's test images among the target's classes.
 
     Raises:
-      ValueError: a setting that is unknown, the message names the nearest; data that can't be used.
-      FileNotFoundError: data that is not there; the message says what is expected where.
+      ValueError: a setting is unknown; the message names the nearest. Or data can't be used.
+      FileNotFoundError: data is missing; the message says where it is expected.
     """
     check(config)
     if config.dataset == "world":
@@ -140,11 +145,11 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
     notes = [dataset.note]
     for name in others:
         target = read(name, config)
-        made, left_out = _examples(
+        target_examples, left_out = _examples(
             name, target.split.test, target.split.class_names, target, config, image_size
         )
         examples[name] = dataclasses.replace(
-            made, template=target.template, split=SplitRecord("target")
+            target_examples, template=target.template, split=SplitRecord("target")
         )
         skipped += left_out
         notes.append(f"{name}: {target.note}" if target.note else "")
@@ -156,7 +161,7 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
         test=examples,
         class_names=split.class_names,
         template=data.template or dataset.template,
-        about=dataset.about,
+        label_properties=dataset.label_properties,
         record=describe(
             config.to_dict(),
             "transfer" if others else protocol,
@@ -169,11 +174,11 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
 
 
 def read(name: str, config: ConfigDict) -> Dataset:
-    """The whole dataset of that name, before anything is drawn from it.
+    """The whole dataset of that name, before shots are drawn from it.
 
     Args:
       name: "folder", "hf" or a key of `catalog.PUBLISHED`.
-      config: its `data` says where and in which format; `data.split` is of `config.dataset` only.
+      config: its `data` has the path and the format. `data.split` holds for `config.dataset` only.
     """
     data = config.data
     if name == "hf":
@@ -201,11 +206,11 @@ def _examples(
     config: ConfigDict,
     image_size: int | Preprocessing,
 ) -> tuple[Examples, list[Skipped]]:
-    """The usable images of a part, and the others."""
+    """The usable images of a part, and the skipped images."""
     data = config.data
     skip = data.on_error == "skip"
     images = _photographs(items, dataset, config, image_size)
-    # What is skipped must be known before batches are put together. The shots are readable then.
+    # Unusable images must be skipped before batches are formed. The shots are readable already.
     unusable = images.unusable(decoding=data.check or skip and part not in ("train", "val"))
     if unusable and not skip:
         raise _cant_be_used(list(unusable.values()), len(items), part)
@@ -238,7 +243,7 @@ def _cant_be_used(errors: Sequence[UnreadableImage], of: int, kind: str) -> Valu
 
 
 def _left_out(dataset: Dataset, on_error: str) -> list[Skipped]:
-    """What is no readable file in the dataset's folders, if that may be left out."""
+    """The unusable images of the dataset's folders; ValueError if they may not be skipped."""
     if dataset.unusable and on_error == "stop":
         there = sum(len(getattr(dataset.split, part)) for part in splits.PARTS)
         raise _cant_be_used(dataset.unusable, there + len(dataset.unusable), "listed")
@@ -248,7 +253,7 @@ def _left_out(dataset: Dataset, on_error: str) -> list[Skipped]:
 def _draw(
     dataset: Dataset, config: ConfigDict, image_size: int | Preprocessing
 ) -> tuple[Split, list[Skipped]]:
-    """The few-shot split; under data.on_error=skip, of images that can be read, and the others."""
+    """The few-shot split, and skipped images. data.on_error=skip draws readable images only."""
     split = splits.few_shot(dataset.split, config.shots, config.seed)
     if config.data.on_error == "stop":
         return split, []
@@ -271,10 +276,10 @@ def _check_shots(split: Split, shots: int) -> None:
             )
 
 
-def _known(key: str, value: str, known: Iterable[str]) -> str:
-    if value in known:
+def _require_name(key: str, value: str, names: Iterable[str]) -> str:
+    if value in names:
         return value
-    near = spelling.nearest(value, known)
+    near = spelling.nearest(value, names)
     raise ValueError(
-        f"unknown {key} {value!r}: did you mean {near!r}? There are {', '.join(known)}"
+        f"unknown {key} {value!r}: did you mean {near!r}? There are {', '.join(names)}"
     )

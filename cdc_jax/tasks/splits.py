@@ -1,7 +1,7 @@
-"""Splits: which images are for training, validation and test, and what is drawn from them.
+"""Splits: the images for training, validation and test, and the draw of shots.
 
 Files are CoOp's, {"train" | "val" | "test": [[path under the image root, label, class name], …]}.
-Sampling and halving follow CoOp, Dassl and MaPLe to the bit, so that results stand beside theirs.
+Sampling and halving follow CoOp, Dassl and MaPLe to the bit, so that results are comparable.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ PARTS = ("train", "val", "test")
 MULTI_LABEL = (
     "data with several labels an image (multi-label) is not supported: give every image one label"
 )
-"""What is said of data that is refused because an image has several labels."""
+"""The message for an image with several labels."""
 
 # As Hugging Face's `datasets` names the splits of folders (data_files.SPLIT_KEYWORDS).
 _PARTS_BY_NAME = {
@@ -39,13 +39,13 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The images of a dataset, by what they are for.
+    """The images of a dataset by part.
 
     Attributes:
-      train: to learn from.
-      val: for choices.
-      test: to be scored.
-      class_names: by label; a name may occur twice, as two of ImageNet's do.
+      train: training images.
+      val: validation images, for choices.
+      test: test images.
+      class_names: by label. A name may occur twice, as in ImageNet.
     """
 
     train: tuple[Item, ...]
@@ -55,7 +55,7 @@ class Split:
 
 
 def part_of(name: str) -> str:
-    """What a split of that name is for, one of `PARTS`, in any case of letters; "" if unknown.
+    """The part, one of `PARTS`, for the name of a split in any case of letters; "" if unknown.
 
     >>> part_of("Valid"), part_of("cat")
     ('val', '')
@@ -67,27 +67,27 @@ def read_split(path: str | Path) -> Split:
     """Reads a split file.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is no such file; see `from_lists`.
+      FileNotFoundError: there is no such file.
+      ValueError: it is no split file; see `from_lists`.
     """
     file = Path(path).expanduser()
     return from_lists(text_file.read_json(file), str(path))
 
 
 def from_lists(lists: Any, where: str) -> Split:
-    """A split of the contents of a split file.
+    """The split in the content of a split file.
 
     Args:
-      lists: what the file holds.
+      lists: the file's content.
       where: the file's name, for errors.
 
     Raises:
-      ValueError: it has another form; a path that leaves the image root or occurs twice; labels
-        that are not 0, 1, 2, …; a class without a name, with two, or without a training image.
+      ValueError: the content has another form. A path leaves the image root or occurs twice. Labels
+        are not 0, 1, 2, …. A class has no name, two names, or no training image.
     """
     if not isinstance(lists, Mapping) or set(lists) != set(PARTS):
-        found = sorted(lists) if isinstance(lists, Mapping) else type(lists).__name__
-        raise ValueError(f"{where} must hold the lists train, val and test, found {found}")
+        content = sorted(lists) if isinstance(lists, Mapping) else type(lists).__name__
+        raise ValueError(f"{where} must hold the lists train, val and test, found {content}")
     names: dict[int, str] = {}
     parts: dict[str, tuple[Item, ...]] = {}
     for part in PARTS:
@@ -121,20 +121,20 @@ def from_lists(lists: Any, where: str) -> Split:
 
 
 def check(split: Split, where: str) -> None:
-    """Checks what every source of a split must make sure of.
+    """Checks a split from any source.
 
     Raises:
-      ValueError: no image to train on or to test; a path that occurs twice; a class without a
-        training image, unless there are none at all (some sets are for testing only).
+      ValueError: there is no test image, a path occurs twice, or a class has no training image. A
+        set without any training image is for testing only, and is valid.
     """
     if not split.test:
         raise ValueError(f"{where} has no test image")
-    seen: dict[str, int] = {}
+    labels_by_path: dict[str, int] = {}
     for part in PARTS:
         for item in getattr(split, part):
-            if item.path in seen:
-                _refuse_again(item, seen[item.path], split.class_names, where)
-            seen[item.path] = item.label
+            if item.path in labels_by_path:
+                _refuse_again(item, labels_by_path[item.path], split.class_names, where)
+            labels_by_path[item.path] = item.label
     trained = {item.label for item in split.train}
     if trained:
         for label, name in enumerate(split.class_names):
@@ -143,7 +143,7 @@ def check(split: Split, where: str) -> None:
 
 
 def _refuse_again(item: Item, before: int, class_names: Sequence[str], where: str) -> None:
-    """Raises ValueError for an image that is listed again."""
+    """Raises ValueError for an image that is listed twice."""
     if item.label == before:
         raise ValueError(f"{where} lists {item.path} twice")
     raise ValueError(
@@ -156,7 +156,7 @@ def safe_path(path: str, where: str) -> str:
     """A path under the image root, in its plain form.
 
     Raises:
-      ValueError: an absolute path, or one that goes up.
+      ValueError: the path is absolute, or has a part `..`.
     """
     if _PLAIN_PATH.fullmatch(path):
         return path
@@ -170,14 +170,14 @@ def safe_path(path: str, where: str) -> str:
 
 
 def few_shot(split: Split, shots: int, seed: int) -> Split:
-    """Draws a few-shot set: `shots` training images a class, all where there are fewer.
+    """Draws a few-shot set: `shots` training images a class, or all images of a smaller class.
 
-    One random.Random(seed) draws from the classes in the order in which they first appear, training
-    images first, then min(shots, 4) validation images a class; the test images stay. The sets are
-    those that CoOp's code makes, image for image.
+    One random.Random(seed) draws from the classes in the order in which they first appear. It draws
+    training images first, then min(shots, 4) validation images a class. The test images stay. The
+    sets equal the sets of CoOp's code, image for image.
 
     Raises:
-      ValueError: no shots, or no training images.
+      ValueError: shots is below 1, or there are no training images.
     """
     if shots < 1:
         raise ValueError(f"shots must be at least 1, got {shots}")
@@ -188,40 +188,42 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
     return dataclasses.replace(split, train=train, val=_sample(split.val, min(shots, 4), rng))
 
 
-def refill(split: Split, drawn: Split, unusable: Container[str], shots: int, seed: int) -> Split:
-    """Replaces drawn images that can't be used by others of their class, while there are some.
+def refill(split: Split, subset: Split, unusable: Container[str], shots: int, seed: int) -> Split:
+    """Replaces unusable images of a few-shot set by other images of their class, if there are any.
 
-    The usable ones stay, so that a few unusable images change no more than themselves.
+    The usable images stay.
 
     Args:
-      split: what was drawn from.
-      drawn: of `few_shot`, or of this.
-      unusable: paths of images that can't be used.
-      shots: as `few_shot`.
-      seed: as `few_shot`.
+      split: the whole split.
+      subset: result of `few_shot` or `refill`.
+      unusable: paths of unusable images.
+      shots: see `few_shot`.
+      seed: see `few_shot`.
     """
 
     def refilled(items: Sequence[Item], few: Sequence[Item], count: int) -> tuple[Item, ...]:
-        groups, kept = by_label(items), []
+        groups, result = by_label(items), []
         for label, group in by_label(few).items():
             usable = [item for item in group if item.path not in unusable]
             if len(usable) < len(group):
-                taken = set(group)
-                rest = [i for i in groups[label] if i not in taken and i.path not in unusable]
-                random.Random(f"{seed} {label}").shuffle(rest)
-                usable += rest[: count - len(usable)]
-            kept += usable
-        return tuple(kept)
+                current = set(group)
+                candidates = [
+                    i for i in groups[label] if i not in current and i.path not in unusable
+                ]
+                random.Random(f"{seed} {label}").shuffle(candidates)
+                usable += candidates[: count - len(usable)]
+            result += usable
+        return tuple(result)
 
-    train = refilled(split.train, drawn.train, shots)
-    val = refilled(split.val, drawn.val, min(shots, 4))
-    return dataclasses.replace(drawn, train=train, val=val)
+    train = refilled(split.train, subset.train, shots)
+    val = refilled(split.val, subset.val, min(shots, 4))
+    return dataclasses.replace(subset, train=train, val=val)
 
 
 def _sample(items: Sequence[Item], count: int, rng: random.Random) -> tuple[Item, ...]:
     groups = by_label(items).values()
-    chosen = (rng.sample(g, count) if len(g) >= count else g for g in groups)
-    return tuple(item for group in chosen for item in group)
+    samples = (rng.sample(g, count) if len(g) >= count else g for g in groups)
+    return tuple(item for group in samples for item in group)
 
 
 def by_label(items: Iterable[Item]) -> dict[int, list[Item]]:
@@ -235,10 +237,10 @@ def by_label(items: Iterable[Item]) -> dict[int, list[Item]]:
 def base_new(split: Split) -> tuple[Split, Split]:
     """Halves the classes: the first ceil(K / 2) labels are base, the others new.
 
-    Each half's labels start at 0, and each has its own class names only.
+    The labels of each half start at 0, and each half has its own class names only.
 
     Raises:
-      ValueError: fewer than four classes: each half needs two to tell apart.
+      ValueError: there are fewer than four classes; each half needs two.
     """
     classes = len(split.class_names)
     if classes < 4:
@@ -250,7 +252,7 @@ def base_new(split: Split) -> tuple[Split, Split]:
 
 
 def _classes(split: Split, labels: range) -> Split:
-    kept = {
+    parts = {
         part: tuple(
             Item(item.path, item.label - labels.start)
             for item in getattr(split, part)
@@ -258,17 +260,17 @@ def _classes(split: Split, labels: range) -> Split:
         )
         for part in PARTS
     }
-    return Split(**kept, class_names=split.class_names[labels.start : labels.stop])
+    return Split(**parts, class_names=split.class_names[labels.start : labels.stop])
 
 
 def partition(
     items: Sequence[Item], class_names: Sequence[str], val: float, test: float, seed: int
 ) -> Split:
-    """Splits images that nobody has split, class by class.
+    """Splits the images of a dataset without splits, class by class.
 
-    A class's images, sorted by path, are shuffled; round(test · n) of them are for test, at least
-    one, round(val · n) for validation, and the others, at least one, for training. The same images,
-    shares and seed give the same split on every machine.
+    The images of a class are sorted by path and shuffled. round(test · n) of them, at least one,
+    are for test. round(val · n) are for validation. The remaining images, at least one, are for
+    training. The same images, shares and seed give the same split on every machine.
 
     Args:
       items: the images.
@@ -278,7 +280,7 @@ def partition(
       seed: of the shuffles.
 
     Raises:
-      ValueError: shares that leave nothing to train on or to test, or a class of one image.
+      ValueError: the shares leave no training or test images, or a class has one image.
     """
     if not (0 <= val and 0 < test and val + test < 1):
         raise ValueError(

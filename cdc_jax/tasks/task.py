@@ -1,4 +1,4 @@
-"""What a task is."""
+"""A few-shot task: labelled images in splits, class names and a template."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from cdc_jax.wording import Template
 
 @runtime_checkable
 class Images(Protocol):
-    """Images that need not be in memory: uint8 (images, height, width, 3) where indexed."""
+    """Images that need not be in memory. An index gives uint8 (images, height, width, 3)."""
 
     def __len__(self) -> int: ...
 
@@ -29,10 +29,10 @@ class Examples:
     Attributes:
       images: uint8, (examples, height, width, 3), resized and cropped for the model.
       labels: indices into `class_names`, (examples,).
-      class_names: names of the classes that these examples are classified among.
-      files: paths of the images in their dataset; none for images that were drawn.
-      template: the hand-crafted text of their dataset, where it is not that of the task.
-      split: what this split is, where it is one to test on.
+      class_names: names of the classes among which these examples are classified.
+      files: paths of the images in their dataset; empty for images that were rendered.
+      template: the hand-crafted text of their dataset, if it differs from the task's.
+      split: record of a test split.
     """
 
     images: Images
@@ -58,7 +58,7 @@ class Examples:
 
 
 class Skipped(NamedTuple):
-    """An image that was left out because it can't be used."""
+    """An unusable image that a task leaves out."""
 
     file: str
     reason: str
@@ -70,15 +70,15 @@ class Task:
 
     Attributes:
       train: the shots.
-      val: a validation split, for choices; no method of the protocol selects on it.
-      test: test splits by name; those of the new classes carry their own class names.
-      class_names: the classes that are trained on.
+      val: a validation split, for choices. No method of the protocol selects on it.
+      test: test splits by name. Splits of new classes have their own class names.
+      class_names: the training classes.
       template: the hand-crafted text t^0.
-      about: what the labels are about, see `views.ASPECTS`.
-      record: what results say of the task.
-      others: training sets beside `train`, by name, for controls; made when asked for.
-      skipped: images of its splits that were left out.
-      summary: one line on what was taken and what was left out; "" for images that are drawn.
+      label_properties: image properties that the labels depend on, see `views.PROPERTIES`.
+      record: the record of the task in results.
+      others: name -> function that makes a training set beside `train`, for controls.
+      skipped: images that the splits leave out.
+      summary: one line about used and skipped images; "" for images that are rendered.
     """
 
     train: Examples
@@ -86,7 +86,7 @@ class Task:
     test: Mapping[str, Examples]
     class_names: tuple[str, ...]
     template: Template
-    about: tuple[str, ...]
+    label_properties: tuple[str, ...]
     record: TaskRecord
     others: Mapping[str, Callable[[], Examples]] = dataclasses.field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
@@ -95,7 +95,7 @@ class Task:
     def items(self) -> dict[str, list[tuple[str, int, str]]]:
         """Split -> [file, label, class name] of every image used, as in CoOp's split files.
 
-        An image that was drawn is called by its number in the split.
+        The name of a rendered image is its number in the split.
         """
         parts = {"train": self.train, "val": self.val, **self.test}
         return {
@@ -115,6 +115,6 @@ class Task:
         if name == "train":
             return self.train
         if name not in self.others:
-            known = ", ".join(["train", *self.others])
-            raise ValueError(f"this task has no training set {name!r}: it has {known}")
+            names = ", ".join(["train", *self.others])
+            raise ValueError(f"this task has no training set {name!r}: it has {names}")
         return self.others[name]()

@@ -1,4 +1,4 @@
-"""task.toml, the small file beside a user's images that may say more about them.
+"""task.toml, a small file beside a user's images that describes them.
 
 Every key is optional:
 
@@ -17,8 +17,7 @@ Every key is optional:
   [descriptions]
   tshirt = ["A T-shirt has short sleeves."]  # sentences of a class, averaged
 
-A class that has descriptions is put in words by them, and by `templates` where these are given,
-but not by `template`.
+The texts of a class with descriptions are its descriptions and `templates`, but not `template`.
 """
 
 import tomllib
@@ -38,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "template": "a photo of a {}.", "templates": [], "items": "", "names": [], "val": 0.2,
     "test": 0.3, "seed": 0, "columns": {}, "class_names": {}, "descriptions": {},
 }  # fmt: skip
-"""What task.toml may say, and what holds where it doesn't."""
+"""The keys of task.toml and their defaults."""
 
 COLUMNS = ("path", "label", "split")
 """Columns of a list that `columns` may name."""
@@ -60,23 +59,23 @@ def read(file: Path) -> dict[str, Any]:
     """Contents of task.toml over the defaults.
 
     Raises:
-      ValueError: not TOML, an unknown key, or a value that can't be used.
-      OSError: a file that can't be read.
+      ValueError: the file is not TOML, has an unknown key, or a value that can't be used.
+      OSError: the file can't be read.
     """
     if not file.exists():
         return DEFAULTS
     try:
-        given = tomllib.loads(text_file.read(file))
+        values = tomllib.loads(text_file.read(file))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file} is not TOML: {reason(error)}") from None
     except RecursionError:
         raise ValueError(f"{file} is not task.toml: its values are nested too deeply") from None
-    for key in given:
+    for key in values:
         if key not in DEFAULTS:
             near = spelling.nearest(key, DEFAULTS)
             raise ValueError(f"unknown key {key!r} in {file}: did you mean {near!r}?")
-    settings = schema.check(given, _SETTINGS, str(file), "mend it")
-    if "template" in given and "templates" in given:
+    settings = schema.check(values, _SETTINGS, str(file), "mend it")
+    if "template" in values and "templates" in values:
         raise ValueError(f"{file} gives both template and templates: put all into templates")
     for text in (settings["template"], *settings["templates"]):
         require_template(text, f"template in {file}")
@@ -88,15 +87,15 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def renamed(split: Split, changes: Mapping[str, Any]) -> Split:
-    """A split whose classes are called by what `class_names` says.
+    """The split with the class names of `class_names` in task.toml.
 
     Raises:
-      ValueError: a class that is not there, or two classes of one name.
+      ValueError: a class does not exist, or two classes get one name.
     """
-    known = set(split.class_names)
+    classes = set(split.class_names)
     for name in changes:
-        if name not in known:
-            near = spelling.nearest(name, known)
+        if name not in classes:
+            near = spelling.nearest(name, classes)
             raise ValueError(f"class_names in task.toml: no class {name!r}, but {near!r}")
     names = tuple(changes.get(name, name) for name in split.class_names)
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
@@ -105,23 +104,24 @@ def renamed(split: Split, changes: Mapping[str, Any]) -> Split:
 
 
 def template(settings: Mapping[str, Any], class_names: Sequence[str]) -> Template:
-    """The hand-crafted text that task.toml describes.
+    """The hand-crafted text of task.toml.
 
     Args:
       settings: of `read`.
-      class_names: of the task; descriptions are called by them, or by what `class_names` renames.
+      class_names: of the task. The keys of descriptions are these names, or the keys of
+        `class_names` in task.toml.
 
     Raises:
-      ValueError: a description of a class that is not there, or one that is no sentence.
+      ValueError: a description belongs to no class, or is no sentence.
     """
     several, descriptions = tuple(settings["templates"]), {}
     if not several and not settings["descriptions"]:
         return settings["template"]
-    known = set(class_names)
+    classes = set(class_names)
     for key, sentences in settings["descriptions"].items():
         name = settings["class_names"].get(key, key)
-        if name not in known:
-            near = spelling.nearest(key, known)
+        if name not in classes:
+            near = spelling.nearest(key, classes)
             raise ValueError(f"descriptions in task.toml: no class {key!r}, but {near!r}")
         if name in descriptions:
             raise ValueError(f"descriptions in task.toml: class {name!r} is described twice")
@@ -130,7 +130,7 @@ def template(settings: Mapping[str, Any], class_names: Sequence[str]) -> Templat
 
 
 def remarks(template: Template, class_names: Sequence[str]) -> tuple[str, ...]:
-    """What is assumed of classes that have no description, where others have one."""
+    """A remark about classes without a description, if other classes have one."""
     if not isinstance(template, Wording) or not template.descriptions:
         return ()
     without = [name for name in class_names if name not in template.descriptions]

@@ -1,4 +1,4 @@
-"""Text files that users give: regular, of bounded size, in UTF-8 with or without its mark."""
+"""Text files of users: regular, of bounded size, in UTF-8 with or without a byte order mark."""
 
 import codecs
 import os
@@ -26,26 +26,26 @@ _FORMATS = {
 
 
 def check(file: Path) -> int:
-    """Checks that a file is a text that can be read, in bounded memory.
+    """Checks in bounded memory that a file is a readable text.
 
     Returns:
       The number of its lines.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: not a regular file, too large, or not UTF-8; the message says where and why.
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not regular, too large, or not UTF-8; the message says where and why.
     """
     try:
-        found = file.stat()
+        status = file.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"there is no file {file}: give its path from here, {Path.cwd()}"
         ) from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{file} is not a regular file: give a text file")
-    if found.st_size > MAX_BYTES:
+    if status.st_size > MAX_BYTES:
         raise ValueError(
-            f"{file} has {found.st_size:,} bytes, at most {MAX_BYTES:,} are read: is it a text?"
+            f"{file} has {status.st_size:,} bytes, at most {MAX_BYTES:,} are read: is it a text?"
         )
     decoder = codecs.getincrementaldecoder("utf-8")()
     lines, last = 0, b""
@@ -68,7 +68,7 @@ def check(file: Path) -> int:
 
 
 def _refuse_others(file: Path, start: bytes) -> None:
-    """Raises ValueError where a file starts as one of another encoding or format does."""
+    """Raises ValueError if a file starts like another encoding or format."""
     for mark, name in _MARKS.items():
         if start.startswith(mark):
             raise ValueError(f"{file} is in {name}: save it as UTF-8")
@@ -100,7 +100,7 @@ def read(file: Path) -> str:
 
 
 def lines(file: Path) -> Iterator[str]:
-    """The lines of a text that `check` has passed, with their ends, one in memory at a time."""
+    """The lines of a text after `check`, with their ends. One line at a time is in memory."""
     with file.open(encoding="utf-8-sig", newline="") as opened:
         yield from opened
 
@@ -109,7 +109,7 @@ def read_json(file: Path) -> Any:
     """Contents of a JSON file.
 
     Raises:
-      FileNotFoundError, ValueError: as `check`; or not JSON, or a key given twice.
+      FileNotFoundError, ValueError: as `check`; or the text is not JSON, or has a key twice.
     """
     return parse_json(read(file), str(file))
 

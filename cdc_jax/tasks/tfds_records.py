@@ -15,13 +15,13 @@ from cdc_jax.tasks.photographs import Dataset
 from cdc_jax.tasks.splits import PARTS, Item, Split
 
 OTHER_SPLITS = "not CoOp's splits"
-"""What tables say where TFDS's own splits had to do."""
+"""The note in tables for TFDS's own splits."""
 
 _Sources = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 class _Record(NamedTuple):
-    """Where an image is: in TFDS's split, at a number; and its class's name there."""
+    """The place of an image: its TFDS split and number; and its class name in TFDS."""
 
     split: str
     number: int
@@ -29,24 +29,24 @@ class _Record(NamedTuple):
 
 
 def read(name: str, root: Path, split_file: str = "") -> Dataset:
-    """One of `catalog.PUBLISHED`, in the protocol's class order and names.
+    """A dataset of `catalog.PUBLISHED`, in the protocol's class order and names.
 
     Args:
-      name: a key of it.
-      root: TFDS's data_dir; ImageNet and its variants need imagenet/classnames.txt in it.
-      split_file: CoOp's; images are matched to it by the names of their files. "" takes TFDS's own
-        splits, and the collection's note says so.
+      name: a key of `catalog.PUBLISHED`.
+      root: TFDS's data_dir. ImageNet and its variants need imagenet/classnames.txt in it.
+      split_file: CoOp's split file, whose images are matched by file names. "" takes TFDS's own
+        splits, which the dataset's note says.
 
     Raises:
-      FileNotFoundError: the dataset is not prepared there; the message says how to.
-      ValueError: TFDS does not have it, or not the files that the split lists.
+      FileNotFoundError: the dataset is not prepared in `root`; the message has the command.
+      ValueError: TFDS does not have the dataset, or lacks files of the split.
     """
     published = catalog.PUBLISHED[name]
     entry = published.tfds
     if entry is None:
-        known = ", ".join(n for n, p in catalog.PUBLISHED.items() if p.tfds)
+        names = ", ".join(n for n, p in catalog.PUBLISHED.items() if p.tfds)
         raise ValueError(
-            f"TFDS does not have {name} as images: set data.format=coop. It has {known}"
+            f"TFDS does not have {name} as images: set data.format=coop. It has {names}"
         )
     split = splits.read_split(split_file) if split_file else None
     sources, class_names = _open(name, published, entry, root)
@@ -65,13 +65,13 @@ def read(name: str, root: Path, split_file: str = "") -> Dataset:
     # Of ImageNet and its variants, TFDS's parts are those that CoOp takes.
     other = not split_file and not name.startswith("ImageNet")
     note = OTHER_SPLITS if other else ""
-    return Dataset(split, contents, published.template, published.about, note)
+    return Dataset(split, contents, published.template, published.label_properties, note)
 
 
 def _open(
     name: str, published: Published, entry: Tfds, root: Path
 ) -> tuple[_Sources, tuple[str, ...]]:
-    """TFDS's splits, with images as what their files hold, and its class names."""
+    """TFDS's splits with undecoded images, and its class names."""
     import tensorflow_datasets as tfds  # takes seconds
 
     builder = tfds.builder(entry.name, data_dir=root)
@@ -95,7 +95,7 @@ def _open(
 
 
 def _records(sources: _Sources, class_names: Sequence[str], entry: Tfds) -> dict[str, _Record]:
-    """Path -> record. Everything is read once through, since TFDS keeps no index of names."""
+    """Path -> record. All records are read once, since TFDS has no index of names."""
     records: dict[str, _Record] = {}
     with Progress("listing the images", sum(map(len, sources.values()))) as progress:
         for split, source in sources.items():
@@ -116,7 +116,7 @@ def _records(sources: _Sources, class_names: Sequence[str], entry: Tfds) -> dict
 def _matched(
     split: Split, records: Mapping[str, _Record], name: str, entry: Tfds, split_file: str
 ) -> dict[str, _Record]:
-    """The records of a split's images; TFDS writes some folders' names in small letters."""
+    """The records of a split's images. TFDS writes some names of folders in lower case."""
     if not entry.file:
         raise ValueError(
             f"TFDS keeps no file names of {name}, so that its images can't be matched to "
@@ -135,18 +135,18 @@ def _matched(
 def _own_split(
     name: str, entry: Tfds, records: Mapping[str, _Record], names: Sequence[str], root: Path
 ) -> Split:
-    """TFDS's parts, or a partition where it has but one."""
-    kept = [class_name for class_name in names if class_name not in entry.drop]
+    """TFDS's splits, or a partition of a dataset with a single split."""
+    classes = [class_name for class_name in names if class_name not in entry.drop]
     if entry.order:
-        kept.sort(key=entry.order)
-    renamed = [entry.rename(class_name) for class_name in kept]
+        classes.sort(key=entry.order)
+    renamed = [entry.rename(class_name) for class_name in classes]
     if name.startswith("ImageNet"):
         # Classes are called by WordNet ids; a variant has only some of them.
         table = coop_splits.class_names(root, "imagenet")
         there = {record.class_name for record in records.values()}
-        kept = [wnid for wnid in table if wnid in there]
-        renamed = [table[wnid] for wnid in kept]
-    labels = {class_name: label for label, class_name in enumerate(kept)}
+        classes = [wnid for wnid in table if wnid in there]
+        renamed = [table[wnid] for wnid in classes]
+    labels = {class_name: label for label, class_name in enumerate(classes)}
     items: dict[str, list[Item]] = {split: [] for split in entry.splits}
     # Sorted, so that shots do not depend on how TFDS shuffled its files.
     for path, record in sorted(records.items()):

@@ -1,6 +1,7 @@
-"""The named augmentations: their options, how parameters are drawn, what they change in an image.
+"""The named augmentations: their options, their random draws, and the properties they change.
 
-Names, options and defaults are torchvision's where it has them; `affine`'s zoom is its `scale`.
+Names, options and defaults are torchvision's if it has the augmentation. The `zoom` of `affine` is
+torchvision's `scale`.
 """
 
 import math
@@ -22,12 +23,13 @@ class Augmentation(NamedTuple):
     """One augmentation: apply(image, *draw(key, height, width, **options)).
 
     Attributes:
-        draw: from a key, the image's height and width and the options to a tuple of parameters.
-        apply: from an image and the parameters to an image.
-        options: default values; `p`, the probability of applying it at all, is not for `draw`.
-        changes: the aspects of an image that it may change (this project's choice): it doesn't
-            preserve a label that is about one of them.
-        needs: what else `apply` takes: the view's "size", or "fill", the colour of empty places.
+        draw: (key, height, width, options) -> tuple of parameters.
+        apply: (image, parameters) -> image.
+        options: default values. `p` is the augmentation's probability; `draw` does not take it.
+        changes: properties of an image that it may change (this project's choice). It does not
+            preserve a label that depends on one of them.
+        needs: further arguments of `apply`: the view's "size", or "fill", the colour of empty
+            places.
     """
 
     draw: Callable[..., tuple[Any, ...]]
@@ -49,7 +51,7 @@ def draw_crop(
     *,
     scale: Pair,
     ratio: Pair,
-    aspect: Scalar | None = None,
+    aspect_ratio: Scalar | None = None,
 ) -> tuple[Box]:
     """Draws the box of torchvision's RandomResizedCrop.
 
@@ -59,20 +61,20 @@ def draw_crop(
         width: of the image.
         scale: range of the box's area as a part of the image's; uniform.
         ratio: range of the box's width/height; its logarithm is uniform.
-        aspect: width/height of the photograph that was squeezed into this image; None where it is
-            the image's own. The ratio is the box's in the photograph.
+        aspect_ratio: width/height of the photograph that was squeezed into this image; None for an
+            image that was not squeezed. `ratio` holds for the box in the photograph.
 
     Returns:
-        The first of ten boxes that fits, else the largest centred one whose ratio is in range.
+        The first of ten boxes that fits, else the largest centred box whose ratio is in range.
     """
-    # Squeezing changes every box's ratio by the same factor, and no box's part of the area.
-    squeeze = 1 if aspect is None else width / height / aspect
+    # Squeezing changes the ratio of every box by the same factor, and keeps its share of the area.
+    squeeze = 1 if aspect_ratio is None else width / height / aspect_ratio
     low, high = ratio[0] * squeeze, ratio[1] * squeeze
-    box, found = _draw_box(key, height, width, scale, low, ratio[1] / ratio[0])
+    box, fits = _draw_box(key, height, width, scale, low, ratio[1] / ratio[0])
     largest_height = jnp.clip(jnp.round(width / low).astype(jnp.int32), 1, height)
     largest_width = jnp.clip(jnp.round(height * high).astype(jnp.int32), 1, width)
     top, left = (height - largest_height) // 2, (width - largest_width) // 2
-    return (jnp.where(found, box, jnp.stack([top, left, largest_height, largest_width])),)
+    return (jnp.where(fits, box, jnp.stack([top, left, largest_height, largest_width])),)
 
 
 def draw_affine(
@@ -94,14 +96,14 @@ def draw_jitter(
     saturation: float,
     hue: float,
 ) -> tuple[Scalar, ...]:
-    """Draws three factors around 1 and a shift of hue around 0, uniform within the reach given."""
+    """Draws three factors around 1 and a shift of hue around 0, uniform within their options."""
     reach = jnp.array([brightness, contrast, saturation, hue], jnp.float32)
     centre = jnp.array([1, 1, 1, 0])
     return tuple(random.uniform(key, (4,), jnp.float32, centre - reach, centre + reach))
 
 
 def draw_blur(key: PRNGKey, height: int, width: int, *, sigma: Pair) -> tuple[Scalar]:
-    """Draws sigma uniformly; its range is for a side of 224 pixels and scales with its root.
+    """Draws sigma uniformly. The range is for 224 pixels and scales with the root of the side.
 
     On photographs the largest sigma then changes values by 5 to 6 of 255 levels at 224 and at 32
     pixels alike; a sigma in proportion to the side (0.29 at 32) would do nothing to small images.
@@ -113,10 +115,10 @@ def draw_blur(key: PRNGKey, height: int, width: int, *, sigma: Pair) -> tuple[Sc
 def draw_erase(key: PRNGKey, height: int, width: int, *, scale: Pair, ratio: Pair) -> tuple[Box]:
     """Draws the box of torchvision's RandomErasing, empty if none of ten fits.
 
-    As `draw_crop`, but `ratio` is height/width.
+    See `draw_crop`; here `ratio` is height/width.
     """
-    box, found = _draw_box(key, height, width, scale, 1 / ratio[1], ratio[1] / ratio[0])
-    return (jnp.where(found, box, 0),)
+    box, fits = _draw_box(key, height, width, scale, 1 / ratio[1], ratio[1] / ratio[0])
+    return (jnp.where(fits, box, 0),)
 
 
 def _draw_box(

@@ -1,7 +1,7 @@
 """Views as compositions of augmentations, written as text, and the function that makes them.
 
-A view is a chain, `"crop | jitter(hue=0.05) | grayscale(p=0.2)"`; `;` separates the views of a set.
-One string says it all: it fits a locked config, a command line and a results file alike.
+A view is a chain, `"crop | jitter(hue=0.05) | grayscale(p=0.2)"`. `;` separates the views of a set.
+One string therefore fits a locked config, a command line and a results file.
 """
 
 import ast
@@ -23,9 +23,9 @@ from cdc_jax.views.augmentations import AUGMENTATIONS, PRNGKey, draw_nothing
 
 Images = UInt8[Array | np.ndarray, "batch height width 3"]
 ViewFunction = Callable[..., Float[Array, "views batch size size 3"]]
-"""(seed, step, indices, images[, aspects]) -> views, see `build`."""
+"""(seed, step, indices, images[, aspect_ratios]) -> views, see `build`."""
 Step = tuple[str, dict[str, Any]]  # the augmentation's name and all its options
-View = tuple[Step, ...]  # none at all: the clean view
+View = tuple[Step, ...]  # () is the clean view
 
 SETS = {
     "clean": "clean",
@@ -33,16 +33,16 @@ SETS = {
     "crop_flip": "crop | flip; crop | flip",
     "set1": "flip; jitter; grayscale | blur; affine",
     "set2": "crop | flip; crop | jitter; crop | grayscale | blur; crop | affine",
-    # What the label isn't about changes freely (every hue), the object stays in view (milder crop),
-    # and affine comes last, lest the colour of its empty corners change.
+    # Properties that the label does not depend on change freely (every hue). The milder crop keeps
+    # the object in view. Affine comes last, so that the colour of its empty corners stays.
     "composed": "crop(scale=(0.4, 1)) | flip"
     " | jitter(hue=0.5) | grayscale(p=0.2) | blur(p=0.5) | affine(p=0.5)",
 }
-"""The named sets, this project's reading of the paper's. A set of one view is drawn once and shared
-by all templates; of several, the templates take them in turn, each with its own draw."""
+"""The named sets, this project's reading of the paper's sets. All templates share one draw of a set
+with one view. The templates take the views of a longer set in turn, each with its own draw."""
 
-ASPECTS = frozenset({"category", "shape"}).union(*(a.changes for a in AUGMENTATIONS.values()))
-"""What a label can be about."""
+PROPERTIES = frozenset({"category", "shape"}).union(*(a.changes for a in AUGMENTATIONS.values()))
+"""The image properties that a label can depend on."""
 
 _LIMITS = {  # of the options' values
     "p": (0, 1),
@@ -66,7 +66,7 @@ def build(
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
-    about: Collection[str] = (),
+    label_properties: Collection[str] = (),
 ) -> ViewFunction:
     """Makes the jitted function that turns a batch into views.
 
@@ -74,32 +74,33 @@ def build(
         spec: a name of `SETS`, or a text of that form.
         templates: number M of semantic templates.
         size: side of the views, the encoder's input size.
-        mean: the encoder's mean colour, for values in [0, 1]; places left empty get it, too.
-        std: its standard deviation.
-        about: what the label is about, some of `ASPECTS`; needed by "composed", which leaves out
-            the augmentations that would change it.
+        mean: the encoder's mean colour, for values in [0, 1]; the colour of empty places.
+        std: the encoder's standard deviation.
+        label_properties: some of `PROPERTIES`, on which the label depends. "composed" needs them,
+            and leaves out the augmentations that change them.
 
     Returns:
-        `make(seed, step, indices, images, aspects=None)`, with the images' own numbers as indices
-        (batch,) and uint8 images (batch, height, width, 3), returns float32 (M, batch, size, size,
-        3). Where all templates share one view the first axis is 1: broadcast after the image
-        encoder, not before. A view without a crop starts from the largest centred square.
-        Photographs of any form fit in one batch when each is squeezed as a whole into the same
-        height and width: `aspects`, their own width/height (batch,), then undo it, so that crops
-        have the scale and ratio, and centred squares the form, that they have in the photograph.
-        Pixels depend on the seed, the step, the image with its index and aspect and the view's
-        number, on nothing else: not on the rest of the batch, the devices or JAX's default
-        generator. Seed and step may be traced.
+        `make(seed, step, indices, images, aspect_ratios=None)`. The images are uint8 (batch,
+        height, width, 3), and `indices` (batch,) are their numbers. The result is float32 (M,
+        batch, size, size, 3). If all templates share one view, the first axis is 1: broadcast it
+        after the image encoder, not before. A view without a crop starts from the largest centred
+        square. Photographs of any form fit in one batch if each whole photograph is squeezed into
+        the same height and width. `aspect_ratios` (batch,), the width/height of the photographs,
+        undo the squeezing: crops then have their scale and ratio in the photograph, and centred
+        squares are squares there. Pixels depend on the seed, the step, the image, its index, its
+        aspect ratio and the view's number. They do not depend on other images of the batch, on
+        devices or on JAX's default generator. Seed and step may be traced.
 
     Raises:
-        ValueError: a spec that can't be read, an unknown name, a value out of range, a crop that
-            isn't first, more views than templates; from `make`, a batch of another form.
+        ValueError: the spec can't be read, a name is unknown, a value is out of range, a crop is
+            not first, or there are more views than templates. From `make`: the batch has a wrong
+            form.
 
     >>> make = build("crop | flip", templates=4, size=2, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> make(0, 7, jnp.arange(5), jnp.full((5, 8, 8, 3), 255, jnp.uint8)).shape
     (1, 5, 2, 2, 3)
     """
-    chosen = compositions(spec, templates=templates, about=about)
+    views = compositions(spec, templates=templates, label_properties=label_properties)
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     fill, scale = _normaliser(mean, std)
@@ -110,25 +111,25 @@ def build(
         step: ArrayLike,
         indices: Array | np.ndarray,
         images: Array | np.ndarray,
-        aspects: Array | np.ndarray | None = None,
+        aspect_ratios: Array | np.ndarray | None = None,
     ):
         _check_images(images)
-        for what, given in (("indices", indices), ("aspects", aspects)):
-            if given is not None and given.shape != images.shape[:1]:
-                raise ValueError(f"got {what} of shape {given.shape} for {len(images)} images")
+        for what, array in (("indices", indices), ("aspect_ratios", aspect_ratios)):
+            if array is not None and array.shape != images.shape[:1]:
+                raise ValueError(f"got {what} of shape {array.shape} for {len(images)} images")
         # With some other generators the bits drawn under vmap depend on the whole batch.
         key = random.fold_in(random.key(seed, impl="threefry2x32"), step)
         keys = jax.vmap(partial(random.fold_in, key))(indices)
 
         def make_one(number, view):
-            def one(key, image, aspect):
+            def one(key, image, aspect_ratio):
                 key = random.fold_in(key, number)
-                return _apply(view, key, image, aspect, size=size, fill=fill)
+                return _apply(view, key, image, aspect_ratio, size=size, fill=fill)
 
-            return jax.vmap(one)(keys, images, aspects)
+            return jax.vmap(one)(keys, images, aspect_ratios)
 
-        made = jnp.stack([make_one(number, view) for number, view in enumerate(chosen)])
-        return ((made - fill) / scale).astype(jnp.float32)
+        view_batch = jnp.stack([make_one(number, view) for number, view in enumerate(views)])
+        return ((view_batch - fill) / scale).astype(jnp.float32)
 
     return make
 
@@ -136,31 +137,35 @@ def build(
 def clean_view(
     images: Images, mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "batch height width 3"]:
-    """Normalises images that the host has resized and cropped: the one view of a test image."""
+    """Normalises images that the host has resized and cropped: the view of a test image."""
     _check_images(images)
     offset, scale = _normaliser(mean, std)
     return (jnp.asarray(images, jnp.float32) / 255 - offset) / scale
 
 
-def compositions(spec: str, *, templates: int, about: Collection[str] = ()) -> tuple[View, ...]:
-    """Lists the views that `build`, with the same arguments, makes: one shared by all, or M.
+def compositions(
+    spec: str, *, templates: int, label_properties: Collection[str] = ()
+) -> tuple[View, ...]:
+    """Lists the views that `build` makes with the same arguments: one shared view, or M views.
 
     >>> compositions("blur(p=0.5) | grayscale", templates=4)
     ((('blur', {'sigma': (0.1, 2.0), 'p': 0.5}), ('grayscale', {'p': 1.0})),)
     """
     if templates < 1:
         raise ValueError(f"templates must be at least 1, got {templates}")
-    for aspect in about:
-        if aspect not in ASPECTS:
-            raise ValueError(_unknown("aspect of a label", aspect, ASPECTS))
+    for name in label_properties:
+        if name not in PROPERTIES:
+            raise ValueError(_unknown("property of a label", name, PROPERTIES))
     views = [_parse(text) for text in SETS.get(spec, spec).split(";")]
     if spec == "composed":
-        if not about:
-            raise ValueError(f"'composed' needs to know what the label is about: {sorted(ASPECTS)}")
-        views = [
-            tuple(step for step in view if AUGMENTATIONS[step[0]].changes.isdisjoint(about))
-            for view in views
-        ]
+        if not label_properties:
+            raise ValueError(
+                f"'composed' needs the properties that the label depends on: {sorted(PROPERTIES)}"
+            )
+        harmless = {
+            name for name, a in AUGMENTATIONS.items() if a.changes.isdisjoint(label_properties)
+        }
+        views = [tuple(step for step in view if step[0] in harmless) for view in views]
     if spec not in SETS and len(views) > templates:
         raise ValueError(f"got {len(views)} views for {templates} templates: {spec!r}")
     if len(views) == 1:
@@ -168,18 +173,20 @@ def compositions(spec: str, *, templates: int, about: Collection[str] = ()) -> t
     return tuple(views[m % len(views)] for m in range(templates))
 
 
-def are_random(spec: str, *, templates: int, about: Collection[str] = ()) -> bool:
+def are_random(spec: str, *, templates: int, label_properties: Collection[str] = ()) -> bool:
     """Whether the views that `build` makes of an image differ from step to step.
 
     Args:
         spec: see `build`.
         templates: see `build`.
-        about: see `build`.
+        label_properties: see `build`.
 
     >>> are_random("clean; grayscale", templates=2), are_random("grayscale(p=0.2)", templates=2)
     (False, True)
     """
-    steps = itertools.chain.from_iterable(compositions(spec, templates=templates, about=about))
+    steps = itertools.chain.from_iterable(
+        compositions(spec, templates=templates, label_properties=label_properties)
+    )
     return any(
         AUGMENTATIONS[name].draw is not draw_nothing or 0 < options.get("p", 1) < 1
         for name, options in steps
@@ -190,29 +197,29 @@ def _apply(
     view: View,
     key: PRNGKey,
     image: UInt8[Array, "height width 3"],
-    aspect: pixels.Scalar | None,
+    aspect_ratio: pixels.Scalar | None,
     *,
     size: int,
     fill: pixels.Colour,
 ) -> Float[Array, "{size} {size} 3"]:
-    made = image.astype(jnp.float32) / 255
+    result = image.astype(jnp.float32) / 255
     if not view or view[0][0] != "crop":
-        made = pixels.centre_crop(made, size, aspect)
+        result = pixels.centre_crop(result, size, aspect_ratio)
     for number, (name, options) in enumerate(view):
         augmentation = AUGMENTATIONS[name]
         draw_key, chance_key = random.split(random.fold_in(key, number))
-        drawn = {option: value for option, value in options.items() if option != "p"}
-        if name == "crop":  # the first step, and the only one that sees the squeezed photograph
-            drawn["aspect"] = aspect
-        parameters = augmentation.draw(draw_key, *made.shape[:2], **drawn)
-        given = {"size": size, "fill": fill}
-        needed = {need: given[need] for need in augmentation.needs}
-        changed = augmentation.apply(made, *parameters, **needed)
+        draw_options = {option: value for option, value in options.items() if option != "p"}
+        if name == "crop":  # the first step; only this one gets the squeezed photograph
+            draw_options["aspect_ratio"] = aspect_ratio
+        parameters = augmentation.draw(draw_key, *result.shape[:2], **draw_options)
+        inputs = {"size": size, "fill": fill}
+        needed = {need: inputs[need] for need in augmentation.needs}
+        changed = augmentation.apply(result, *parameters, **needed)
         if "p" in options:
-            chosen = random.bernoulli(chance_key, jnp.float32(options["p"]))
-            changed = jnp.where(chosen, changed, made)
-        made = changed
-    return made
+            applies = random.bernoulli(chance_key, jnp.float32(options["p"]))
+            changed = jnp.where(applies, changed, result)
+        result = changed
+    return result
 
 
 def _parse(text: str) -> View:
@@ -248,10 +255,10 @@ def _parse_step(node: ast.expr) -> Step:
     raise ValueError("neither a name nor a call with keywords")
 
 
-def _complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
+def _complete(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Adds the defaults; checks that values have their form, number or rising pair, and range."""
     options: dict[str, Any] = dict(AUGMENTATIONS[name].options)
-    for option, value in given.items():
+    for option, value in arguments.items():
         if option not in options:
             raise ValueError(_unknown(f"option of {name}", option, options))
         low, high = _LIMITS[option]
@@ -278,6 +285,6 @@ def _normaliser(mean: Sequence[float], std: Sequence[float]) -> tuple[pixels.Col
     return jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
 
 
-def _unknown(what: str, name: str, known: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
-    return f"unknown {what} {name!r}, did you mean {nearest!r}? known: {', '.join(sorted(known))}"
+def _unknown(what: str, name: str, names: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0)[0]
+    return f"unknown {what} {name!r}, did you mean {nearest!r}? known: {', '.join(sorted(names))}"

@@ -1,10 +1,10 @@
 """What each augmentation does to an image: deterministic functions of the image and parameters.
 
-Images are float32 in [0, 1] and stay so; a box is (top, left, height, width) in pixels.
+Images are float32 in [0, 1] and stay in this range. A box is (top, left, height, width) in pixels.
 
-Resizing and blurring are separable: two dense matrix products an image, which suit accelerators
-better than gathers. `jax.image.scale_and_translate` works alike and as fast, but it also reads
-pixels beyond the box, where the field's pipelines crop first.
+Resizing and blurring are separable: two dense matrix products an image suit accelerators better
+than gathers. `jax.image.scale_and_translate` is as fast, but it also reads pixels beyond the box.
+The field's pipelines crop first.
 """
 
 import jax.numpy as jnp
@@ -24,8 +24,7 @@ def resized_crop(image: Image, box: Num[Array, "4"], size: int) -> Float[Array, 
 
     Args:
         image: the image.
-        box: inside the image, at least one pixel; where it cuts pixels, those are read whose centre
-            it contains.
+        box: inside the image, at least one pixel. A pixel is read if the box contains its centre.
         size: side of the result.
 
     Returns:
@@ -38,20 +37,20 @@ def resized_crop(image: Image, box: Num[Array, "4"], size: int) -> Float[Array, 
 
 
 def centre_crop(
-    image: Image, size: int, aspect: Scalar | None = None
+    image: Image, size: int, aspect_ratio: Scalar | None = None
 ) -> Float[Array, "{size} {size} 3"]:
-    """Resizes the largest centred square; nothing is done to an image of that size already.
+    """Resizes the largest centred square. An image of that size stays as it is.
 
     Args:
         image: the image.
         size: side of the result.
-        aspect: width/height of the photograph that was squeezed into this image, and in which the
-            square is one; None where it is the image's own.
+        aspect_ratio: width/height of the photograph that was squeezed into this image; the square
+            is a square in the photograph. None for an image that was not squeezed.
     """
     height, width = image.shape[:2]
-    if aspect is not None:
-        squeeze = width / height / aspect  # of a square's width
-        # Two pixels hold a pixel's centre; of a very long photograph they are more than a square.
+    if aspect_ratio is not None:
+        squeeze = width / height / aspect_ratio  # of a square's width
+        # Two pixels hold a pixel's centre. In a very long photograph they exceed the square.
         box_height = jnp.clip(width / squeeze, 2, height)
         box_width = jnp.clip(box_height * squeeze, 2, width)
         box = jnp.stack([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width])
@@ -123,7 +122,7 @@ def shift_hue(image: Image, turns: Scalar) -> Image:
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value = image.max(axis=-1)
     chroma = value - image.min(axis=-1)
-    # Which channel is largest is asked by order. `value == red` may hold for none: the compiler may
+    # argmax finds the largest channel. `value == red` may hold for no channel: the compiler may
     # compute the image twice and round it differently.
     largest = image.argmax(axis=-1)
     difference = jnp.choose(largest, [green - blue, blue - red, red - green], mode="clip")
@@ -154,7 +153,7 @@ def blur(image: Image, sigma: Scalar) -> Image:
 
 
 def erase(image: Image, box: Box, fill: Colour) -> Image:
-    """Paints `box`; one of height or width 0 erases nothing."""
+    """Paints `box`. A box of height or width 0 erases nothing."""
     top, left, height, width = box
     y, x = jnp.arange(image.shape[0])[:, None], jnp.arange(image.shape[1])
     erased = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
@@ -192,7 +191,7 @@ def _bicubic_matrix(
 
 
 def _gaussian_matrix(sigma: Scalar, size: int) -> Float[Array, "{size} {size}"]:
-    """Row i weighs pixel j by its distance, and those of its mirror images beyond both edges."""
+    """Row i weighs pixel j by its distance and by the distances of its mirror images."""
     i, j = jnp.arange(size)[:, None], jnp.arange(size)
 
     def bell(source: Array) -> Array:

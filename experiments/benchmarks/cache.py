@@ -224,7 +224,7 @@ def encode_world() -> list[tuple[str, list[float], str]]:
                 frozen = inference.FrozenFeatures(world, mesh, size)
                 frozen._encode = warm._encode  # compiled once
                 if name != "encoded":
-                    frozen._stored = FeatureCache(folder).of(*encoder)
+                    frozen._cache = FeatureCache(folder).of(*encoder)
                 start = time.perf_counter()
                 for examples in splits:
                     frozen.encode(examples.images)

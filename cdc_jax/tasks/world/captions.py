@@ -1,8 +1,8 @@
 """Captions of the embedded world: a random grammar that mentions a random subset of the factors.
 
 A full caption reads "a clean photo of a small tilted red striped star at the left on a navy tiled
-background with a pink dot and white marks ." What a style hides is not mentioned: a sketch has no
-colours and no background.
+background with a pink dot and white marks ." A caption mentions no factor that the style hides: a
+sketch has no colours and no background.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 from cdc_jax.tasks.world.factors import VALUES, Factors, Seed
 
 TEMPLATE = "a photo of a {}."
-"""The generic template, the one that captions use most."""
+"""The generic template, which captions use most."""
 
 _PICTURE = ("photo", "picture", "image", "view")
 _THING = ("thing", "shape", "object")
@@ -51,7 +51,7 @@ def captions(factors: Factors, seed: Seed) -> list[str]:
         " ".join(
             _words(
                 {name: values[factors[name][i]] for name, values in VALUES.items()},
-                {name: bool(chosen[i]) for name, chosen in mentions.items()},
+                {name: bool(flags[i]) for name, flags in mentions.items()},
                 variants[i],
             )
         )

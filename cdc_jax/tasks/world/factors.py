@@ -1,4 +1,4 @@
-"""The generative factors of the embedded world, how they are drawn, and interventions on them.
+"""The generative factors of the embedded world, their distributions, and interventions on them.
 
 A scene is one value for each factor. `Factors` holds a batch of scenes: a dict from factor name to
 an integer array of value indices, one entry a scene. Everything here is a pure function of its
@@ -45,7 +45,7 @@ def index(factor: str, value: str | int) -> int:
     """The index of a factor's value, given by name or already as an index.
 
     Raises:
-      ValueError: unknown factor, or a value that the factor does not have.
+      ValueError: the factor is unknown, or does not have the value.
     """
     if factor not in VALUES:
         raise ValueError(f"unknown factor {factor!r}: the world has {', '.join(VALUES)}")
@@ -63,7 +63,7 @@ def sample(count: int, seed: Seed, *, combinations: str = "all") -> Factors:
     Args:
       count: number of scenes.
       seed: any seed of `numpy.random.default_rng`.
-      combinations: `"all"`, or `"seen"` to leave out those of `held_out`.
+      combinations: `"all"`, or `"seen"` to leave out the combinations of `held_out`.
 
     Returns:
       A batch of `count` scenes.
@@ -83,13 +83,13 @@ def sample(count: int, seed: Seed, *, combinations: str = "all") -> Factors:
 
 
 def held_out(factors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which scenes show a combination that pretraining never saw.
+    """The scenes with a combination that pretraining never saw.
 
     Every shape lacks one of the ten colours and every fill two of the 28 shapes: 28 of 280
     colour-shape pairs and 12 of 168 fill-shape pairs. Each word is seen, the pair is not.
 
     Args:
-      factors: scenes; where a factor of a pair is not given, no such pair is left out.
+      factors: scenes. A pair counts only if both of its factors are given.
 
     Returns:
       One boolean a scene.
@@ -107,11 +107,11 @@ def do(
     seed: Seed = 0,
     **interventions: str | int | np.ndarray | Mapping[str, float],
 ) -> Factors:
-    """Sets factors from outside, whatever they would have been: Pearl's do(factor = ...).
+    """Sets factors from outside: Pearl's do(factor = ...).
 
     Args:
-      factors: a batch of scenes; it is not changed.
-      seed: used by distributions only.
+      factors: a batch of scenes, which stays unchanged.
+      seed: for distributions only.
       **interventions: for a factor a value (name or index), one index a scene (an integer
         array), or a distribution (value name -> probability).
 
@@ -119,8 +119,8 @@ def do(
       The scenes after the intervention.
 
     Raises:
-      ValueError: unknown factor or value, probabilities that do not sum to one, or an array of
-        the wrong shape.
+      ValueError: a factor or value is unknown, probabilities do not sum to one, or an array has a
+        wrong shape.
 
     Example:
       >>> scenes = do(sample(3, seed=0), colour="red", marks={"none": 0.5, "white": 0.5})

@@ -1,8 +1,8 @@
 """Few-shot tasks of the embedded world, whose spurious correlations are known and can be cut.
 
-A class fixes two factors, G_r. Others, G_i, are tied to the class: with probability rho an image
-shows the class's own value g = pi(y) of all of them, otherwise each is drawn uniformly. pi is a
-seeded map over base and new classes together; `kinds` says which factors are which.
+A class fixes two factors, G_r. Other factors, G_i, are tied to the class: with probability rho an
+image shows the class's value g = pi(y) of all of them, else each is drawn uniformly. pi is a seeded
+map over base and new classes together. `kinds` lists the factors.
 Test splits, of base and new classes alike:
 
   iid    the training correlation
@@ -10,9 +10,9 @@ Test splits, of base and new classes alike:
   rev    the correlation is permuted: class y shows pi(sigma(y)), sigma without fixed points
   style  do(G_i), in the styles that no training image of the task has
 
-Two training sets that no real task offers show what the correlation costs, see
-`Task.training_set`: `oracle` is plentiful under do(G_i), `redrawn` has the training scenes
-themselves, every one drawn again and again under do(G_i).
+Two training sets that no real task offers measure the cost of the correlation, see
+`Task.training_set`. `oracle` has many images under do(G_i). `redrawn` has several drawings of each
+training scene under do(G_i).
 
 (This project's choice.)
 """
@@ -50,53 +50,56 @@ def load(config: ConfigDict) -> Task:
         the spurious correlation, in [0, 1]) and `test_images` (a class and test split).
 
     Returns:
-      The first half of the classes as base (trained on), the second as new; test splits
-      `base_iid`, `new_iid` and so on; and one for each of `config.targets`, under do(G_i): another
-      kind's classes, or the base classes in another domain, see `kinds.targets`.
+      The task. The first half of the classes is base and trained on, the second half is new. The
+      test splits are `base_iid`, `new_iid` and so on. Each of `config.targets` adds a split under
+      do(G_i), with another kind's classes or the base classes in another domain; see
+      `kinds.targets`.
 
     Raises:
-      ValueError: an unknown kind, rho outside [0, 1], no shots, a seed that is not one, or no
-        target that can be used.
+      ValueError: the kind is unknown, rho is outside [0, 1], shots or test images are below 1, the
+        seed is negative, or no target can be used.
     """
-    world = config.world
-    kind = kinds.known(world.kind)
-    if not 0 <= world.rho <= 1:
-        raise ValueError(f"world.rho is a probability, got {world.rho}")
-    if config.shots < 1 or world.test_images < 1 or config.seed < 0:
+    settings = config.world
+    kind = kinds.find(settings.kind)
+    if not 0 <= settings.rho <= 1:
+        raise ValueError(f"world.rho is a probability, got {settings.rho}")
+    if config.shots < 1 or settings.test_images < 1 or config.seed < 0:
         raise ValueError(
             "shots and world.test_images must be at least 1, seed at least 0; got "
-            f"{config.shots}, {world.test_images}, {config.seed}"
+            f"{config.shots}, {settings.test_images}, {config.seed}"
         )
     count = math.prod(kind.relevant.values())
     base, new = range(count // 2), range(count // 2, count)
     examples = partial(_examples, kind, config.seed)
     correlations: dict[str, dict[str, Any]] = {
-        "iid": {"rho": world.rho},
+        "iid": {"rho": settings.rho},
         "int": {"rho": 0.0},
-        "rev": {"rho": world.rho, "permuted": True},
+        "rev": {"rho": settings.rho, "permuted": True},
         "style": {"rho": 0.0, "styles": kind.unseen_styles},
     }
-    targets = kinds.targets(config.targets, world.kind)
+    targets = kinds.targets(config.targets, settings.kind)
     test = {}
     for half, members in (("base", base), ("new", new)):
         for split, stream in zip(SPLITS, _TEST, strict=True):
-            drawn = examples(members, world.test_images, stream, **correlations[split])
+            split_examples = examples(members, settings.test_images, stream, **correlations[split])
             record = SplitRecord(half, split, headline=split == INTERVENTION and not targets)
-            test[f"{half}_{split}"] = dataclasses.replace(drawn, split=record)
+            test[f"{half}_{split}"] = dataclasses.replace(split_examples, split=record)
     for name, target in targets.items():
         members = base if target.relevant == kind.relevant else range(len(base) + len(new))
-        drawn = _examples(target, config.seed, members, world.test_images, _TARGET, rho=0.0)
-        test[name] = dataclasses.replace(drawn, split=SplitRecord("target"))
+        split_examples = _examples(
+            target, config.seed, members, settings.test_images, _TARGET, rho=0.0
+        )
+        test[name] = dataclasses.replace(split_examples, split=SplitRecord("target"))
     domains = targets and all(name in kinds.DOMAINS for name in targets)
-    train = examples(base, config.shots, _TRAIN, rho=world.rho)
+    train = examples(base, config.shots, _TRAIN, rho=settings.rho)
     return Task(
         train=train,
         # Four a class at most, as in the field's protocol.
-        val=examples(base, min(config.shots, 4), _VAL, rho=world.rho),
+        val=examples(base, min(config.shots, 4), _VAL, rho=settings.rho),
         test=test,
         class_names=train.class_names,
         template=TEMPLATE,
-        about=tuple(kind.relevant),
+        label_properties=tuple(kind.relevant),
         record=describe(
             config.to_dict(),
             "transfer" if targets else "base_new",
@@ -105,28 +108,28 @@ def load(config: ConfigDict) -> Task:
         others={
             "oracle": partial(examples, base, PLENTY, _ORACLE, rho=0.0),
             "redrawn": partial(
-                examples, base, config.shots, _TRAIN, rho=world.rho, redrawn=REDRAWN
+                examples, base, config.shots, _TRAIN, rho=settings.rho, redrawn=REDRAWN
             ),
         },
     )
 
 
 def correlated_values(kind: Kind, seed: int) -> factors.Factors:
-    """pi: for every class its own value of each irrelevant factor, as balanced as can be."""
+    """pi: the value of each irrelevant factor for every class, as balanced as possible."""
     classes = math.prod(kind.relevant.values())
     rng = np.random.default_rng([seed, classes, 1])
-    own = {}
+    class_values = {}
     for name in kind.irrelevant:
         values = kind.styles if name == "style" else factors.VALUES[name]
         indices = np.array([factors.index(name, v) for v in values])
-        own[name] = indices[rng.permutation(classes) % len(indices)]
-    return own
+        class_values[name] = indices[rng.permutation(classes) % len(indices)]
+    return class_values
 
 
-def permuted_classes(chosen: np.ndarray, classes: int) -> np.ndarray:
+def permuted_classes(labels: np.ndarray, classes: int) -> np.ndarray:
     """sigma: a cyclic shift within base and within new, so that base values stay in base."""
     half = classes // 2
-    return chosen // half * half + (chosen % half + half // 2) % half
+    return labels // half * half + (labels % half + half // 2) % half
 
 
 def _examples(
@@ -139,44 +142,47 @@ def _examples(
     redrawn: int = 0,
     **correlation: Any,
 ) -> Examples:
-    """So many images of each member of the classes, from a stream of scenes of its own."""
+    """`count` images of each member of the classes, from its own stream of scenes."""
     classes = kinds.draw_classes(kind, seed)
-    own = correlated_values(kind, seed)
+    class_values = correlated_values(kind, seed)
     stream_seed = [seed, stream, members.start]
-    chosen = np.repeat(members, count)
-    scenes = _scenes(kind, classes, chosen, own, stream_seed, **correlation)
+    labels = np.repeat(members, count)
+    scenes = _scenes(kind, classes, labels, class_values, stream_seed, **correlation)
     if redrawn:
-        chosen = np.tile(chosen, redrawn)
+        labels = np.tile(labels, redrawn)
         scenes = {name: np.tile(values, redrawn) for name, values in scenes.items()}
         scenes = factors.do(scenes, [*stream_seed, 4], **_cut(kind, kind.styles))
     images = kind.render(scenes, [*stream_seed, 1])
-    return Examples(images, chosen - members.start, tuple(classes[m].name for m in members))
+    return Examples(images, labels - members.start, tuple(classes[m].name for m in members))
 
 
 def _scenes(
     kind: Kind,
     classes: list[WorldClass],
-    chosen: np.ndarray,
-    own: factors.Factors,
+    labels: np.ndarray,
+    class_values: factors.Factors,
     seed: list[int],
     *,
     rho: float,
     permuted: bool = False,
     styles: tuple[str, ...] = (),
 ) -> factors.Factors:
-    """Scenes of the chosen classes, their irrelevant factors correlated with the class."""
-    count = len(chosen)
+    """Scenes of the labels' classes. Their irrelevant factors are correlated with the class."""
+    count = len(labels)
     scenes = factors.sample(count, [*seed, 0])
-    cut = _cut(kind, styles or kind.styles)
-    scenes = factors.do(scenes, [*seed, 2], **{**cut, **kind.frequencies})
-    giver = permuted_classes(chosen, len(classes)) if permuted else chosen
+    interventions = _cut(kind, styles or kind.styles)
+    scenes = factors.do(scenes, [*seed, 2], **{**interventions, **kind.frequencies})
+    giver = permuted_classes(labels, len(classes)) if permuted else labels
     correlated = np.random.default_rng([*seed, 3]).random(count) < rho
-    tied = {name: np.where(correlated, own[name][giver], scenes[name]) for name in kind.irrelevant}
-    relevant = {f: np.array([c.factors[f] for c in classes])[chosen] for f in kind.relevant}
+    tied = {
+        name: np.where(correlated, class_values[name][giver], scenes[name])
+        for name in kind.irrelevant
+    }
+    relevant = {f: np.array([c.factors[f] for c in classes])[labels] for f in kind.relevant}
     return scenes | tied | relevant
 
 
 def _cut(kind: Kind, styles: tuple[str, ...]) -> dict[str, Mapping[str, float]]:
-    """do(G_i): every irrelevant factor uniform, style over those given."""
+    """do(G_i): every irrelevant factor is uniform, and the style is uniform over `styles`."""
     uniform: dict[str, Mapping[str, float]] = {n: factors.uniform(n) for n in kind.irrelevant}
     return uniform | {"style": {name: 1 / len(styles) for name in styles}}

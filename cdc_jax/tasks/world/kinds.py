@@ -1,8 +1,8 @@
-"""The kinds of few-shot tasks: what a class fixes, what is tied to it, how its scenes are drawn.
+"""The kinds of few-shot tasks: the factors of a class, its correlated factors, its rendering.
 
   aligned          fill x shape, named as in captions: zero-shot is good, the danger is forgetting
-  task_misaligned  size x background: "a photo of a small navy." asks for a thing of that name, the
-                   labels are about how large any thing is and what it stands on
+  task_misaligned  size x background: "a photo of a small navy." asks for a thing of that name, but
+                   the labels are the size of any thing and its background
   domain_gap       colour x shape in negatives, a rendering that pretraining never saw
 
 (This project's choice, by the room that the embedded CLIP leaves. Base accuracy under do(G_i) of
@@ -24,13 +24,13 @@ class Kind:
     """A kind of task, as data.
 
     Attributes:
-      relevant: G_r, the two factors that make a class, each with the number of its values that a
-        task uses; every pair of values is a class.
+      relevant: G_r, the two factors of a class, each with the number of its values in a task. Every
+        pair of values is a class.
       irrelevant: G_i, the factors that a spurious correlation ties to the class.
-      styles: those of all splits but one.
-      unseen_styles: those of the split `style`.
-      frequencies: distributions of factors that are neither, where not those of `factors.sample`.
-      finish: from drawn uint8 images to the task's own.
+      styles: of all splits but `style`.
+      unseen_styles: styles of the split `style`.
+      frequencies: distributions of other factors, if they differ from `factors.sample`.
+      finish: from rendered uint8 images to the images of the task.
     """
 
     relevant: Mapping[str, int]
@@ -41,13 +41,13 @@ class Kind:
     finish: Callable[[np.ndarray], np.ndarray] = lambda images: images
 
     def render(self, scenes: factors.Factors, seed: factors.Seed) -> np.ndarray:
-        """Draws scenes the way this kind of task shows them, see `render.render`."""
+        """Renders scenes for this kind of task, see `render.render`."""
         return self.finish(render.render(scenes, seed))
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldClass:
-    """A class: its name, and the factor values that make an image belong to it."""
+    """A class: its name and its values of the relevant factors."""
 
     name: str
     factors: dict[str, int]
@@ -55,12 +55,12 @@ class WorldClass:
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """Another way of showing the scenes of a kind, which no training image of that kind has.
+    """Another rendering of the scenes of a kind. No training image of that kind has it.
 
     Attributes:
-      finish: what is done to the kind's own images.
-      styles: in place of the kind's.
-      hides: factors that can't be told from such images.
+      finish: from the kind's images to the images of the domain.
+      styles: in place of the kind's styles.
+      hides: factors that such images do not show.
     """
 
     finish: Callable[[np.ndarray], np.ndarray] = lambda images: images
@@ -68,7 +68,7 @@ class Domain:
     hides: frozenset[str] = frozenset()
 
     def of(self, kind: Kind) -> Kind:
-        """That kind, shown in this domain."""
+        """The kind in this domain."""
         return dataclasses.replace(
             kind,
             styles=self.styles or kind.styles,
@@ -88,7 +88,7 @@ def barred(images: np.ndarray) -> np.ndarray:
     return images
 
 
-# Small objects in poor pictures: in good ones the embedded CLIP makes too few errors to tell
+# Small objects in poor pictures: in good pictures the embedded CLIP makes too few errors to tell
 # methods apart.
 _SMALL = {"size": {"small": 0.8, "medium": 0.2}}
 
@@ -117,11 +117,11 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def known(name: str) -> Kind:
+def find(name: str) -> Kind:
     """The kind of that name.
 
     Raises:
-      ValueError: there is none; the message names the nearest.
+      ValueError: there is no such kind; the message names the nearest.
     """
     if name not in KINDS:
         near = spelling.nearest(name, KINDS)
@@ -138,41 +138,41 @@ DOMAINS: dict[str, Domain] = {
     "inverted": Domain(finish=inverted, hides=frozenset({"colour", "background"})),
     "barred": Domain(finish=barred),
 }
-"""The domains by name: what a list of targets can hold beside other kinds, see `targets`."""
+"""The domains by name. A list of targets holds domains and other kinds, see `targets`."""
 
 
 def targets(names: str, source: str) -> dict[str, Kind]:
-    """What prompts that were learned on one kind are tested on.
+    """The targets on which prompts of a source kind are tested.
 
     Args:
-      names: separated by commas, keys of `KINDS`, or of `DOMAINS` for the source's own classes in
-        that domain. A list may serve every source: the source itself is left out, and so are
-        domains that hide what its classes are about.
-      source: the kind that is learned.
+      names: keys of `KINDS`, or keys of `DOMAINS` for the source's classes in that domain,
+        separated by commas. One list may serve every source. The source itself is left out, and so
+        are domains that hide a relevant factor of the source.
+      source: the training kind.
 
     Raises:
-      ValueError: a name is neither, or none is left.
+      ValueError: a name is neither a kind nor a domain, or no target remains.
     """
-    kind = known(source)
-    found = {}
+    kind = find(source)
+    kinds = {}
     for name in filter(None, grammar.split(names, ",")):
         if name not in DOMAINS:
-            found[name] = known(name)
+            kinds[name] = find(name)
         elif not DOMAINS[name].hides & kind.relevant.keys():
-            found[name] = DOMAINS[name].of(kind)
-    found.pop(source, None)
-    if names and not found:
+            kinds[name] = DOMAINS[name].of(kind)
+    kinds.pop(source, None)
+    if names and not kinds:
         raise ValueError(
             f"none of the targets {names} can be used where {source} is learned: give another "
             f"kind, or one of the domains that keep its {' and '.join(kind.relevant)}"
         )
-    return found
+    return kinds
 
 
 def draw_classes(kind: Kind, seed: int) -> list[WorldClass]:
     """The 24 classes of a task, drawn and ordered by the seed.
 
-    No class is a combination that pretraining left out.
+    Pretraining saw the combination of every class.
     """
     rng = np.random.default_rng([seed, 24])
     while True:
@@ -186,5 +186,5 @@ def draw_classes(kind: Kind, seed: int) -> list[WorldClass]:
     ]
 
 
-def _world_class(chosen: dict[str, int]) -> WorldClass:
-    return WorldClass(" ".join(factors.VALUES[f][v] for f, v in chosen.items()), chosen)
+def _world_class(values: dict[str, int]) -> WorldClass:
+    return WorldClass(" ".join(factors.VALUES[f][v] for f, v in values.items()), values)

@@ -35,8 +35,8 @@ def render(factors: Factors, seed: Seed) -> np.ndarray:
 
     Args:
       factors: the scenes.
-      seed: any seed of `numpy.random.default_rng`; it decides what no factor names: small shifts
-        of position, size, angle and colour, phases of patterns, and pixel noise.
+      seed: any seed of `numpy.random.default_rng`, for small shifts of position, size, angle and
+        colour, phases of patterns, and pixel noise.
 
     Returns:
       uint8 images of shape (scenes, 32, 32, 3).
@@ -123,8 +123,8 @@ def _object(
         "dotted": lambda x, y, h: np.cos(17 * x) * np.cos(17 * y) > 0.35,
         "shaded": lambda x, y, h: np.clip(0.5 + y / (1.6 * h), 0, 1),
     }.items():
-        chosen = scene["fill"] == index("fill", name)
-        weight[chosen] = tone(x[chosen], y[chosen], _each(half[chosen]))
+        mask = scene["fill"] == index("fill", name)
+        weight[mask] = tone(x[mask], y[mask], _each(half[mask]))
     colour = _jittered(_COLOURS[scene["colour"]], rng)
     bright = colour.mean(1, keepdims=True) > 0.45
     second = np.where(bright, 0.3 * colour, np.clip(0.35 * colour + 0.62, 0, 1))
@@ -140,8 +140,8 @@ def _background(scene: Factors, rng: np.random.Generator) -> np.ndarray:
         "speckled": lambda p: rng.random((len(p), SIZE, SIZE), np.float32) < 0.16,
         "tiled": lambda p: (np.sin(9 * column + p) > 0) ^ (np.sin(9 * row + p) > 0),
     }.items():
-        chosen = scene["pattern"] == index("pattern", name)
-        weight[chosen] = tone(phase[chosen])
+        mask = scene["pattern"] == index("pattern", name)
+        weight[mask] = tone(phase[mask])
     colour = _jittered(_BACKGROUNDS[scene["background"]], rng)
     bright = colour.mean(1, keepdims=True) > 0.5
     return _two_tone(colour, np.where(bright, 0.72 * colour, 0.75 * colour + 0.22), weight)
@@ -155,19 +155,19 @@ def _add_distractor(image: np.ndarray, scene: Factors, rng: np.random.Generator)
         "box": lambda x, y: np.maximum(abs(x), abs(y)) < 0.17,
         "stick": lambda x, y: (abs(x) < 0.08) & (abs(y) < 0.28),
     }.items():
-        chosen = scene["distractor"] == index("distractor", name)
-        corner = rng.choice(np.array([-0.68, 0.68], np.float32), (int(chosen.sum()), 2))
+        mask = scene["distractor"] == index("distractor", name)
+        corner = rng.choice(np.array([-0.68, 0.68], np.float32), (int(mask.sum()), 2))
         covered = inside(column - _each(corner[:, 0]), row - _each(corner[:, 1]))[..., None]
-        colour = _jittered(_COLOURS[scene["distractor_colour"][chosen]], rng)[:, None, None]
-        image[chosen] = np.where(covered, colour, image[chosen])
+        colour = _jittered(_COLOURS[scene["distractor_colour"][mask]], rng)[:, None, None]
+        image[mask] = np.where(covered, colour, image[mask])
 
 
 def _add_marks(image: np.ndarray, scene: Factors) -> None:
     """Small squares in the first and the last corner."""
     for name, value in {"white": 1.0, "black": 0.0}.items():
-        chosen = scene["marks"] == index("marks", name)
-        image[chosen, :4, :4] = value
-        image[chosen, -4:, -4:] = value
+        mask = scene["marks"] == index("marks", name)
+        image[mask, :4, :4] = value
+        image[mask, -4:, -4:] = value
 
 
 def _apply_style(image: np.ndarray, scene: Factors, rng: np.random.Generator) -> None:
@@ -192,8 +192,8 @@ def _apply_style(image: np.ndarray, scene: Factors, rng: np.random.Generator) ->
         "sketch": sketch,
     }
     for name, change in styles.items():
-        chosen = scene["style"] == index("style", name)
-        image[chosen] = change(image[chosen])
+        mask = scene["style"] == index("style", name)
+        image[mask] = change(image[mask])
 
 
 @functools.cache

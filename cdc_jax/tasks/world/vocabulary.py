@@ -1,7 +1,7 @@
 """The embedded CLIP's byte-level vocabulary, in the files that Hugging Face's tokenizers read.
 
-Each word of the captions is one token; any other text falls into smaller pieces, single bytes in
-the worst case, so that every class name can be encoded.
+Each word of the captions is one token. Any other text falls into smaller pieces, at worst single
+bytes, so that every class name can be encoded.
 """
 
 import collections
@@ -15,19 +15,19 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 def merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """Byte-pair merges, in order, after which each of the words is one token.
 
-    Plain byte-pair encoding (Sennrich et al. 2016), every word counted once: the most frequent
-    pair is merged, the alphabetically first among equals, until no word has two pieces.
+    Plain byte-pair encoding (Sennrich et al. 2016) in which every word counts once. The most
+    frequent pair is merged, of equal pairs the alphabetically first, until every word is one piece.
     """
     pieces = [[*word[:-1], word[-1] + "</w>"] for word in words]
-    found: list[tuple[str, str]] = []
+    merged_pairs: list[tuple[str, str]] = []
     while True:
         counts = collections.Counter(
             pair for word in pieces for pair in zip(word, word[1:], strict=False)
         )
         if not counts:
-            return found
+            return merged_pairs
         best = min(counts, key=lambda pair: (-counts[pair], pair))
-        found.append(best)
+        merged_pairs.append(best)
         pieces = [_merge(word, best) for word in pieces]
 
 
@@ -45,7 +45,7 @@ def write_tokenizer(words: Sequence[str], context_length: int, folder: Path) -> 
     """Writes vocab.json, merges.txt and tokenizer_config.json.
 
     Args:
-      words: what becomes single tokens, in ASCII.
+      words: texts in ASCII that become single tokens.
       context_length: the longest text in tokens.
       folder: where the files go.
 

@@ -138,7 +138,7 @@ def _random_backbone() -> ClipBackbone:
 @functools.cache
 def drawn_images(task: int) -> tuple[np.ndarray, np.ndarray]:
     """Images of a task's 24 classes in turn under do(), as in its test splits, and the classes."""
-    kind = kinds.known("aligned")
+    kind = kinds.find("aligned")
     classes = kinds.draw_classes(kind, task)
     chosen = np.arange(IMAGES) % len(classes)
     cut = {name: factors.uniform(name) for name in kind.irrelevant}
@@ -169,7 +169,7 @@ def decisions(dtype: str, tasks: int, count: int) -> tuple[np.ndarray, np.ndarra
         clean = views.clean_view(images, backbone.mean, backbone.std)
         batches = (clean[i : i + BATCH] for i in range(0, count, BATCH))
         features = jnp.concatenate([encode(backbone, batch) for batch in batches])
-        names = [c.name for c in kinds.draw_classes(kinds.known("aligned"), task)]
+        names = [c.name for c in kinds.draw_classes(kinds.find("aligned"), task)]
         text = backbone.encode_texts([TEMPLATE.format(name) for name in names])
         cosine = np.asarray(jnp.matmul(features, text.T, precision="highest"))
         half = len(names) // 2
