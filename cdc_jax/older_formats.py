@@ -86,7 +86,7 @@ def upgrade_results(results: Mapping[str, Any], config: Mapping[str, Any]) -> di
     ):
         heading = "Domain generalisation"
     elif not targets and config["dataset"] == "world":
-        heading = "The embedded world"
+        heading = "The bundled world"
     task = describe(config, protocol, heading, results["note"])
     return {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""Pretrains a small CLIP on the embedded world from scratch, and measures its accuracy."""
+"""Pretrains a small CLIP on the bundled world from scratch, and measures its accuracy."""
 
 import tempfile
 import time

@@ -13,7 +13,7 @@ SEEDS = 2**32
 
 
 def experiment() -> ConfigDict:
-    """The defaults: few-shot adaptation on the embedded world.
+    """The defaults: few-shot adaptation on the bundled world.
 
     The settings of each method are open placeholders under its name, for flags such as
     `--config.cdc.views=set1`. `cdc_jax.methods.defaults` lists them.

@@ -55,7 +55,7 @@ def get_config(argument):
 
 @functools.cache
 def shallow_clip():
-    """The embedded CLIP with towers of one layer: XLA counts the body of a loop once."""
+    """The bundled CLIP with towers of one layer: XLA counts the body of a loop once."""
     world = backbone.load("world")
     for tower in (world.clip.text, world.clip.vision):
         tower.blocks = jax.tree.map(lambda stacked: stacked[:1], tower.blocks)

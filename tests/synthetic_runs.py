@@ -106,7 +106,7 @@ def protocol_of(splits, dataset):
         return "transfer", "Domain generalisation" if domains else ""
     if "test" in splits:
         return "few_shot", ""
-    return "base_new", "The embedded world" if dataset == "world" else ""
+    return "base_new", "The bundled world" if dataset == "world" else ""
 
 
 def split_records(splits):

@@ -163,7 +163,7 @@ def test_a_file_that_can_not_be_read_has_no_key_and_its_own_error(world, tmp_pat
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with the embedded model."""
+    """A folder with the bundled model."""
     return shutil.copytree(hub.find("world"), tmp_path / "model")
 
 

@@ -1,4 +1,4 @@
-"""Class names by their tokens: CLIP's byte-level vocabulary, and the embedded one."""
+"""Class names by their tokens: CLIP's byte-level vocabulary, and the bundled one."""
 
 import warnings
 

@@ -324,7 +324,7 @@ def test_a_profile_that_is_no_string_in_an_object_is_refused(own):
 def test_a_saved_clip_keeps_its_profile(tmp_path):
     for profile in ("small", ""):
         config = clip.read_config("world")
-        assert config.profile == "small"  # the embedded one's
+        assert config.profile == "small"  # the bundled one's
         config = dataclasses.replace(
             config, vision=Transformer(8, 1, 2, 8), text=Transformer(8, 1, 2, 8), profile=profile
         )

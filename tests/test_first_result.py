@@ -1,4 +1,4 @@
-"""What methods learn on the embedded world: the claims of the README's first table."""
+"""What methods learn on the bundled world: the claims of the README's first table."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The embedded CLIP keeps what its card says, and the recipe that makes it works."""
+"""The bundled CLIP keeps what its card says, and the recipe that makes it works."""
 
 import json
 

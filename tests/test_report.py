@@ -417,7 +417,7 @@ def write_all_kinds(folder, results_format):
         write(f"{dataset}-base-new", "cdc", **halves, skipped=2)
         write(f"{dataset}-base-new-coop", "coop", **halves, model=VIT_B_16)
         few = {"dataset": dataset, "splits": ("test",), "shots": 4}
-        # The embedded CLIP's prompts are class-specific there, and nothing says so.
+        # The bundled CLIP's prompts are class-specific there, and nothing says so.
         for method in ("coop", "maple", "linear_probe"):
             write(f"{dataset}-few-{method}", method, **few)
         shared = [("prompts.class_specific", False)]
@@ -437,7 +437,7 @@ def test_results_of_format_1_give_the_same_tables(tmp_path):
     old, new = (report.make([tmp_path / n], formats=["markdown", "csv"]) for n in ("1", "2"))
     assert old.files == new.files
     headings = {one.where.partition(",")[0] for one in new.tables}
-    assert headings == {"The embedded world", "Domain generalisation", *PROTOCOLS.values()}
+    assert headings == {"The bundled world", "Domain generalisation", *PROTOCOLS.values()}
     assert {"room", "room-visual", "ablation-cdc"} <= {one.name for one in new.tables}
 
 

@@ -267,7 +267,7 @@ def test_results_that_can_not_be_read_are_refused_with_the_remedy(tmp_path, cont
         run_folder.read_results(tmp_path)
 
 
-# As release 0.1.0 wrote them, of `cdc@views=flip` on the embedded world.
+# As release 0.1.0 wrote them, of `cdc@views=flip` on the bundled world.
 CONFIG_1 = {
     "dataset": "world", "classes": "all", "targets": "", "shots": 16, "seed": 2, "model": "world",
     "dtype": "float32", "world": {"kind": "task_misaligned", "rho": 0.9, "test_images": 40},

@@ -182,7 +182,7 @@ def test_photographs_by_a_clip_of_another_size(get_config, tmp_path):
     result, _ = adapted_to_photographs(get_config, tmp_path, tmp_path / "clip")
     assert result["trainable_parameters"] == 4 * 32
     settings = json.loads((tmp_path / "run/coop/config.json").read_text())["method"]
-    assert settings["optimizer"]["name"] == "sgd"  # as published; the embedded model takes Adam
+    assert settings["optimizer"]["name"] == "sgd"  # as published; the bundled model takes Adam
     adapted = json.loads((tmp_path / "run/coop/adapted/adapted.json").read_text())
     assert adapted["preprocessing"]["size"] == 48
 

@@ -1,4 +1,4 @@
-"""The embedded world: factors, pictures, captions, vocabulary and few-shot tasks."""
+"""The bundled world: factors, pictures, captions, vocabulary and few-shot tasks."""
 
 import jax
 import numpy as np

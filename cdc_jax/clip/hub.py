@@ -62,7 +62,7 @@ def find(name_or_path: str | Path, weights: bool = True) -> Path:
     if str(name_or_path) == "world":
         if not _WORLD.is_dir():
             raise FileNotFoundError(
-                f"the embedded model 'world' is missing from this installation ({_WORLD}): "
+                f"the bundled model 'world' is missing from this installation ({_WORLD}): "
                 "reinstall the package, or train the model by experiments/pretrain.py"
             )
         return _WORLD

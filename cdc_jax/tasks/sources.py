@@ -1,4 +1,4 @@
-"""The registry of tasks: the embedded world, the field's datasets, a user's images."""
+"""The registry of tasks: the bundled world, the field's datasets, a user's images."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,7 @@
 """How long scripts take to start: each command in a process of its own, whole.
 
 Wall and CPU seconds, the median and the range over rounds in which the commands take turns. Before
-the first round, a short run of the embedded world makes the adapted model, and one prediction
+the first round, a short run of the bundled world makes the adapted model, and one prediction
 fills the caches, which are empty folders of this benchmark: the row "the first photo" is that
 prediction. A rate that means something on a machine that others use, too, is the CPU time as a
 multiple of that of `import jax`, which every prediction needs.

@@ -1,4 +1,4 @@
-"""Pretrains the embedded CLIP from nothing on scenes of the causal world.
+"""Pretrains the bundled CLIP from nothing on scenes of the causal world.
 
     python experiments/pretrain.py --config=pretrain.py
     python experiments/pretrain.py --config=pretrain.py:short

@@ -1,4 +1,4 @@
-"""Captions of the embedded world: a random grammar that mentions a random subset of the factors.
+"""Captions of the bundled world: a random grammar that mentions a random subset of the factors.
 
 A full caption reads "a clean photo of a small tilted red striped star at the left on a navy tiled
 background with a pink dot and white marks ." A caption mentions no factor that the style hides: a

@@ -1,4 +1,4 @@
-"""The generative factors of the embedded world, their distributions, and interventions on them.
+"""The generative factors of the bundled world, their distributions, and interventions on them.
 
 A scene is one value for each factor. `Factors` holds a batch of scenes: a dict from factor name to
 an integer array of value indices, one entry a scene. Everything here is a pure function of its

@@ -1,4 +1,4 @@
-"""Few-shot tasks of the embedded world, whose spurious correlations are known and can be cut.
+"""Few-shot tasks of the bundled world, whose spurious correlations are known and can be cut.
 
 A class fixes two factors, G_r. Other factors, G_i, are tied to the class: with probability rho an
 image shows the class's value g = pi(y) of all of them, else each is drawn uniformly. pi is a seeded
@@ -103,7 +103,7 @@ def load(config: ConfigDict) -> Task:
         record=describe(
             config.to_dict(),
             "transfer" if targets else "base_new",
-            "Domain generalisation" if domains else "" if targets else "The embedded world",
+            "Domain generalisation" if domains else "" if targets else "The bundled world",
         ),
         others={
             "oracle": partial(examples, base, PLENTY, _ORACLE, rho=0.0),

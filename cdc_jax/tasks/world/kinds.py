@@ -5,7 +5,7 @@
                    the labels are the size of any thing and its background
   domain_gap       colour x shape in negatives, a rendering that pretraining never saw
 
-(This project's choice, by the room that the embedded CLIP leaves. Base accuracy under do(G_i) of
+(This project's choice, by the room that the bundled CLIP leaves. Base accuracy under do(G_i) of
 seeds 11 to 13, zero-shot and with the best prompts found on the oracle's images: aligned 96 and 97,
 task_misaligned 53 and 98, domain_gap 34 and 78 percent.)
 """
@@ -88,7 +88,7 @@ def barred(images: np.ndarray) -> np.ndarray:
     return images
 
 
-# Small objects in poor pictures: in good pictures the embedded CLIP makes too few errors to tell
+# Small objects in poor pictures: in good pictures the bundled CLIP makes too few errors to tell
 # methods apart.
 _SMALL = {"size": {"small": 0.8, "medium": 0.2}}
 

@@ -1,4 +1,4 @@
-"""Draws scenes of the embedded world: factors -> 32 x 32 images.
+"""Draws scenes of the bundled world: factors -> 32 x 32 images.
 
 Shapes are drawn once by Pillow into an atlas of anti-aliased masks; a batch of scenes is then one
 vectorised look-up (rotation, size, position) and a few blends, a few thousand images a second.

@@ -1,4 +1,4 @@
-"""The embedded CLIP's byte-level vocabulary, in the files that Hugging Face's tokenizers read.
+"""The bundled CLIP's byte-level vocabulary, in the files that Hugging Face's tokenizers read.
 
 Each word of the captions is one token. Any other text falls into smaller pieces, at worst single
 bytes, so that every class name can be encoded.
