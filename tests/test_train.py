@@ -299,7 +299,9 @@ def test_an_interrupted_run_does_not_go_on_with_another_clip(get_config, tmp_pat
     train.train_and_evaluate(config, tmp_path)
     (tmp_path / "coop/results.json").unlink()
     monkeypatch.setattr(ClipBackbone, "weights_hash", lambda clip: "0" * 64)
-    with pytest.raises(ValueError, match="was begun on a CLIP of weights .*, 'world' now has 0000"):
+    with pytest.raises(
+        ValueError, match="was begun on a CLIP of weights .*, but 'world' now has weights 0000"
+    ):
         train.train_and_evaluate(config, tmp_path)
 
 
