@@ -151,7 +151,7 @@ def _harmonic(base: str, new: str) -> Callable[[pd.DataFrame], pd.Series]:
     )
 
 
-def over_seeds(values: Iterable[float]) -> Value | None:
+def over_seeds(values: pd.Series | Iterable[float]) -> Value | None:
     """The value of a table's cell, from one number a seed; NaN doesn't count."""
     x = np.array([value for value in values if not np.isnan(value)], np.float64)
     if not x.size:
