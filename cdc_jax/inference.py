@@ -5,11 +5,13 @@ does not change are encoded once for all methods of a run. With a cache on disk 
 once for all runs.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -266,6 +268,23 @@ class Inference:
         self._text = compiled(method.class_features)
         self._encode = compiled(encode, out_shardings=everywhere)
         self._answer = compiled(answer, out_shardings=everywhere)
+
+    def over(self, frozen: FrozenFeatures) -> "Inference":
+        """The same programs for batches of another size, or with another cache."""
+        other = copy.copy(self)
+        other._frozen = frozen
+        return other
+
+    def require_fitting(self, learned: Learned, class_list: ClassList) -> None:
+        """Traces the programs for a batch. Raises what JAX raises for arrays of wrong shapes."""
+        backbone = self.method.adapt(self._frozen.backbone, learned)
+        rows, size = self._frozen.batch_size, backbone.sizes.image_size
+        image = jax.ShapeDtypeStruct((1, rows, backbone.sizes.embed_width), jnp.float32)
+        if self.method.changes_images:
+            pixels = jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8)
+            image = self._encode.eval_shape(backbone, learned, pixels)
+        rows_of_templates = jax.eval_shape(lambda array: array.swapaxes(0, 1), image)
+        self._answer.eval_shape(backbone, learned, class_list, rows_of_templates)
 
     def class_list(
         self, learned: Learned, class_names: Sequence[str], template: Template = ""

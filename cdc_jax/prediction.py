@@ -20,6 +20,9 @@ from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks.decode import UnreadableImage
 from cdc_jax.tasks.photos import ImageLike, Photo, PhotoImages, gather
 
+_COMPUTATION = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What arrays of wrong shapes raise."""
+
 
 def predict(
     run: str | Path,
@@ -120,7 +123,16 @@ def load(
             f"{folder} was learned class by class and tells apart exactly {adapted.class_names}, "
             f"not {list(names)}: name no classes, or adapt prompts that all classes share"
         )
-    return Predictor(method, backbone, adapted.learned, names)
+    try:
+        return Predictor(method, backbone, adapted.learned, names)
+    except _COMPUTATION as error:
+        shapes = schema.shown(
+            jax.tree.map(np.shape, (adapted.learned.trained, adapted.learned.fixed))
+        )
+        raise ValueError(
+            f"{folder} holds arrays of shapes {shapes}, which do not fit its settings: adapt again "
+            f"({reason(error)})"
+        ) from error
 
 
 class Predictor:
@@ -135,6 +147,10 @@ class Predictor:
     Attributes:
       class_names: the same.
       has_opinions: whether predictions have a vacuity.
+
+    Raises:
+      ArithmeticError, AttributeError, LookupError, TypeError, ValueError: the arrays do not fit the
+        method.
     """
 
     def __init__(
@@ -142,10 +158,12 @@ class Predictor:
     ):
         self.class_names = tuple(class_names)
         self.has_opinions = method.head.has_opinions
-        self._preprocessing, self._method = backbone.preprocessing, method
-        self._encoder = encoder(backbone)
+        self._preprocessing, self._encoder = backbone.preprocessing, encoder(backbone)
         self._mesh = devices.make_mesh()
         self._backbone, self._learned = devices.replicate((backbone, learned), self._mesh)
+        self._inference = Inference(method, FrozenFeatures(self._backbone, self._mesh, 1))
+        self._class_list = self._inference.class_list(self._learned, self.class_names)
+        self._inference.require_fitting(self._learned, self._class_list)
 
     def stream(
         self,
@@ -192,14 +210,11 @@ class Predictor:
         # All batches have one size, so that the program is compiled once.
         features = cache.of(*self._encoder) if cache else None
         size = min(batch_size, len(photos))
-        inference = Inference(
-            self._method, FrozenFeatures(self._backbone, self._mesh, size, features)
-        )
-        class_list = inference.class_list(self._learned, self.class_names)
+        inference = self._inference.over(FrozenFeatures(self._backbone, self._mesh, size, features))
 
         def rows() -> Iterator[ImagePrediction | UnreadableImage]:
             first = 0
-            for part in inference.stream(self._learned, class_list, photos):
+            for part in inference.stream(self._learned, self._class_list, photos):
                 for i in range(len(part.predicted)):
                     if first + i in photos.unreadable:
                         yield photos.unreadable.pop(first + i)
@@ -212,34 +227,15 @@ class Predictor:
 
 
 def _rebuilt(folder: Path, adapted: export.Adapted, backbone: Backbone) -> Method:
-    """The method of an adapted model; raises ValueError unless it can compute with its arrays."""
-    learned = adapted.learned
-
-    def answer(backbone, learned, views):
-        bound = method.adapt(backbone, learned)
-        classes = method.classes(bound, method.class_names)
-        image = method.image_features(bound, learned, views)
-        return method.predict(learned, method.forward(bound, learned, classes, image).logits)
-
-    size = backbone.sizes.image_size
-    views = jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.float32)
+    """The method of an adapted model; raises ValueError for settings of no method."""
     try:
-        method = methods.rebuild(
+        return methods.rebuild(
             adapted.family, adapted.settings, backbone, adapted.class_names, adapted.template
         )
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(
             f"{folder} holds settings of no method: adapt again ({reason(error)})"
         ) from error
-    try:
-        jax.eval_shape(answer, backbone, learned, views)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        shapes = schema.shown(jax.tree.map(np.shape, (learned.trained, learned.fixed)))
-        raise ValueError(
-            f"{folder} holds arrays of shapes {shapes}, which do not fit its settings: adapt again "
-            f"({reason(error)})"
-        ) from error
-    return method
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
