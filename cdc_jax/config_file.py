@@ -19,26 +19,25 @@ from cdc_jax.config_type import ConfigDict
 from cdc_jax.escaping import visible
 from cdc_jax.interruption import Interrupted
 
+_CONFIGS = Path(__file__).parent / "configs"
 
-def define(script: str, default: str) -> Any:
-    """Defines the flag `--config` of a script beside a folder `configs/`.
+
+def define(default: str) -> None:
+    """Defines the flag `--config`, whose value is a locked configuration.
 
     Args:
-      script: the script's `__file__`.
-      default: the configuration file that is used where none is given.
-
-    Returns:
-      A holder whose `value` is the locked configuration, once the flags are parsed.
+      default: the file of `configs/` that is used where none is given.
     """
     from ml_collections import config_flags
 
-    path = str(Path(script).resolve().parent / "configs" / default)
-    with _one_line(script):  # already reads the command line
-        return config_flags.DEFINE_config_file("config", path, "Configuration file[:key=value,…].")
+    with _one_line(sys.argv[0]):  # already reads the command line
+        config_flags.DEFINE_config_file(
+            "config", str(_CONFIGS / default), "Configuration file[:key=value,…]."
+        )
 
 
-def run(main: Callable[[Any], None], script: str) -> None:
-    """`absl.app.run`, with configuration files looked up in the script's `configs/` as well.
+def run(main: Callable[[list[str]], None]) -> None:
+    """`absl.app.run`, with configuration files looked up in the package's `configs/` as well.
 
     An error of the user ends the program with a message of one line and exit code 1. A run that was
     stopped from outside and saved ends with `interruption.EXIT_CODE`. Other errors show a
@@ -67,7 +66,7 @@ def run(main: Callable[[Any], None], script: str) -> None:
             message = visible(str(error), keep="\n")
             raise SystemExit(f"{type(error).__name__}: {message}") from None
 
-    argv = [resolved(argument, Path(script).resolve().parent / "configs") for argument in sys.argv]
+    argv = [resolved(argument, _CONFIGS) for argument in sys.argv]
     app.run(guarded, argv=argv, flags_parser=_parse_flags)
 
 
@@ -77,16 +76,16 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _one_line(script: str) -> Iterator[None]:
+def _one_line(command: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:  # a key of a part: its name and a hint, on two lines
         message = " ".join(str(error.args[0]).split())
-        raise SystemExit(visible(f"{script}: unknown key {message}")) from None
+        raise SystemExit(visible(f"{command}: unknown key {message}")) from None
     except (flags.Error, AttributeError) as error:
         # ml_collections hands on the text of a whole traceback; its last line is the message.
         message = str(error).replace("\\n", "\n").strip().splitlines()[-1]
-        raise SystemExit(visible(f"{script}: {message}")) from None
+        raise SystemExit(visible(f"{command}: {message}")) from None
 
 
 def resolved(argument: str, folder: Path) -> str:
@@ -105,7 +104,7 @@ def resolved(argument: str, folder: Path) -> str:
     if Path(name).exists():
         return argument
     if not (folder / name).exists():
-        names = ", ".join(sorted(p.name for p in folder.glob("*.py")))
+        names = ", ".join(sorted(p.name for p in folder.glob("[!_]*.py")))
         raise SystemExit(f"no configuration file {name!r} here or in {folder}: there are {names}")
     return f"{flag}={folder / name}{colon}{settings}"
 

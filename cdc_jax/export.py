@@ -19,7 +19,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cdc_jax import older_formats, schema, wording
+from cdc_jax import older_formats, schema, wording, writing
 from cdc_jax.adapted_folder import ARRAYS, DESCRIPTION
 from cdc_jax.backbone import Backbone
 from cdc_jax.clip import weights
@@ -97,14 +97,13 @@ def write(folder: Path | epath.Path, adapted: Adapted) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     arrays = _flat({"trained": adapted.learned.trained, "fixed": adapted.learned.fixed})
-    (folder / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
+    writing.write_bytes(folder / ARRAYS, safetensors.numpy.save(arrays))
     fields = {name: getattr(adapted, name) for name in _DESCRIBED}
     fields["settings"] = adapted.settings.to_dict()
     fields["template"] = wording.to_json(adapted.template)
     description = {"format": FORMAT, "arrays": weights.digest(arrays)} | fields
-    part = folder / f"{DESCRIPTION}.part"
-    part.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(folder / DESCRIPTION)
+    content = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    writing.write_text(folder / DESCRIPTION, content)
 
 
 def read(folder: Path) -> Adapted:

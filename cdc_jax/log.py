@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdc_jax import devices, run_folder
+from cdc_jax import devices, run_folder, writing
 
 _FILES = ("metrics", "curve")
 _EVENTS = "events.out.tfevents."
@@ -45,7 +45,7 @@ class Log:
                     old.unlink()
         if not self._tensorboard:
             return
-        if run_folder.remote(self._folder):
+        if writing.remote(self._folder):
             self._local = Path(tempfile.mkdtemp())
         self._writer = _writer_class()(str(self._local or self._folder))
         for name in _FILES:

@@ -47,7 +47,7 @@ def pretrain(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     several times as many images before it sees shapes at all).
 
     Args:
-      config: see `experiments/configs/pretrain.py`.
+      config: see `configs/pretrain.py`.
       workdir: checkpoints go to `checkpoints/`, figures to `metrics.jsonl`, the CLIP in Hugging
         Face's format to `clip/`.
 

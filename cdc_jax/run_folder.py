@@ -73,7 +73,7 @@ def locked(folder: Folder) -> Iterator[None]:
     holder = f"{_HOLDER}{os.getpid()} on {socket.gethostname()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if remote(folder):
+        if writing.remote(folder):
             (folder / LOCK).write_text(holder)
         else:
             file = _open_lock(folder / LOCK)
@@ -82,7 +82,7 @@ def locked(folder: Folder) -> Iterator[None]:
             error.errno,
             f"{folder} can't be written to ({error.strerror}): choose another --workdir",
         ) from None
-    if remote(folder):
+    if writing.remote(folder):
         yield
         return
     with file:
@@ -125,7 +125,7 @@ def _open_lock(path: Folder) -> TextIO:
 
 def require_space(folder: Folder, needed: int) -> None:
     """Raises OSError if a local folder's disk has fewer bytes free than are needed."""
-    if remote(folder):
+    if writing.remote(folder):
         return
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -206,7 +206,7 @@ def _settle_log(path: Folder) -> str:
         return ""
     lines, damaged = read_log(path)
     if damaged:
-        _write(path, _as_log(lines))
+        writing.write_text(path, _as_log(lines))
     return f"{damaged} {'lines' if damaged > 1 else 'line'} of {path.name}" if damaged else ""
 
 
@@ -326,14 +326,14 @@ def claim(folder: Folder, settings: Mapping[str, Any]) -> None:
 @first_only
 def write_json(path: Folder, content: Any) -> None:
     """Writes a JSON file completely or not at all."""
-    _write(path, json.dumps(content, indent=2) + "\n")
+    writing.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 @first_only
 def append(path: Folder, line: Mapping[str, Any]) -> None:
     """Adds an object to a file of one object a line."""
     text = json.dumps(line) + "\n"
-    if remote(path):  # an object is written whole
+    if writing.remote(path):  # an object is written whole
         path.write_text((path.read_text() if path.exists() else "") + text)
         return
     with open(path, "a", encoding="utf-8") as file:
@@ -344,14 +344,15 @@ def append(path: Folder, line: Mapping[str, Any]) -> None:
 def cut(path: Folder, step: int) -> None:
     """Removes log lines after a step: the interrupted run goes on at a checkpoint of that step."""
     if path.exists():
-        _write(path, _as_log([line for line in read_log(path)[0] if line["step"] <= step]))
+        kept = [line for line in read_log(path)[0] if line["step"] <= step]
+        writing.write_text(path, _as_log(kept))
 
 
 @first_only
 def sync(*paths: Folder) -> None:
     """Waits until files, and all files below folders, are on the disk."""
     for path in paths:
-        if path.exists() and not remote(path):
+        if path.exists() and not writing.remote(path):
             local = Path(path)
             for one in [*local.rglob("*"), local, local.parent]:
                 writing.sync(one)
@@ -364,7 +365,7 @@ def write_error(folder: Folder, text: str | None) -> None:
         (folder / "error.txt").unlink(missing_ok=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "error.txt", text)
+        writing.write_text(folder / "error.txt", text)
 
 
 def read_results(folder: Folder) -> records.Results | None:
@@ -409,7 +410,7 @@ def write_scores(folder: Folder, scores: Mapping[str, Scores]) -> None:
         arrays |= {f"{split}/{name}": array for name, array in named.items()}
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
-    _write(folder / "scores.npz", packed.getvalue())
+    writing.write_bytes(folder / "scores.npz", packed.getvalue())
 
 
 @first_only
@@ -429,25 +430,12 @@ def write_gallery(
         for end, indices in ends.items():
             for rank, i in enumerate(indices):
                 file = f"gallery/{folder_name(split)}-{end.split()[0]}-{rank}.png"
-                with (folder / file).open("wb") as png:
-                    Image.fromarray(test[split].images[i : i + 1][0]).save(png, "PNG")
+                png = io.BytesIO()
+                Image.fromarray(test[split].images[i : i + 1][0]).save(png, "PNG")
+                writing.write_bytes(folder / file, png.getvalue())
                 row = of_image(file, prediction, int(i), names, top_k=3)
                 entries.append(
                     {"split": split, "end": end, "file": file, "label": names[one.labels[i]]}
                     | {key: getattr(row, key) for key in _SHOWN}
                 )
     write_json(folder / "gallery.json", entries)
-
-
-def _write(path: Folder, content: str | bytes) -> None:
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    if remote(path):  # a store writes an object completely or not at all
-        path.write_bytes(data)
-        return
-    with writing.writing(Path(path)) as file:
-        file.write(data)
-
-
-def remote(path: Folder) -> bool:
-    """Whether a folder or file lies in an object store."""
-    return "://" in os.fspath(path)

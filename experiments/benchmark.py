@@ -65,4 +65,4 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
-    config_file.run(main, __file__)
+    config_file.run(main)

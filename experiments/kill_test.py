@@ -184,4 +184,4 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs go; a temporary folder if not.")
 
 if __name__ == "__main__":
-    config_file.run(main, __file__)
+    config_file.run(main)

@@ -1,6 +1,6 @@
 """Settings of all tests."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import fsspec.implementations.memory
@@ -20,7 +20,6 @@ hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=
 hypothesis.settings.load_profile("reproducible")
 
 collect_ignore = ["references"]  # what made the stored answers; it may need torch
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 # Workers take one file after the other. With these first, none is left alone with a long one.
 LONGEST = (
@@ -36,14 +35,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def get_config():
-    """The `get_config` of a file in experiments/configs."""
+    """The `get_config` of a file in cdc_jax/configs."""
 
     def load(name, *argument):
-        path = EXPERIMENTS / "configs" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.get_config(*argument)
+        return importlib.import_module(f"cdc_jax.configs.{name}").get_config(*argument)
 
     return load
 

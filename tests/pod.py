@@ -13,7 +13,6 @@ python tests/pod.py CONFIG WORKDIR stopped  as experiments/run.py; the second pr
 """
 
 import functools
-import importlib.util
 import json
 import runpy
 import signal
@@ -37,20 +36,13 @@ from cdc_jax import (
     train,
     views,
 )
+from cdc_jax.configs import fewshot
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 from cdc_jax.tasks.photographs import Photographs
 
 COUNT = 8
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-
-
-def get_config(argument):
-    path = EXPERIMENTS / "configs" / "fewshot.py"
-    spec = importlib.util.spec_from_file_location("fewshot", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
 
 
 @functools.cache
@@ -201,6 +193,6 @@ if __name__ == "__main__":
     if rest == ["stopped"]:
         stop_the_second()
         run(workdir)
-    train.train_and_evaluate(get_config(argument), workdir)
+    train.train_and_evaluate(fewshot.get_config(argument), workdir)
     if rest[:1] == ["run"]:
         run(rest[1])

@@ -1,19 +1,18 @@
 """What things are called steers no terminal, no page, no spreadsheet; and ends no command."""
 
 import csv
-import importlib.util
 import io
 import json
 import re
 import xml.etree.ElementTree as ET
 
-import forked_runs
 import pytest
 import rich.console
 from absl import flags
 from synthetic_runs import write_cell
 
 from cdc_jax import methods, progress, report
+from cdc_jax.commands import predict as command
 from cdc_jax.folder_names import folder_name
 from cdc_jax.image_prediction import ImagePrediction
 from cdc_jax.records import Results, SplitRecord, TaskRecord
@@ -114,15 +113,12 @@ ROW = ImagePrediction(
 def predict(monkeypatch):
     """The command's main function, its predictions replaced by one row."""
     known = set(flags.FLAGS)
-    script = forked_runs.EXPERIMENTS / "predict.py"
-    spec = importlib.util.spec_from_file_location("predict_command", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "_rows", lambda run, named: [ROW])
+    command.define()
+    monkeypatch.setattr(command, "_rows", lambda run, named: [ROW])
 
     def call(*arguments):
         rest = flags.FLAGS(["predict.py", "run", "photos", *arguments])
-        module.main(rest)
+        command.main(rest)
 
     yield call
     for name in set(flags.FLAGS) - known:

@@ -14,7 +14,7 @@ HEAVY = (
     "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats", "pandas", "jinja2",
 )  # fmt: skip
 CASES = {  # arguments -> exit code, words in what is printed
-    ("run.py", "--help"): (1, "--workdir"),  # absl's
+    ("run.py", "--help"): (1, "run.py --config=fewshot.py`"),  # absl's
     ("run.py", "--config=fewshot.py:methods=cdcc"): (1, "did you mean 'cdc'"),
     ("run.py", "--config=fewshot.py:methods=cdc@heat.name=no"): (1, "did you mean 'head'"),
     ("run.py", "--config=fewshot.py:dataset=word"): (1, "did you mean 'world'"),
@@ -26,6 +26,13 @@ CASES = {  # arguments -> exit code, words in what is printed
     ("predict.py", "missing", "--top_k=0", __file__): (1, "--top_k"),
     ("predict.py", "missing", "--abstain=luck:2", __file__): (1, "missing is no folder"),
     ("predict.py", "missing", __file__): (1, "missing is no folder"),
+    ("-m", "run", "--help"): (1, "`python -m cdc_jax run --config=fewshot.py`"),
+    ("-m", "run", "--config.shoots=3"): (1, 'python -m cdc_jax run: Did you mean "shots"'),
+    ("-m", "predict", "missing"): (1, "needed: python -m cdc_jax predict runs/pets/cdc photos/"),
+    ("-m", "pretrain", "--help"): (1, "`python -m cdc_jax pretrain --config=pretrain.py`"),
+    ("-m", "--help"): (0, "pretrains a small CLIP"),
+    ("-m", "pretian"): (2, "unknown command 'pretian': did you mean 'pretrain'? There are run,"),
+    ("-m",): (2, "python -m cdc_jax: name a command. There are run, report, predict, pretrain"),
 }
 # Each case in a fork of one process, which has imported only what they all import.
 PROGRAM = """
@@ -47,7 +54,10 @@ for number, (script, *arguments) in enumerate(cases):
     os.dup2(output, 1), os.dup2(output, 2)
     sys.argv, code = [script, *arguments], 0
     try:
-        runpy.run_path(script, run_name="__main__")
+        if script == "-m":
+            runpy.run_module("cdc_jax", run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
         print(end)
@@ -63,7 +73,10 @@ for number, (script, *arguments) in enumerate(cases):
 def ended(tmp_path_factory):
     """Arguments -> exit code, what was printed, and which heavy modules were imported."""
     folder = tmp_path_factory.mktemp("startup")
-    cases = [(str(EXPERIMENTS / script), *arguments) for script, *arguments in CASES]
+    cases = [
+        (script if script == "-m" else str(EXPERIMENTS / script), *arguments)
+        for script, *arguments in CASES
+    ]
     command = [sys.executable, "-c", PROGRAM, json.dumps(HEAVY), json.dumps(cases)]
     paths = [str(EXPERIMENTS.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

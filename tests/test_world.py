@@ -1,5 +1,7 @@
 """The bundled world: factors, pictures, captions, vocabulary and few-shot tasks."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from scipy import stats
 
 from cdc_jax import clip as clip_lib
 from cdc_jax import tasks
+from cdc_jax.clip import hub
 from cdc_jax.tasks.world import captions, factors, fewshot, kinds, render, vocabulary
 from cdc_jax.views import clean_view
 from cdc_jax.views.compose import PROPERTIES
@@ -181,6 +184,12 @@ def test_every_caption_word_is_one_token(tmp_path):
 
 def test_merges_by_hand():
     assert vocabulary.merges(["aab", "ab"]) == [("a", "b</w>"), ("a", "ab</w>")]
+
+
+def test_the_bundled_tokenizer_has_the_merges_of_the_captions():
+    tokenizer = json.loads((hub.find("world") / "tokenizer.json").read_text())
+    pairs = vocabulary.merges(captions.vocabulary())
+    assert tokenizer["model"]["merges"] == [list(pair) for pair in pairs]
 
 
 every_kind = pytest.mark.parametrize("kind", kinds.KINDS)

@@ -63,7 +63,8 @@ def find(name_or_path: str | Path, weights: bool = True) -> Path:
         if not _WORLD.is_dir():
             raise FileNotFoundError(
                 f"the bundled model 'world' is missing from this installation ({_WORLD}): "
-                "reinstall the package, or train the model by experiments/pretrain.py"
+                "reinstall the package, or train it: "
+                "python -m cdc_jax pretrain --config=pretrain.py"
             )
         return _WORLD
     folder = Path(name_or_path).expanduser()

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from cdc_jax import schema
+from cdc_jax import schema, writing
 from cdc_jax.clip import hub, weights
 from cdc_jax.clip.config import ClipConfig
 from cdc_jax.clip.model import Clip
@@ -85,10 +85,10 @@ def save_pretrained(clip: Clip, tokenizer: Tokenizer, path: str | Path, dtype: A
         "config.json": clip.config.to_hf() | {"dtype": dtype.name},
         "preprocessor_config.json": clip.config.preprocessor_to_hf(),
     }.items():
-        (folder / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+        writing.write_text(folder / name, json.dumps(contents, indent=2) + "\n")
     tensors = {name: np.asarray(x, order="C") for name, x in weights.to_hf(cast).items()}
     # save_file would make a file that only its owner may read.
-    (folder / _FILE).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+    writing.write_bytes(folder / _FILE, safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 _hashed: dict[str, dict[str, weakref.ref[jax.Array]]] = {}  # the last hash, of which arrays

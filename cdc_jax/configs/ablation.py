@@ -18,11 +18,13 @@ others 3 to 8. Results are in experiments/results/: little separates the rows on
 other kinds the phrase, the loss and views that leave colours alone matter most.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from cdc_jax import config_file, grammar, methods, settings
 
-STUDIES = {
+STUDIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "components": [
         (row, {})
         for row in (
