@@ -1,8 +1,9 @@
 """An adapted model on disk: all that a prediction needs beside the frozen backbone.
 
-The folder has two files. `learned.safetensors` holds the trained and the fixed arrays.
-`adapted.json` holds the settings, and the SHA-256 of the backbone's weights and of the arrays. It
-is written last, so that an incomplete folder is refused.
+The folder has two files. `learned.safetensors` holds the trained and the fixed arrays, and the
+numbers of the validation images that guarantees need. `adapted.json` holds the settings, and the
+SHA-256 of the backbone's weights and of the arrays. It is written last, so that an incomplete
+folder is refused.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from cdc_jax.schema import record, text
 
 FORMAT = 2
 _LARGEST_ARRAYS = 2**36  # bytes
+_PARTS = ("trained", "fixed", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Adapted:
       base: the frozen backbone: `model` (name or path), `dtype`, and `hash` of its weights.
       preprocessing: `size` in pixels, and `mean` and `std` of the three channels. `resize` and
         `resample` of `preprocessing.Preprocessing`, if they differ from CLIP's.
+      validation: arrays of `calibration.Calibration`; {} for a task without validation images.
     """
 
     learned: Learned
@@ -55,6 +58,7 @@ class Adapted:
     template: wording.Template
     base: Mapping[str, str]
     preprocessing: Mapping[str, Any]
+    validation: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def images(self) -> Preprocessing:
@@ -68,7 +72,13 @@ class Adapted:
 
 
 def describe(
-    method: Method, family: str, learned: Learned, model: str, backbone: Backbone, weights_hash: str
+    method: Method,
+    family: str,
+    learned: Learned,
+    model: str,
+    backbone: Backbone,
+    weights_hash: str,
+    validation: Mapping[str, np.ndarray] | None = None,
 ) -> Adapted:
     """The adapted model that a training run ends with.
 
@@ -79,6 +89,7 @@ def describe(
       model: the argument of `backbone.load`, a name or a path.
       backbone: the loaded backbone.
       weights_hash: of the backbone.
+      validation: see `Adapted`; None for none.
     """
     return Adapted(
         learned=learned,
@@ -88,6 +99,7 @@ def describe(
         template=method.template,
         base={"model": model, "dtype": backbone.dtype, "hash": weights_hash},
         preprocessing=_described(backbone.preprocessing),
+        validation=validation or {},
     )
 
 
@@ -96,7 +108,10 @@ def write(folder: Path | epath.Path, adapted: Adapted) -> None:
     """Writes an adapted model into a folder, in place of an older model."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    arrays = _flat({"trained": adapted.learned.trained, "fixed": adapted.learned.fixed})
+    learned = adapted.learned
+    arrays = _flat(
+        {"trained": learned.trained, "fixed": learned.fixed, "validation": adapted.validation}
+    )
     writing.write_bytes(folder / ARRAYS, safetensors.numpy.save(arrays))
     fields = {name: getattr(adapted, name) for name in _DESCRIBED}
     fields["settings"] = adapted.settings.to_dict()
@@ -142,10 +157,12 @@ def read(folder: Path) -> Adapted:
         fields["template"] = wording.from_json(fields["template"])
     except ValueError as error:
         raise ValueError(f"{path}: template {error}; {_REMEDY}") from None
-    return Adapted(learned, **fields)
+    return Adapted(learned, validation=nested.get("validation", {}), **fields)
 
 
-_DESCRIBED = tuple(field.name for field in dataclasses.fields(Adapted) if field.name != "learned")
+_DESCRIBED = (
+    "family", "settings", "class_names", "template", "base", "preprocessing",
+)  # fmt: skip
 
 
 _REMEDY = "adapt again"
@@ -218,7 +235,7 @@ def _read_arrays(path: Path, digest: str) -> dict[str, np.ndarray]:
 def _nested(arrays: Mapping[str, np.ndarray], folder: Path) -> dict[str, Any]:
     parts = {name: name.split(".") for name in arrays}
     parents = {".".join(x[:end]) for x in parts.values() for end in range(1, len(x))}
-    if wrong := [n for n in arrays if n in parents or parts[n][0] not in ("trained", "fixed")]:
+    if wrong := [n for n in arrays if n in parents or parts[n][0] not in _PARTS]:
         raise ValueError(
             f"{folder} holds arrays that belong to no part, {schema.shown(wrong)}: adapt again"
         )

@@ -32,6 +32,9 @@ class ImagePrediction(NamedTuple):
       templates: of each template alone: its most probable class, the probability of the class, and
         its uncertainty on the scale of `uncertainty`.
       abstained: whether the user's rule leaves this image undecided.
+      class_set: classes that hold the true one with the probability that the user asked for, the
+        most probable first; None if the user asked for no sets.
+      unknown: whether the image is called one of no training class; None if the user did not ask.
     """
 
     image: str
@@ -42,32 +45,43 @@ class ImagePrediction(NamedTuple):
     conflict: float
     templates: tuple[tuple[str, float, float], ...]
     abstained: bool
+    class_set: tuple[str, ...] | None = None
+    unknown: bool | None = None
 
 
 Row = ImagePrediction | UnreadableImage
 """A row: a prediction, or the error of an unreadable image."""
 
 
-def abstention(rule: str, has_opinions: bool = True) -> Callable[[ImagePrediction], bool]:
+def abstention(
+    rule: str,
+    has_opinions: bool = True,
+    least_confidence: Callable[[float], float] = lambda risk: risk,
+) -> Callable[[ImagePrediction], bool]:
     """The test whether an image stays undecided.
 
     Args:
       rule: "probability:0.5" abstains if the probability of the most probable class is below 0.5.
-        "uncertainty:…", "vacuity:…" and "conflict:…" abstain above their value. "" never abstains.
+        "uncertainty:…", "vacuity:…" and "conflict:…" abstain above their value. "risk:0.05"
+        abstains so that at most 5 % of the decided images are wrong. "" never abstains.
       has_opinions: whether the method's head gives vacuity and conflict.
+      least_confidence: see `Calibration.least_confidence`. Without it only the form of a rule
+        "risk:…" is checked.
 
     Raises:
       ValueError: the rule has another form, or the measure can't have the value.
     """
     if not rule:
         return lambda row: False
-    measures = ["probability", "uncertainty", *(["vacuity", "conflict"] if has_opinions else [])]
+    opinions = ["vacuity", "conflict"] if has_opinions else []
+    measures = ["probability", "risk", "uncertainty", *opinions]
     measure, _, text = rule.partition(":")
     try:
         bound = float(text)
     except ValueError:
         bound = math.nan
     inside = math.isfinite(bound) and (measure == "uncertainty" or 0 <= bound <= 1)
+    inside &= measure != "risk" or 0 < bound < 1
     if measure not in measures or not inside:
         raise ValueError(
             f"abstain must be MEASURE:VALUE, such as probability:0.5, with a measure of this "
@@ -75,7 +89,16 @@ def abstention(rule: str, has_opinions: bool = True) -> Callable[[ImagePredictio
         )
     if measure == "probability":
         return lambda row: row.probability[0][1] < bound
+    if measure == "risk":
+        least = least_confidence(bound)
+        return lambda row: row.probability[0][1] <= least
     return lambda row: getattr(row, measure) > bound
+
+
+def require_share(name: str, value: float | None) -> None:
+    """Raises ValueError for an asked share that is not in (0, 1); None asks for nothing."""
+    if value is not None and not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1, such as 0.9, got {value:g}")
 
 
 def table(rows: Sequence[Row]) -> rich.table.Table:
@@ -85,9 +108,10 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
     predicted = [row for row in rows if isinstance(row, ImagePrediction)]
     opinions = any(row.vacuity is not None for row in predicted)
     several = any(len(row.templates) > 1 for row in predicted)
+    sets = any(row.class_set is not None for row in predicted)
     title = rich.text.Text(f"images in {folder}") if folder else None
     grid = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("image", "class", "vacuity" if opinions else "uncertainty"):
+    for column in ("image", "class", *["set"] * sets, "vacuity" if opinions else "uncertainty"):
         grid.add_column(column)
     if several:
         grid.add_column("conflict")
@@ -100,7 +124,9 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
             classes = [
                 f"{probability:5.3f} {visible(label)}" for label, probability in row.probability
             ]
-            cells.append("\n".join(["(abstains)"] * row.abstained + classes))
+            remarks = ["(abstains)"] * row.abstained + ["(unknown)"] * bool(row.unknown)
+            cells.append("\n".join(remarks + classes))
+            cells += ["\n".join(map(visible, row.class_set))] if row.class_set else []
             cells.append(f"{row.vacuity if opinions else row.uncertainty:.2g}")
         if isinstance(row, ImagePrediction) and several:
             alone = (f"{share:5.3f} {visible(label)}" for label, share, _ in row.templates)
@@ -141,10 +167,11 @@ def write_json(rows: Iterable[Row], path: str | Path) -> None:
 def write_csv(rows: Iterable[Row], path: str | Path) -> None:
     """Writes a line an image, under a line of column names.
 
-    `class_1`, `probability_1` and so on are the most probable classes, `template_1_class`,
-    `template_1_probability`, `template_1_uncertainty` and so on what each template says alone; the
-    other columns are fields of the record, and `error`. Texts are such that no spreadsheet runs
-    them, see `spreadsheet_cell`; the JSON file has them as they are.
+    `class_1`, `probability_1` and so on are the most probable classes, `set_1` and so on the
+    classes of the set, `template_1_class`, `template_1_probability`, `template_1_uncertainty` and
+    so on what each template says alone; the other columns are fields of the record, and `error`.
+    Texts are such that no spreadsheet runs them, see `spreadsheet_cell`; the JSON file has them as
+    they are.
 
     Args:
       rows: see `write_json`.
@@ -168,6 +195,10 @@ def _flat(row: Row) -> dict[str, Any]:
     flat = row._asdict()
     for k, (name, probability) in enumerate(flat.pop("probability"), 1):
         flat |= {f"class_{k}": name, f"probability_{k}": probability}
+    for k, name in enumerate(flat.pop("class_set") or (), 1):
+        flat[f"set_{k}"] = name
+    if flat["unknown"] is None:
+        del flat["unknown"]
     for m, (name, probability, uncertainty) in enumerate(flat.pop("templates"), 1):
         alone = {"class": name, "probability": probability, "uncertainty": uncertainty}
         flat |= {f"template_{m}_{key}": value for key, value in alone.items()}

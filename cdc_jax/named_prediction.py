@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from cdc_jax import metrics
 from cdc_jax.image_prediction import ImagePrediction
 from cdc_jax.methods.heads import Prediction
@@ -15,6 +17,8 @@ def of_image(
     class_names: Sequence[str],
     top_k: int,
     abstains: Callable[[ImagePrediction], bool] = lambda row: False,
+    class_set: np.ndarray | None = None,
+    largest_novelty: float | None = None,
 ) -> ImagePrediction:
     """The prediction of one image, with names.
 
@@ -25,9 +29,12 @@ def of_image(
       class_names: of the classes in the prediction.
       top_k: number of classes in the result, the most probable first.
       abstains: see `abstention`.
+      class_set: whether each class is in the image's set, (classes,); None for no set.
+      largest_novelty: above it the image is unknown; None for no such statement.
     """
     probability = prediction.probability[i]
-    best = metrics.ranked(probability, int(prediction.predicted[i]))[:top_k]
+    ranked = metrics.ranked(probability, int(prediction.predicted[i]))
+    best = ranked[:top_k]
     vacuity = prediction.log_vacuity
     row = ImagePrediction(
         image=name,
@@ -46,5 +53,9 @@ def of_image(
             )
         ),
         abstained=False,
+        class_set=(
+            None if class_set is None else tuple(class_names[k] for k in ranked if class_set[k])
+        ),
+        unknown=None if largest_novelty is None else bool(prediction.novelty[i] > largest_novelty),
     )
     return row._replace(abstained=abstains(row))

@@ -1,7 +1,8 @@
 """Predictions of an adapted model on new images: class, probability, uncertainty, opinions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,15 @@ from cdc_jax.backbone import Backbone
 from cdc_jax.class_names import require_distinct, warn_of_wordless
 from cdc_jax.escaping import reason
 from cdc_jax.feature_cache import FeatureCache
-from cdc_jax.image_prediction import ImagePrediction, abstention
+from cdc_jax.image_prediction import ImagePrediction, abstention, require_share
 from cdc_jax.inference import FrozenFeatures, Inference, encoder
 from cdc_jax.methods import Learned, Method
 from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks.decode import UnreadableImage
 from cdc_jax.tasks.photos import ImageLike, Photo, PhotoImages, gather
+
+if TYPE_CHECKING:
+    from cdc_jax.calibration import Calibration
 
 _COMPUTATION = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What arrays of wrong shapes raise."""
@@ -32,6 +36,8 @@ def predict(
     batch_size: int = 32,
     on_error: str = "stop",
     abstain: str = "",
+    sets: float | None = None,
+    unknown: float | None = None,
     cache: FeatureCache | None = None,
     model: str | Path | None = None,
     class_names: Sequence[str] | None = None,
@@ -45,6 +51,8 @@ def predict(
       batch_size: images at a time.
       on_error: "stop" or "skip".
       abstain: the rule by which an image stays undecided.
+      sets: probability with which a set of classes holds the true one.
+      unknown: share of images of the training classes that may be called unknown.
       cache: the cache of image features.
       model: see `load`.
       class_names: see `load`.
@@ -64,6 +72,8 @@ def predict(
             batch_size=batch_size,
             on_error=on_error,
             abstain=abstain,
+            sets=sets,
+            unknown=unknown,
             cache=cache,
         )
     )
@@ -123,8 +133,21 @@ def load(
             f"{folder} was learned class by class and tells apart exactly {adapted.class_names}, "
             f"not {list(names)}: name no classes, or adapt prompts that all classes share"
         )
+
+    def calibrated() -> "Calibration":
+        from cdc_jax import calibration  # imports SciPy, which takes half a second
+
+        stored = calibration.from_arrays(adapted.validation)
+        if stored is None or names != tuple(adapted.class_names):
+            lacks = "other classes than these" if stored else "no validation images"
+            raise ValueError(
+                f"sets, a risk and unknown images need numbers of validation images, but {folder} "
+                f"has {lacks}: name no classes, and adapt to data with a validation split"
+            )
+        return stored
+
     try:
-        return Predictor(method, backbone, adapted.learned, names)
+        return Predictor(method, backbone, adapted.learned, names, calibrated)
     except _COMPUTATION as error:
         shapes = schema.shown(
             jax.tree.map(np.shape, (adapted.learned.trained, adapted.learned.fixed))
@@ -143,6 +166,7 @@ class Predictor:
       backbone: the frozen model.
       learned: the method's arrays.
       class_names: the classes to tell apart.
+      calibrated: the numbers of validation images, or the reason why there are none.
 
     Attributes:
       class_names: the same.
@@ -154,10 +178,15 @@ class Predictor:
     """
 
     def __init__(
-        self, method: Method, backbone: Backbone, learned: Learned, class_names: Sequence[str]
+        self,
+        method: Method,
+        backbone: Backbone,
+        learned: Learned,
+        class_names: Sequence[str],
+        calibrated: "Callable[[], Calibration]",
     ):
         self.class_names = tuple(class_names)
-        self.has_opinions = method.head.has_opinions
+        self.has_opinions, self._calibrated = method.head.has_opinions, calibrated
         self._preprocessing, self._encoder = backbone.preprocessing, encoder(backbone)
         self._mesh = devices.make_mesh()
         self._backbone, self._learned = devices.replicate((backbone, learned), self._mesh)
@@ -173,6 +202,8 @@ class Predictor:
         batch_size: int = 32,
         on_error: str = "stop",
         abstain: str = "",
+        sets: float | None = None,
+        unknown: float | None = None,
         cache: FeatureCache | None = None,
     ) -> Iterator[ImagePrediction | UnreadableImage]:
         """Predicts images batch by batch. Each image is decoded with its batch.
@@ -187,20 +218,29 @@ class Predictor:
           on_error: at an unreadable image, "stop" raises the error, "skip" returns the error as
             the image's row.
           abstain: see `abstention`.
+          sets: probability with which `class_set` holds the true class; None for no sets.
+          unknown: share of images of the training classes that may be called unknown; None for no
+            such statement.
           cache: the cache of image features; None for no cache.
 
         Returns:
           The rows, in the order of the images.
 
         Raises:
-          FileNotFoundError, ValueError: see `photos.gather` and `abstention`.
+          FileNotFoundError, ValueError: see `photos.gather`, `abstention` and `Calibration`.
           UnreadableImage: see `opened`.
         """
         if top_k < 1 or batch_size < 1:
             raise ValueError(
                 f"top_k and batch_size must be at least 1, got {top_k} and {batch_size}"
             )
-        abstains = abstention(abstain, self.has_opinions)
+        require_share("sets", sets)
+        require_share("unknown", unknown)
+        abstains = abstention(
+            abstain, self.has_opinions, lambda risk: self._calibrated().least_confidence(risk)
+        )
+        sets_of = None if sets is None else self._calibrated().sets(sets)
+        novelty = None if unknown is None else self._calibrated().largest_novelty(unknown)
         photos = PhotoImages(gather(images, on_error), self._preprocessing, on_error == "skip")
         if on_error == "skip" and jax.process_count() > 1:
             raise ValueError(
@@ -215,12 +255,15 @@ class Predictor:
         def rows() -> Iterator[ImagePrediction | UnreadableImage]:
             first = 0
             for part in inference.stream(self._learned, self._class_list, photos):
+                in_sets = sets_of(part) if sets_of else None
                 for i in range(len(part.predicted)):
                     if first + i in photos.unreadable:
                         yield photos.unreadable.pop(first + i)
                     else:
                         name = photos.name(first + i)
-                        yield of_image(name, part, i, self.class_names, top_k, abstains)
+                        own = None if in_sets is None else in_sets[i]
+                        options = (top_k, abstains, own, novelty)
+                        yield of_image(name, part, i, self.class_names, *options)
                 first += len(part.predicted)
 
         return rows()

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from cdc_jax import backbone as backbone_lib
 from cdc_jax import (
     cached_views,
+    calibration,
     class_names,
     devices,
     export,
@@ -246,7 +247,13 @@ def _run(run: Run) -> records.Results:
     with Log(run.folder, run.config.tensorboard) as log:
         learned = _train(run, inference, log)
         adapted = export.describe(
-            method, run.choice.family_name, learned, run.config.model, backbone, run.weights_hash
+            method,
+            run.choice.family_name,
+            learned,
+            run.config.model,
+            backbone,
+            run.weights_hash,
+            _validated(run, inference, learned),
         )
         export.write(run.folder / "adapted", adapted)
         title = f"{run.choice.title}: evaluating"
@@ -289,6 +296,14 @@ def _run(run: Run) -> records.Results:
     run_folder.sync(*(run.folder / name for name in others))
     run_folder.write_json(run.folder / "results.json", results.to_json())
     return results
+
+
+def _validated(run: Run, inference: Inference, learned: Learned) -> dict[str, np.ndarray]:
+    """Numbers of the validation images, see `calibration`; {} for a task without them."""
+    if not len(run.task.val):
+        return {}
+    prediction = inference.split(learned, run.task.val)
+    return calibration.of(prediction, run.task.val.labels).arrays()
 
 
 def _train(run: Run, inference: Inference, log: Log) -> Learned:

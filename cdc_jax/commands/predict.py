@@ -21,8 +21,15 @@ def define() -> None:
     flags.DEFINE_integer("top_k", 3, "How many of the most probable classes to tell.", 1)
     flags.DEFINE_string(
         "abstain", "", "probability:0.5 leaves photographs below that probability undecided; "
-        "uncertainty:..., vacuity:... or conflict:... those above the value.",
+        "uncertainty:..., vacuity:... or conflict:... those above the value. risk:0.05 leaves so "
+        "many undecided that at most 5 % of the others are wrong.",
     )  # fmt: skip
+    flags.DEFINE_float(
+        "sets", None, "0.9 tells the set of classes that holds the true one nine times in ten."
+    )
+    flags.DEFINE_float(
+        "unknown", None, "0.05 calls photographs unknown, at most 5 % of those of the classes."
+    )
     flags.DEFINE_list("classes", None, "Classes to tell apart; those of the run if left out.")
     flags.DEFINE_string("model", None, "Where the frozen CLIP is now, if it was moved.")
     flags.DEFINE_integer("batch_size", 32, "Photographs at a time.", 1)
@@ -76,6 +83,8 @@ def _rows(run: str, named: Sequence[str]) -> list[image_prediction.Row]:
     chosen = photos.share(photos.gather(named, options.on_error), options.share)
     folder = adapted_folder.find(run)
     image_prediction.abstention(options.abstain)
+    image_prediction.require_share("--sets", options.sets)
+    image_prediction.require_share("--unknown", options.unknown)
     from cdc_jax import prediction, programs  # these import JAX, which takes seconds
 
     programs.keep()
@@ -86,6 +95,8 @@ def _rows(run: str, named: Sequence[str]) -> list[image_prediction.Row]:
         batch_size=options.batch_size,
         on_error=options.on_error,
         abstain=options.abstain,
+        sets=options.sets,
+        unknown=options.unknown,
         cache=cache,
     )
     return list(rich.progress.track(stream, "Predicting", len(chosen), transient=True))

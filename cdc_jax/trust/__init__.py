@@ -15,6 +15,7 @@ from cdc_jax.trust.conformal import (
     coverage,
     mean_set_size,
     prediction_sets,
+    quantile,
     threshold,
 )
 from cdc_jax.trust.novelty import (
@@ -38,6 +39,7 @@ __all__ = [
     "coverage",
     "mean_set_size",
     "prediction_sets",
+    "quantile",
     "threshold",
     "energy",
     "false_alarms_at_recall",
