@@ -1,0 +1,125 @@
+"""Validation images turn asked guarantees into thresholds: a set's level, a risk, a false alarm.
+
+A run predicts its validation images, on which nothing was trained, and keeps a few numbers of each
+beside the adapted model. So any level can be asked later, without the images. The functions behind
+it are those of `trust`, with the measure that serves each use: the fused probability for sets and
+errors, `Prediction.novelty` for new classes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from cdc_jax import trust
+from cdc_jax.methods.heads import Prediction
+
+DELTA = 0.05
+"""Probability, over the draw of the validation images, that a risk is exceeded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Numbers of n validation images, each (n,).
+
+    Attributes:
+      true_score: LAC score of the true class, 1 − p_y.
+      confidence: largest fused probability.
+      correct: whether the prediction is right.
+      novelty: see `Prediction.novelty`.
+    """
+
+    true_score: np.ndarray
+    confidence: np.ndarray
+    correct: np.ndarray
+    novelty: np.ndarray
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, for `from_arrays`."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def sets(self, level: float) -> Callable[[Prediction], np.ndarray]:
+        """The function from predictions of images to their sets of classes, (images, classes).
+
+        A set that would be empty holds the predicted class.
+
+        Args:
+          level: probability with which a set holds the true class, in (0, 1).
+
+        Raises:
+          ValueError: level out of range; too few images for it.
+        """
+        threshold = trust.quantile(self.true_score, level)
+
+        def of_images(prediction: Prediction) -> np.ndarray:
+            scores = trust.lac_scores(prediction.probability)
+            return trust.prediction_sets(scores, threshold, prediction.predicted)
+
+        return of_images
+
+    def least_confidence(self, risk: float) -> float:
+        """The confidence that a prediction must exceed to be accepted.
+
+        With probability 1 − `DELTA`, at most a share `risk` of the accepted predictions is wrong.
+
+        Args:
+          risk: in (0, 1).
+
+        Raises:
+          ValueError: risk out of range; too few images for it; no confidence has this risk.
+        """
+        rule = trust.selective_rule(self.confidence, self.correct, risk, DELTA)
+        if math.isinf(rule.threshold) and not rule.accepted:
+            right = int(self.correct.sum())
+            raise ValueError(
+                f"a risk of at most {risk:g} can't be shown for any confidence: {right} of "
+                f"{len(self.correct)} validation images are right. Ask for a larger risk, or adapt "
+                "with more images"
+            )
+        return rule.threshold
+
+    def largest_novelty(self, false_alarms: float) -> float:
+        """The novelty above which an image is called unknown.
+
+        Args:
+          false_alarms: probability for an image of a training class, in (0, 1).
+
+        Raises:
+          ValueError: false_alarms out of range; too few images for it.
+        """
+        return trust.novelty_threshold(self.novelty, false_alarms)
+
+
+def of(prediction: Prediction, labels: np.ndarray) -> Calibration:
+    """The numbers of validation images.
+
+    Args:
+      prediction: of the images, as NumPy arrays.
+      labels: true classes, (n,).
+    """
+    scores = trust.lac_scores(prediction.probability)
+    return Calibration(
+        true_score=scores[np.arange(len(labels)), labels],
+        confidence=np.max(prediction.probability, -1),
+        correct=np.equal(prediction.predicted, labels),
+        novelty=np.asarray(prediction.novelty),
+    )
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Calibration | None:
+    """The calibration of a stored model; None for a model that stores none.
+
+    Raises:
+      ValueError: an array is missing, has another shape than the others, or is not finite.
+    """
+    if not arrays:
+        return None
+    names = {field.name for field in dataclasses.fields(Calibration)}
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    numbers = all(np.issubdtype(a.dtype, np.floating) or a.dtype == bool for a in arrays.values())
+    if set(arrays) != names or len(set(shapes.values())) != 1 or len(shapes["correct"]) != 1:
+        raise ValueError(f"validation needs {sorted(names)} of one length, got {shapes}")
+    if not numbers or not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("validation holds values that are no finite numbers")
+    return Calibration(**arrays)
