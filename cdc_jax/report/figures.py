@@ -50,10 +50,11 @@ class Measure(Column):
 
     def of(self, figures: pd.DataFrame) -> pd.Series:
         """A value a line of figures; NaN where a split lacks the figure."""
-        values = figures.reindex(columns=[(split, self.figure) for split in self.splits])
-        if not self.harmonic:
-            return values.mean(axis=1, skipna=False)
-        return pd.Series(metrics.harmonic_mean(*values.to_numpy().T), figures.index)
+        missing = np.full(len(figures), np.nan)
+        values = [figures.get((split, self.figure), missing) for split in self.splits]
+        if self.harmonic:
+            return pd.Series(metrics.harmonic_mean(*values), figures.index)
+        return sum(values, pd.Series(0.0, figures.index)) / (len(values) or np.nan)
 
 
 def measures(family: Family) -> list[Measure]:

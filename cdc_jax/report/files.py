@@ -10,7 +10,7 @@ from cdc_jax.report.cells import Cell, find
 from cdc_jax.report.drawing import standalone
 from cdc_jax.report.families import Family, arrange
 from cdc_jax.report.formats import comma_separated, latex, markdown, overview
-from cdc_jax.report.page import Part, page, part
+from cdc_jax.report.page import page, part
 from cdc_jax.report.table import Table
 from cdc_jax.report.tables import family_tables
 
@@ -78,7 +78,8 @@ def make(
     files = _table_files(tables, formats)
     parts = [part(family, tables[family.name]) for family in families if drawn]
     if "svg" in formats:
-        files |= _plot_files(parts)
+        plots = [p for one in parts for _, own in [("", one.general), *one.plots] for p in own]
+        files |= {f"plots/{plot.name}.svg": standalone(plot.drawing) for plot in plots}
     if "html" in formats:
         files["index.html"] = page(parts, cells, missing)
     return Report([table for own in tables.values() for table in own], files, missing)
@@ -94,35 +95,27 @@ def write(report: Report, out: Path | str) -> None:
 
 def _compared(cells: Sequence[Cell], reference: str | None) -> list[Family]:
     """The cells' families with the reference of each."""
-    families = [
-        dataclasses.replace(
-            family,
-            reference=family.named(reference)
-            if reference
-            else family.published(_DEFAULT_REFERENCE),
-        )
-        for family in arrange(cells)
+    families = arrange(cells)
+    rows = [
+        family.named(reference) if reference else family.published(_DEFAULT_REFERENCE)
+        for family in families
     ]
-    if reference is not None and not any(family.reference for family in families):
+    if reference is not None and not any(rows):
         methods = ", ".join(sorted({cell.row.row for cell in cells}))
         raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
-    return families
+    pairs = zip(families, rows, strict=True)
+    return [dataclasses.replace(family, reference=row) for family, row in pairs]
 
 
 def _table_files(tables: Mapping[str, Sequence[Table]], formats: Sequence[str]) -> dict[str, str]:
-    files = {}
+    """The files of each family's tables."""
+    files, each = {}, [(family, table) for family, own in tables.items() for table in own]
     if "markdown" in formats:
-        files["tables.md"] = markdown([table for own in tables.values() for table in own])
+        files = {"tables.md": markdown([table for _, table in each])}
         if short := overview(tables.values()):
             files["overview.md"] = short
     for kind, suffix, render in (("csv", "csv", comma_separated), ("latex", "tex", latex)):
-        for name, table in [(name, table) for name, own in tables.items() for table in own]:
-            if kind in formats:
-                shots = f"-{table.shots}shot" if table.shots else ""
-                files[f"tables/{name}-{table.name}{shots}.{suffix}"] = render(table)
+        for family, table in each if kind in formats else ():
+            shots = f"-{table.shots}shot" if table.shots else ""
+            files[f"tables/{family}-{table.name}{shots}.{suffix}"] = render(table)
     return files
-
-
-def _plot_files(parts: Sequence[Part]) -> dict[str, str]:
-    plots = [plot for one in parts for _, own in [("", one.general), *one.plots] for plot in own]
-    return {f"plots/{plot.name}.svg": standalone(plot.drawing) for plot in plots}

@@ -4,12 +4,18 @@ A part of it shows a family: `page.html` is the template of all parts. A plot of
 function in `_TASK_PLOTS`: it draws the rows of a family on that task, or nothing.
 """
 
+import base64
 import dataclasses
+import io
+import itertools
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import markupsafe
+import PIL.Image
 
 from cdc_jax.report.cells import Cell
 from cdc_jax.report.curves import ablation_curves, difference_plot, epoch_curves, few_shot_curves
@@ -17,7 +23,6 @@ from cdc_jax.report.drawing import Plot, Style, styles, stylesheet
 from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import primary
 from cdc_jax.report.formats import environment
-from cdc_jax.report.gallery import Gallery, gallery
 from cdc_jax.report.table import Table, joined, number
 from cdc_jax.report.templates import template_accuracy, template_maps
 from cdc_jax.report.trust import reliability, risk_coverage, uncertainties
@@ -25,12 +30,29 @@ from cdc_jax.report.trust import reliability, risk_coverage, uncertainties
 _TASK_PLOTS: Sequence[Callable[[list[Plot], Family, Mapping[str, Style], str], None]] = (
     epoch_curves, risk_coverage, reliability, uncertainties, template_accuracy, template_maps,
 )  # fmt: skip
+_SMALL = 96  # pixels; below that, pixels are shown as squares
 _VERDICTS = {
     1: "ahead of",
     -1: "behind",
     0: "not separated from",
     None: "compared, on one pair of runs and so without an interval, with",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """The images of a cell and the words near its learned vectors.
+
+    `images` has the entries of the most and of the least certain images, `words` the nearest words
+    for every template and vector. The title is the row's, with dataset and shots if there are
+    several.
+    """
+
+    row: str
+    title: str
+    seed: int
+    images: Mapping[str, Sequence[Mapping[str, Any]]]
+    words: Sequence[Sequence[Sequence[Mapping[str, Any]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +115,7 @@ def part(family: Family, tables: Sequence[Table]) -> Part:
         difference_plot(general, main, family.name, table)
     if table := by_name.get(("shots", None)):
         few_shot_curves(general, main, looks, family.name, table)
-    plots, galleries = [], []
+    plots, galleries = [], list[Gallery]()
     for d, dataset in enumerate(family.datasets):
         shots = family.at(dataset=dataset).shots[-1]
         here = main.at(dataset=dataset, shots=shots)
@@ -101,17 +123,13 @@ def part(family: Family, tables: Sequence[Table]) -> Part:
         ablation_curves(drawn, family.at(dataset=dataset, shots=shots), f"{family.name}-{d}")
         for draw in _TASK_PLOTS if here.rows else ():
             draw(drawn, here, looks, f"{family.name}-{d}")
-        place = joined(
-            dataset if len(family.datasets) > 1 else "",
-            plural(shots) if len(family.shots) > 1 else "",
-            by=", ",
-        )
+        several = (len(family.datasets) > 1, len(family.shots) > 1)
+        place = ", ".join(itertools.compress((dataset, plural(shots)), several))
         plots.append((place, drawn))
         order = sorted(reversed(list(here.rows)), key=lambda row: row != main.reference)
-        shown = (
-            gallery(c, row, joined(row, place, by=", ")) for row in order for c in here.rows[row]
-        )
-        galleries += [one for one in [next(filter(None, shown), None)] if one]
+        titles = {row: joined(row, place, by=", ") for row in order}
+        each = (_gallery(cell, row, titles[row]) for row in order for cell in here.rows[row])
+        galleries += itertools.islice(filter(None, each), 1)
     return Part(main, tables, general, plots, galleries)
 
 
@@ -129,6 +147,31 @@ def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -
         cells=cells,
         missing=missing,
     )
+
+
+def _gallery(cell: Cell, row: str, title: str) -> Gallery | None:
+    """The gallery of a row's cell; None without images and words."""
+    images: dict[str, list[dict[str, Any]]] = {"most certain": [], "least certain": []}
+    for entry in cell.gallery:
+        if entry["end"] in images and entry["split"] in cell.headline:
+            image, size = _image(cell.gallery_path(entry["file"]))
+            images[entry["end"]].append(entry | {"image": image, "size": size})
+    near = (cell.interpretation or {"words": []})["words"]
+    if not near and not any(images.values()):
+        return None
+    return Gallery(row, title, cell.task.seed, images, near)
+
+
+def _image(path: Path) -> tuple[str, str]:
+    """A data URI, and whether the image is small or large."""
+    data = path.read_bytes()
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            size = "small" if min(image.size) < _SMALL else "large"
+            kind = image.get_format_mimetype()
+    except PIL.UnidentifiedImageError:
+        raise ValueError(f"{path}: not an image; run that cell again") from None
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}", size
 
 
 def _svg(drawing: ET.Element) -> markupsafe.Markup:

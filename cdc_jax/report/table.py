@@ -60,18 +60,9 @@ class Column:
 class Table:
     """A table; a renderer needs nothing else.
 
-    Attributes:
-      name: of its kind.
-      shots: of its runs, None for several.
-      title: what is in it.
-      where: the protocol and task.
-      caption: what its figures are.
-      columns: of the values.
-      groups: (title, rows), in order; one group without a title needs none.
-      head: title of the rows' column.
-      group_head: title of the groups' column.
-      notes: printed below it.
-      signed: values are differences.
+    Its groups are (title, rows); a single one has no title. `where` is the protocol and the task,
+    `head` the title of the rows' column, `group_head` that of the groups'. `shots` is None for runs
+    of several. The values of a `signed` table are differences.
     """
 
     name: str

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 
 from cdc_jax.report import figures
 from cdc_jax.report.families import Family, plural, title_of, varying
@@ -106,12 +107,12 @@ def shares(family: Family) -> list[Table]:
         record.changes_images: row for row, record in rows.items() if record.role == "upper bound"
     }
     columns = [m for m in measures(family) if set(m.splits) <= set(family.headline)]
-    tables = []
+    runs, tables = figures.runs(family), list[Table]()
     for visual, oracle in oracles.items():
         alike = [row for row, record in rows.items() if record.changes_images == visual]
         groups = []
         for title, datasets in family.scopes():
-            share = functools.partial(_shares, family, datasets, columns, start, oracle)
+            share = functools.partial(_shares, runs, datasets, columns, start, oracle)
             own = [Row(row, share(row)) for row in alike if row not in (start, oracle)]
             own = [Row("room, in points", share(), "room"), *own]
             groups.append((title, [row for row in own if any(row.cells)]))
@@ -223,13 +224,13 @@ def _across(family: Family, columns: Sequence[Cells]) -> list[Row]:
 
 
 def _shares(
-    family: Family, datasets: Sequence[str], columns: Sequence[Measure], *rows: str
+    runs: pd.DataFrame, datasets: Sequence[str], columns: Sequence[Measure], *rows: str
 ) -> tuple[Value | None, ...]:
     """Of zero-shot, an oracle and a method the share, of the first two alone the room in points.
 
     They are figures of means, which have no interval.
     """
-    cells = figures.averages(figures.shared(figures.runs(family), rows), datasets, columns)
+    cells = figures.averages(figures.shared(runs, rows), datasets, columns)
     values = [cells.get(row, [None] * len(columns)) for row in rows]
     start, end, *method = np.array([[v.mean if v else np.nan for v in own] for own in values])
     room = end - start
