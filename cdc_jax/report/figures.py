@@ -6,6 +6,7 @@ computed from the averaged accuracies: H from the averaged base and new, as in t
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -123,6 +124,7 @@ def _accuracy(split: str, title: str, digits: int = 2) -> Measure:
     return Measure(title, digits, splits=[split])
 
 
+@functools.lru_cache(maxsize=1)  # all tables of a family are made in turn
 def runs(family: Family) -> pd.DataFrame:
     """A line a run (row, dataset, seed) in the order of the cells, a column a split's figure."""
     long = long_table(family.rows)

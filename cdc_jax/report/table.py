@@ -133,11 +133,12 @@ def _shown(table: Table, row: Row, c: int, best: bool) -> Shown:
     cell, digits = row.cells[c], table.columns[c].digits
     if not isinstance(cell, Value):
         return Shown("text", cell) if cell else Shown("none", "–")
+    low, high = (number(end, digits, table.signed) for end in (cell.low, cell.high))
     return Shown(
         "value",
         number(cell.mean, digits, table.signed),
         "" if math.isnan(cell.sd) else f"± {number(cell.sd, digits)}",
-        interval(cell, digits, table.signed),
+        "" if math.isnan(cell.low) else f"[{low}, {high}]",
         f"(n = {cell.n})" if cell.n != row.n else "",
         best,
     )
@@ -156,13 +157,6 @@ def number(value: float, digits: int, signed: bool = False) -> str:
     """
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return (text if float(text) else text.lstrip("+-")).replace("-", "−")
-
-
-def interval(value: Value, digits: int, signed: bool = False) -> str:
-    """The 95 % interval in brackets, nothing where there is none."""
-    if math.isnan(value.low):
-        return ""
-    return f"[{number(value.low, digits, signed)}, {number(value.high, digits, signed)}]"
 
 
 def _best(table: Table, rows: tuple[Row, ...]) -> set[tuple[int, int]]:
