@@ -182,7 +182,7 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> floa
     """
     p, y = _probabilities_and_labels(probabilities, labels)
     p = p / p.sum(axis=1, keepdims=True)
-    import sklearn.metrics  # takes seconds, as scipy.stats does: where they are used only
+    import sklearn.metrics  # takes seconds: where it is used only
 
     return float(sklearn.metrics.log_loss(y, p, labels=np.arange(p.shape[1])))
 
@@ -371,9 +371,10 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     x, n = x.astype(np.float64), len(x)
     if n == 1:
         return Interval(float(x[0]), float("nan"), float("nan"), 1)
-    import scipy.stats
+    # Imported where it is used, as sklearn above.
+    import scipy.special
 
-    half = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * scipy.stats.sem(x)
+    half = scipy.special.stdtrit(n - 1, (1 + confidence) / 2) * (x.std(ddof=1) / np.sqrt(n))
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), n)
 
 

@@ -6,6 +6,7 @@ escapes in place of control characters.
 """
 
 import dataclasses
+import functools
 import os
 import zipfile
 import zlib
@@ -23,16 +24,25 @@ from cdc_jax.methods import defaults, rows
 from cdc_jax.records import Results, RowRecord, SplitRecord, TaskRecord
 
 _FIGURES = ("images", "accuracy", "ece", "nll", "brier", "auroc", "aurc")
+_SCORES = ("labels", "predicted", "confidence", "uncertainty")
+_ENTRY = ("split", "end", "file", "label", "predicted", "probability", "uncertainty")
+_SHARE = (str, int | float)  # class, probability
+_OPINION = (*_SHARE, int | float)  # class, probability, uncertainty
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
 _REMEDY = "delete its folder and run it again"
-_SCORES = ("labels", "predicted", "confidence", "uncertainty")
-Scores = dict[str, dict[str, np.ndarray]]
-"""Split -> array by name: what a `scores.npz` holds."""
+
+_SQUARE = schema.list_of(schema.list_of(schema.number()))
+_NEAR = schema.record(word=schema.text(), distance=schema.number())
+_INTERPRETATION = schema.record(
+    words=schema.list_of(schema.list_of(schema.list_of(_NEAR))),
+    template_cosine=_SQUARE,
+    disagreement=_SQUARE,
+)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """A finished run.
+    """A finished run; a property raises ValueError if its file is broken, and names the file.
 
     Attributes:
       name: its path below the folder that was searched.
@@ -65,10 +75,74 @@ class Cell:
         """The splits that stand for all."""
         return [name for name, record in self.records.items() if record.headline]
 
-    @property
-    def conditions(self) -> list[str]:
-        """The conditions under which base classes were tested, in order; "" where there is one."""
-        return list(dict.fromkeys(self.records[name].condition for name in self.where("base")))
+    @functools.cached_property
+    def scores(self) -> dict[str, dict[str, np.ndarray]]:
+        """Split -> array by name, of `scores.npz`; empty where the cell has none."""
+        path = self.folder / "scores.npz"
+        if not path.exists():
+            return {}
+        try:
+            with np.load(path) as file:
+                arrays = {visible(key): file[key] for key in file.files}
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}: can't be read ({error}); run that cell again") from None
+        for split, figures in self.splits.items():
+            for key in _SCORES:
+                shape = np.shape(arrays.get(f"{split}/{key}", 0))
+                if shape != (figures["images"],):
+                    raise ValueError(
+                        f"{path}: expected {split}/{key} of {figures['images']} images, got "
+                        f"{shape or 'none'}; run that cell again"
+                    )
+        return {split: {key: arrays[f"{split}/{key}"] for key in _SCORES} for split in self.splits}
+
+    @functools.cached_property
+    def curve(self) -> list[dict[str, Any]]:
+        """The lines of `curve.jsonl`; none where the cell has none."""
+        path = self.folder / "curve.jsonl"
+        lines = read_json(path, lines=True) if path.exists() else []
+        if any("epoch" not in line for line in lines):
+            raise ValueError(f"{path}: a line without an epoch; run that cell again")
+        return lines
+
+    @functools.cached_property
+    def interpretation(self) -> dict[str, Any] | None:
+        """The content of `interpretation.json`; None where the cell has none."""
+        path = self.folder / "interpretation.json"
+        if not path.exists():
+            return None
+        content = read_json(path, _INTERPRETATION)
+        for key in ("template_cosine", "disagreement"):
+            if any(len(row) != len(content[key]) for row in content[key]):
+                raise ValueError(f"{path}: {key} must be square, templates by templates")
+        return content
+
+    @functools.cached_property
+    def gallery(self) -> list[dict[str, Any]]:
+        """The entries of `gallery.json`; empty where the cell has none."""
+        path = self.folder / "gallery.json"
+        if not path.exists():
+            return []
+        entries = read_json(path, schema.list_of(schema.table(schema.anything())))
+        for entry in entries:
+            if missing := [key for key in _ENTRY if key not in entry]:
+                raise ValueError(
+                    f"{path}: an image lacks {', '.join(missing)}; run that cell again"
+                )
+            for key, kinds in (("probability", _SHARE), ("templates", _OPINION)):
+                for item in entry.get(key) or ():
+                    fits = isinstance(item, list) and len(item) == len(kinds)
+                    if not fits or not all(map(isinstance, item, kinds)):
+                        raise ValueError(f"{path}: {key} holds {item!r}; run that cell again")
+            self.gallery_path(entry["file"])
+        return entries
+
+    def gallery_path(self, name: str) -> Path:
+        """The path of an image; an entry can't name one outside of the cell."""
+        for path in (self.folder / name, self.folder / "gallery" / name):
+            if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
+                return path
+        raise ValueError(f"{self.folder / 'gallery.json'}: no image {name!r} in that folder")
 
 
 def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str]]:
@@ -108,50 +182,6 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str
     return ordered, sorted(unfinished), sorted(failed)
 
 
-def _read(folder: Path, name: str) -> Cell:
-    config, path = folder / "config.json", folder / "results.json"
-    if not config.exists():
-        raise ValueError(f"{path}: no config.json beside it, so not a run's; move it elsewhere")
-    settings = read_json(config)
-    results = run_folder.read_results(epath.Path(folder))
-    if results is None or not isinstance(settings.get("method"), dict):
-        raise ValueError(
-            f"{config}: lacks method, so not a whole run's; {_REMEDY}, or move it elsewhere"
-        )
-    results = Results.from_json(visible_tree(results.to_json()))
-    _check_figures(path, results.figures)
-    row, task, skipped = results.row, results.task, len(results.skipped)
-    choices = flatten_dict(older_formats.upgrade_settings(settings["method"]), sep=".")
-    if row.row in rows.ROWS:
-        family = defaults.of_family(rows.ROWS[row.row].family).to_dict()
-        choices = flatten_dict(family, sep=".") | choices
-    splits = {
-        split: {key: np.nan if value is None else value for key, value in figures.items()}
-        for split, figures in results.figures.items()
-    }
-    for split, record in results.splits.items():
-        novelty = results.summary.get(f"novelty_{record.suffix}")
-        if record.group == "new" and novelty is not None:
-            splits[split]["novelty"] = novelty
-    notes = [task.note, f"{skipped} images can't be used" * bool(skipped)]
-    note = "; ".join(filter(None, notes))
-    return Cell(name, folder, row, task, choices, results.splits, splits, results, note)
-
-
-def _check_figures(path: Path, splits: Mapping[str, Mapping[str, Any]]) -> None:
-    if not splits:
-        raise ValueError(f"{path}: splits must name at least one test split, got {splits!r}")
-    for split, figures in splits.items():
-        for key in _FIGURES:
-            value = figures.get(key, "nothing")
-            if not isinstance(value, int | float | None):
-                raise ValueError(
-                    f"{path}: splits.{split}.{key} must be a number, got {value!r}; {_REMEDY}"
-                )
-        if not isinstance(figures.get("template_accuracy"), list):
-            raise ValueError(f"{path}: splits.{split}.template_accuracy must be a list; {_REMEDY}")
-
-
 def read_json(path: Path, kind: schema.Kind | None = None, lines: bool = False) -> Any:
     """The JSON in a file of a run, its texts made visible.
 
@@ -163,36 +193,54 @@ def read_json(path: Path, kind: schema.Kind | None = None, lines: bool = False) 
     Raises:
       ValueError: damaged, or not of that kind; the message names the file.
     """
-    text, where = schema.read_bytes(path), str(path)
-    values = [
-        schema.parse_value(one, where=where, remedy=_REMEDY)
-        for one in (text.splitlines() if lines else [text])
-    ]
-    kind = kind or schema.table(schema.anything())
-    checked = [visible_tree(schema.check(value, kind, where, _REMEDY)) for value in values]
-    return checked if lines else checked[0]
+    kind, where = kind or schema.table(schema.anything()), str(path)
+    content = schema.read_bytes(path)
+    values = []
+    for text in content.splitlines() if lines else [content]:
+        value = schema.parse_value(text, where=where, remedy=_REMEDY)
+        values.append(visible_tree(schema.check(value, kind, where, _REMEDY)))
+    return values if lines else values[0]
 
 
-def scores(cell: Cell) -> Scores:
-    """A cell's `scores.npz`; empty where the cell has none.
+def _read(folder: Path, name: str) -> Cell:
+    config, path = folder / "config.json", folder / "results.json"
+    if not config.exists():
+        raise ValueError(f"{path}: no config.json beside it, so not a run's; move it elsewhere")
+    settings = read_json(config)
+    results = run_folder.read_results(epath.Path(folder))
+    if results is None or not isinstance(settings.get("method"), dict):
+        raise ValueError(
+            f"{config}: lacks method, so not a whole run's; {_REMEDY}, or move it elsewhere"
+        )
+    results = Results.from_json(visible_tree(results.to_json()))
+    row, task, skipped = results.row, results.task, len(results.skipped)
+    choices = flatten_dict(older_formats.upgrade_settings(settings["method"]), sep=".")
+    if row.row in rows.ROWS:
+        family = defaults.of_family(rows.ROWS[row.row].family).to_dict()
+        choices = flatten_dict(family, sep=".") | choices
+    notes = [task.note, f"{skipped} images can't be used" * bool(skipped)]
+    note = "; ".join(filter(None, notes))
+    splits = _splits(path, results)
+    return Cell(name, folder, row, task, choices, results.splits, splits, results, note)
 
-    Raises:
-      ValueError: it can't be read, or lacks a split or an image; the message names the file.
-    """
-    path = cell.folder / "scores.npz"
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path) as file:
-            arrays = {visible(key): file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: can't be read ({error}); run that cell again") from None
-    for split, figures in cell.splits.items():
-        for key in _SCORES:
-            shape = np.shape(arrays.get(f"{split}/{key}", 0))
-            if shape != (figures["images"],):
+
+def _splits(path: Path, results: Results) -> dict[str, dict[str, Any]]:
+    """Split -> figures, NaN for null."""
+    if not results.figures:
+        raise ValueError(f"{path}: splits must name at least one test split, got {{}}")
+    splits = {}
+    for split, figures in results.figures.items():
+        for key in _FIGURES:
+            value = figures.get(key, "nothing")
+            if not isinstance(value, int | float | None):
                 raise ValueError(
-                    f"{path}: expected {split}/{key} of {figures['images']} images, got "
-                    f"{shape or 'none'}; run that cell again"
+                    f"{path}: splits.{split}.{key} must be a number, got {value!r}; {_REMEDY}"
                 )
-    return {split: {key: arrays[f"{split}/{key}"] for key in _SCORES} for split in cell.splits}
+        if not isinstance(figures.get("template_accuracy"), list):
+            raise ValueError(f"{path}: splits.{split}.template_accuracy must be a list; {_REMEDY}")
+        splits[split] = {k: np.nan if value is None else value for k, value in figures.items()}
+        record = results.splits[split]
+        novelty = results.summary.get(f"novelty_{record.suffix}")
+        if record.group == "new" and novelty is not None:
+            splits[split]["novelty"] = novelty
+    return splits

@@ -13,31 +13,11 @@ from cdc_jax.escaping import visible
 from cdc_jax.folder_names import folder_name
 from cdc_jax.records import INTERVENTION
 from cdc_jax.report.table import Column, Row, Table, Value, joined, shown
+from cdc_jax.report.words import words
 
-COLUMNS = {
-    "test": "test",
-    "base_test": "base",
-    "new_test": "new",
-    "H_test": "H",
-    "base_iid": "base iid",
-    "base_int": "base int",
-    "base_rev": "base rev",
-    "base_style": "base style",
-    "new_iid": "new iid",
-    "new_int": "new int",
-    "H_iid": "H",
-    "H_int": "H_int",
-    "ece": "ECE",
-    "auroc": "AUROC",
-}
+COLUMNS: Mapping[str, str] = words("run", "columns")
 """Columns of a run's table: keys of `results["summary"]`, as far as it has them -> titles. Other
 datasets that were tested on follow."""
-
-_LEGEND = (
-    "iid: the training correlation; int: do(task-irrelevant factors); rev: correlation permuted; "
-    "style: unseen styles.\nH: harmonic mean of base and new, iid; H_int: the same under do(). "
-    "ECE, and AUROC of the uncertainty for errors: int, mean of base and new."
-)
 
 
 def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -51,19 +31,13 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     splits = {name: split for one in results.values() for name, split in one["splits"].items()}
     titles = {key: title.replace(" ", "\n") for key, title in COLUMNS.items() if key in keys}
     titles |= {k: k.replace("_", "\n") for k, s in splits.items() if s["group"] == "target"}
-    rows = [
-        Row(
-            result["row"]["title"],
-            tuple(
-                None if figure is None else Value(figure)
-                for figure in map(result["summary"].get, titles)
-            ),
-        )
-        for result in results.values()
-    ]
+    rows = []
+    for result in results.values():
+        figures = map(result["summary"].get, titles)
+        cells = tuple(None if figure is None else Value(figure) for figure in figures)
+        rows.append(Row(result["row"]["title"], cells))
     columns = tuple(map(Column, titles.values()))
-    title = "accuracy, harmonic means and calibration in percent"
-    table = Table("run", None, title, "", "", columns, (("", tuple(rows)),))
+    table = Table("run", None, words("run", "title"), "", "", columns, (("", tuple(rows)),))
     console = rich.console.Console()
     drawn = _drawn(table, padding=0, head_width=14)
     # Where many targets make it wider than the terminal, it is printed whole.
@@ -77,7 +51,7 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     if count := len(first["skipped"]):
         console.print(f"{count} images can't be used and were left out, see results.json")
     if any(split["condition"] == INTERVENTION for split in splits.values()):
-        console.print(_LEGEND, highlight=False)
+        console.print(words("run", "legend"), highlight=False)
 
 
 def print_main(table: Table) -> None:
@@ -96,7 +70,7 @@ def _drawn(
     table: Table, padding: int, spreads: bool = False, head_width: int | None = None
 ) -> rich.table.Table:
     drawn = rich.table.Table(
-        title=_text(": ".join(filter(None, [table.where, table.title]))),
+        title=_text(joined(table.where, table.title, by=": ")),
         box=rich.box.SIMPLE_HEAD,
         padding=(0, padding, 0, 0),
     )

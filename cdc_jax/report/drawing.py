@@ -19,7 +19,7 @@ import scipy.optimize
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cdc_jax.report.words import words
+from cdc_jax.report.words import capitalized, words
 
 COLORS = {
     "ink": ("#22252b", "#e6e4df"), "muted": ("#6a6f78", "#9a9ea6"), "grid": ("#dcd9d2", "#34383f"),
@@ -32,6 +32,7 @@ COLORS = {
 
 _DRAWN = {name: f"#f0f0{i:02x}" for i, name in enumerate(COLORS)}
 _MARKERS = "osD^vPX<>"
+_WIDTH = 380  # of a figure, in CSS pixels
 _DASHES = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 _NEUTRAL = len([name for name in COLORS if name.startswith("series")]) - 1
 _SETTINGS: Any = {
@@ -92,29 +93,28 @@ def styles(rows: Sequence[str], reference: str | None, neutral: str | None) -> d
 
 @contextlib.contextmanager
 def plot(
-    plots: list[Plot], kind: str, name: str, width: float = 380, height: float = 285, **names: Any
+    plots: list[Plot], kind: str, name: str, height: float = 285, **names: Any
 ) -> Iterator[Figure]:
-    """An empty figure of so many CSS pixels, whose drawing is added to the plots at the end.
+    """An empty figure, whose drawing is added to the plots at the end.
 
     Args:
       plots: to be extended.
       kind: of plot; `words.toml` has its title, its caption and the label that is read aloud.
       name: unique on the page; begins every id.
-      width: of the figure.
-      height: of the figure.
+      height: of the figure in CSS pixels.
       **names: for the words.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the reader's own matplotlibrc says
         matplotlib.rcParams.update(_SETTINGS)
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         yield figure
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     title, caption, label = (
         words("plots", kind, k, **names) for k in ("title", "caption", "label")
     )
-    plots.append(Plot(name, title, caption, _svg(out.getvalue(), name, label)))
+    plots.append(Plot(name, title, capitalized(caption), _svg(out.getvalue(), name, label)))
 
 
 def _svg(text: str, name: str, label: str) -> ET.Element:
@@ -180,14 +180,25 @@ def label_ends(
         )  # fmt: skip
 
 
-def panels(figure: Figure, names: Sequence[str], share: bool) -> dict[str, Axes]:
-    """Small multiples in two columns: axes a name, its title; x scales are shared or not."""
+def panels(
+    figure: Figure, names: Sequence[str], x: str, y: str, share: bool
+) -> Iterator[tuple[str, Axes]]:
+    """Small multiples in two columns: axes a name, its title; `share` is of the x scales."""
     rows = -(-len(names) // 2)
     flat = list(figure.subplots(rows, 2, sharex=share, sharey=True, squeeze=False).flat)
     for axes in flat[len(names) :]:
         axes.remove()
-    for axes, name in zip(flat, names, strict=False):
-        axes.set_title(name, loc="left", fontsize=10.5)
     for axes in flat[max(len(names) - 2, 0) : len(names)]:
         axes.xaxis.set_tick_params(labelbottom=True)
-    return dict(zip(names, flat, strict=False))
+    for axes, name in zip(flat, names, strict=False):
+        axes.set_title(name, loc="left", fontsize=10.5)
+        yield name, axes
+    figure.supxlabel(x, fontsize=11)
+    figure.supylabel(y, fontsize=11)
+
+
+def name_rows(axes: Axes, names: Sequence[str], top: float = -0.5) -> None:
+    """A row a name, from the top down, for values along x; `top` leaves room above them."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, top)
+    axes.grid(axis="y", visible=False)

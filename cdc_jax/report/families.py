@@ -1,6 +1,7 @@
 """Cells in order: families of comparable cells, and the rows of their tables."""
 
 import dataclasses
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ DATASETS = (
 """The order of rows and columns: the papers'. Others follow, by name."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Family:
     """Cells that share every setting but dataset, shots, seed and method.
 
@@ -34,57 +35,72 @@ class Family:
     Attributes:
       protocol: of `PROTOCOLS`.
       title: what distinguishes it from the other families of a report.
+      name: its protocol, numbered where there are several; begins the names of its files.
       datasets: in order.
       shots: ascending.
       rows: title -> its cells, in order: a method, or a method with the settings in which it
         differs from the published row; without a published row, the settings in which its cells on
         the same task differ.
+      reference: title of the row that the others are compared with, or None.
     """
 
     protocol: str
     title: str
+    name: str
     datasets: tuple[str, ...]
     shots: tuple[int, ...]
     rows: Mapping[str, Sequence[Cell]]
+    reference: str | None = None
 
-    @property
-    def heading(self) -> str:
-        """What is done, for people."""
-        return self.cells()[0].task.heading or PROTOCOLS[self.protocol]
-
-    @property
-    def conditions(self) -> list[str]:
-        """The conditions under which base classes were tested, in order; [""] for only one."""
-        return list(dict.fromkeys(c for cell in self.cells() for c in cell.conditions))
-
-    @property
-    def intervenes(self) -> bool:
-        """Whether base and new classes were also tested under do()."""
-        return self.protocol == "base_new" and INTERVENTION in self.conditions
-
+    @functools.cached_property
     def cells(self) -> list[Cell]:
         """All of its cells."""
         return [cell for cells in self.rows.values() for cell in cells]
 
-    def at(self, shots: int, *datasets: str) -> dict[str, list[Cell]]:
-        """The rows that have cells of that many shots, and of one of the datasets if any."""
-        chosen = datasets or self.datasets
+    @property
+    def heading(self) -> str:
+        """What is done, for people."""
+        return self.cells[0].task.heading or PROTOCOLS[self.protocol]
+
+    @functools.cached_property
+    def splits(self) -> dict[tuple[str, str], str]:
+        """Group of classes and condition -> the test split."""
+        records = [item for cell in self.cells for item in cell.records.items()]
+        return {(record.group, record.condition): split for split, record in records}
+
+    @property
+    def intervenes(self) -> bool:
+        """Whether base and new classes were also tested under do()."""
+        return self.protocol == "base_new" and ("base", INTERVENTION) in self.splits
+
+    @functools.cached_property
+    def headline(self) -> list[str]:
+        """The splits that stand for all; targets in the papers' order."""
+        splits = list(dict.fromkeys(split for cell in self.cells for split in cell.headline))
+        targets = any(group == "target" for group, _ in self.splits)
+        return sorted(splits, key=dataset_order) if targets else splits
+
+    def at(self, **task: Any) -> "Family":
+        """The cells whose task has these values, such as `shots=4`; without the other rows."""
         rows = {
-            row: [c for c in cells if c.task.shots == shots and c.task.dataset in chosen]
+            row: [c for c in cells if all(getattr(c.task, k) == v for k, v in task.items())]
             for row, cells in self.rows.items()
         }
-        return {row: cells for row, cells in rows.items() if cells}
+        return self.of({row: cells for row, cells in rows.items() if cells})
 
-    def scopes(
-        self, shots: int | None = None, together: str = "Average"
-    ) -> list[tuple[str, tuple[str, ...]]]:
+    def of(self, rows: Mapping[str, Sequence[Cell]]) -> "Family":
+        """These rows alone, and the datasets and shots that they have."""
+        tasks = [cell.task for cells in rows.values() for cell in cells]
+        datasets = tuple(sorted({task.dataset for task in tasks}, key=dataset_order))
+        shots = tuple(sorted({task.shots for task in tasks}))
+        return dataclasses.replace(self, rows=rows, datasets=datasets, shots=shots)
+
+    def scopes(self, together: str = "Average") -> list[tuple[str, tuple[str, ...]]]:
         """The groups of a table: the average of all datasets if there are several, and each."""
-        own = {cell.task.dataset for cell in self.cells() if shots in (None, cell.task.shots)}
-        datasets = tuple(dataset for dataset in self.datasets if dataset in own)
-        if len(datasets) == 1:
-            return [("", datasets)]
-        first = (f"{together} of {len(datasets)} datasets", datasets)
-        return [first, *((dataset, (dataset,)) for dataset in datasets)]
+        if len(self.datasets) == 1:
+            return [("", self.datasets)]
+        first = (f"{together} of {len(self.datasets)} datasets", self.datasets)
+        return [first, *((dataset, (dataset,)) for dataset in self.datasets)]
 
     def variants(self, method: str) -> list[str]:
         """The rows of a method."""
@@ -110,8 +126,8 @@ class Family:
             raise ValueError(f"reference {reference!r} could be each of {'; '.join(variants)}")
         return row
 
-    def main(self, reference: str | None) -> tuple["Family", str | None]:
-        """The family without the rows that only ablations show, and the reference's title in it.
+    def main(self) -> "Family":
+        """The family without the rows that only ablations show.
 
         Of a method's variants, the published one remains, and the reference; all of them where
         none is the published one. One that remains alone is called by the method's name.
@@ -119,7 +135,7 @@ class Family:
         kept = {
             row: cells
             for row, cells in self.rows.items()
-            if row == reference or self.published(cells[0].row.row) in (row, None)
+            if row == self.reference or self.published(cells[0].row.row) in (row, None)
         }
         count = Counter(cells[0].row.row for cells in kept.values())
         titles = {
@@ -127,7 +143,8 @@ class Family:
             for row, cells in kept.items()
         }
         rows = {titles[row]: cells for row, cells in kept.items()}
-        return dataclasses.replace(self, rows=rows), titles[reference] if reference else None
+        reference = titles[self.reference] if self.reference else None
+        return dataclasses.replace(self, rows=rows, reference=reference)
 
 
 def arrange(cells: Sequence[Cell]) -> list[Family]:
@@ -147,19 +164,15 @@ def arrange(cells: Sequence[Cell]) -> list[Family]:
     def order(key: tuple[Any, ...]) -> tuple[int, bool, str]:
         return list(PROTOCOLS).index(key[0]), not key[1], repr(key[2:])
 
-    families = []
+    families: list[Family] = []
+    protocols = [protocol for protocol, *_ in groups]
     for key in sorted(groups, key=order):
-        siblings = [dict(other[2]) for other in groups if other[:2] == key[:2]]
-        datasets = {cell.task.dataset for cell in groups[key]}
-        families.append(
-            Family(
-                protocol=key[0],
-                title=_family_title(dict(key[2]), siblings),
-                datasets=tuple(sorted(datasets, key=dataset_order)),
-                shots=tuple(sorted({cell.task.shots for cell in groups[key]})),
-                rows=_rows(groups[key]),
-            )
-        )
+        protocol, heading, settings, _ = key
+        siblings = [dict(other[2]) for other in groups if other[:2] == (protocol, heading)]
+        title = _family_title(dict(settings), siblings)
+        number = 1 + sum(family.protocol == protocol for family in families)
+        name = protocol.replace("_", "-") + f"-{number}" * (protocols.count(protocol) > 1)
+        families.append(Family(protocol, title, name, (), (), {}).of(_rows(groups[key])))
     return families
 
 
@@ -171,6 +184,20 @@ def dataset_order(name: str) -> tuple[int, str]:
 def title_of(method: str) -> str:
     """How tables call a method."""
     return ROWS[method].title if method in ROWS else method
+
+
+def plural(shots: int) -> str:
+    """A number of shots for people."""
+    return f"{shots} shot{'s' * (shots > 1)}"
+
+
+def varying(cells: Sequence[Cell]) -> list[str]:
+    """The settings of a method that differ among its cells on the same dataset and shots."""
+    values: dict[Any, set[str]] = defaultdict(set)
+    for key in {key for cell in cells for key in cell.choices}:
+        for cell in cells:
+            values[key, cell.task.dataset, cell.task.shots].add(repr(cell.choices.get(key)))
+    return sorted({key for (key, *_), different in values.items() if len(different) > 1})
 
 
 def _family_title(settings: Mapping[str, Any], siblings: Sequence[Mapping[str, Any]]) -> str:
@@ -186,39 +213,31 @@ def _family_title(settings: Mapping[str, Any], siblings: Sequence[Mapping[str, A
 
 
 def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    order = {row: i for i, row in enumerate(ROWS)}
+    methods = {cell.row.row for cell in cells}
     rows: dict[str, list[Cell]] = {}
-    for method in sorted({c.row.row for c in cells}, key=lambda m: (order.get(m, len(ROWS)), m)):
-        own = [cell for cell in cells if cell.row.row == method]
-        keys = varying(own)
-        variants: dict[Any, list[Cell]] = defaultdict(list)
-        for cell in own:
-            variants[tuple((key, cell.choices.get(key)) for key in keys)].append(cell)
-        # Changes that all variants share set none of them apart.
-        published = [
-            variant
-            for variant, same in variants.items()
-            if not any(key in cell.row.changes for cell in same for key in keys)
-        ]
-        unchanged = set(published[0]) if len(published) == 1 else set()
-        for variant in sorted(variants, key=lambda v: [_value_order(value) for _, value in v]):
-            changed = [
-                f"{_short(key, keys)} {value}"
-                for key, value in variant
-                if (key, value) not in unchanged
-            ]
-            suffix = f" ({', '.join(changed)})" if changed else ""
-            rows[title_of(method) + suffix] = _once(variants[variant])
+    for method in (*filter(methods.__contains__, ROWS), *sorted(methods - set(ROWS))):
+        rows |= _variants(method, [cell for cell in cells if cell.row.row == method])
     return rows
 
 
-def varying(cells: Sequence[Cell]) -> list[str]:
-    """The settings of a method that differ among its cells on the same dataset and shots."""
-    values: dict[Any, set[str]] = defaultdict(set)
-    for key in {key for cell in cells for key in cell.choices}:
-        for cell in cells:
-            values[key, cell.task.dataset, cell.task.shots].add(repr(cell.choices.get(key)))
-    return sorted({key for (key, *_), different in values.items() if len(different) > 1})
+def _variants(method: str, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Title -> cells of equal settings; the published ones have the method's title alone."""
+    keys = varying(cells)
+    variants: dict[Any, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        variants[tuple((key, cell.choices.get(key)) for key in keys)].append(cell)
+    # Changes that all variants share set none of them apart.
+    published = [
+        variant
+        for variant, own in variants.items()
+        if not any(key in cell.row.changes for cell in own for key in keys)
+    ]
+    unchanged = published[0] if len(published) == 1 else ()
+    titles = {}
+    for variant in sorted(variants, key=lambda v: [_value_order(value) for _, value in v]):
+        changed = [f"{_short(key, keys)} {x}" for key, x in variant if (key, x) not in unchanged]
+        titles[variant] = title_of(method) + f" ({', '.join(changed)})" * bool(changed)
+    return {title: _once(variants[variant]) for variant, title in titles.items()}
 
 
 def _once(cells: Sequence[Cell]) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""The long table of a family's figures, the measures computed from it, and their values.
+"""The long table of figures, the measures of a family, and their values over seeds.
 
 Every value is a mean over seeds with its standard deviation, 95 % t-interval and number. In the
 row of an average over datasets, a seed counts where all datasets have it, and a measure is
@@ -7,20 +7,19 @@ computed from the averaged accuracies: H from the averaged base and new, as in t
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from cdc_jax import metrics
-from cdc_jax.records import INTERVENTION, SplitRecord
+from cdc_jax.records import INTERVENTION
 from cdc_jax.report.cells import Cell
-from cdc_jax.report.families import Family, dataset_order
+from cdc_jax.report.families import Family
 from cdc_jax.report.table import Column, Value
+from cdc_jax.report.words import words
 
 _RUN = ["row", "dataset", "seed"]
-Cells: TypeAlias = tuple[Value | None, ...]
 
 
 def long_table(rows: Mapping[str, Sequence[Cell]]) -> pd.DataFrame:
@@ -38,66 +37,32 @@ def long_table(rows: Mapping[str, Sequence[Cell]]) -> pd.DataFrame:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measure(Column):
-    """A column that is computed from figures, a line a run or their average.
+    """A column that is computed from figures: their mean over splits.
 
     Attributes:
-      key: for look-up.
-      of: figures, see `Runs.figures` -> a value a line, NaN where it doesn't exist.
+      splits: of the figures.
+      figure: the figure's name.
+      harmonic: the harmonic mean of two splits instead.
     """
 
-    key: str
-    of: Callable[[pd.DataFrame], pd.Series]
+    splits: Sequence[str]
+    figure: str = "accuracy"
+    harmonic: bool = False
 
-
-def source_split(cell: Cell) -> str | None:
-    """The split of a transfer cell that is of the dataset trained on, if it was tested."""
-    own = cell.where("all", "base")
-    return next((name for name in own if cell.records[name].condition in ("", "iid")), None)
-
-
-def headline(cells: Sequence[Cell]) -> list[str]:
-    """The splits that stand for all, of cells on the same task; targets in the papers' order."""
-    splits = dict.fromkeys(split for cell in cells for split in cell.headline)
-    targets = [split for cell in cells for split in cell.where("target")]
-    return sorted(splits, key=dataset_order) if targets else list(splits)
+    def of(self, figures: pd.DataFrame) -> pd.Series:
+        """A value a line of figures; NaN where a split lacks the figure."""
+        missing = np.full(len(figures), np.nan)
+        values = [figures.get((split, self.figure), missing) for split in self.splits]
+        if self.harmonic:
+            return pd.Series(metrics.harmonic_mean(*values), figures.index)
+        return sum(values, pd.Series(0.0, figures.index)) / (len(values) or np.nan)
 
 
 def measures(family: Family) -> list[Measure]:
     """The accuracies of a family, and H: the columns of its tables."""
-    cells = family.cells()
     if family.protocol == "few_shot":
         return [_accuracy("test", "accuracy")]
-    if family.protocol == "transfer":
-        source, targets = source_split(cells[0]), headline(cells)
-        return [
-            *([_accuracy(source, f"{cells[0].task.dataset} (source)")] if source else []),
-            *(_accuracy(split, split) for split in targets),
-            Measure("average", 2, key="average", of=_mean(targets, "accuracy")),
-        ]
-    halves = {
-        (record.group, record.condition): split
-        for cell in cells
-        for split, record in cell.records.items()
-    }
-    alone = family.conditions == [""]
-    digits = 2 if alone else 1
-    accuracies = [
-        _accuracy(halves[half, condition], f"{half} {condition}".strip(), digits)
-        for half in ("base", "new")
-        for condition in family.conditions
-        if (half, condition) in halves
-    ]
-    means = [
-        Measure(
-            title,
-            digits,
-            key=f"H_{SplitRecord(condition=condition).suffix}",
-            of=_harmonic(*(halves.get((half, condition), "") for half in ("base", "new"))),
-        )
-        for condition, title in ((INTERVENTION, "H_int"), ("iid", "H"), ("", "H"))
-        if condition in family.conditions
-    ]
-    return accuracies + means if alone else means + accuracies
+    return _transfer(family) if family.protocol == "transfer" else _base_new(family)
 
 
 def primary(family: Family) -> Measure:
@@ -106,124 +71,129 @@ def primary(family: Family) -> Measure:
     return columns[0] if family.intervenes else columns[-1]
 
 
-def calibration(family: Family, *keys: str) -> list[Measure]:
+def calibration(family: Family, *figures: str) -> list[Measure]:
     """Figures of the predictions' trustworthiness, averaged over the headline splits.
 
     Args:
       family: of the cells.
-      *keys: which; all of them without any.
+      *figures: which; all of them without any.
     """
-    cells = family.cells()
-    splits = headline(cells)
-    unseen = {split for cell in cells for split in cell.where("new")}
-    new = [split for split in splits if split in unseen]
-    chosen = [
-        ("ece", splits, "ECE", 1, True, "expected calibration error in percent"),
-        ("nll", splits, "NLL", 3, True, "negative log-likelihood in nats"),
-        ("brier", splits, "Brier", 3, True, "Brier score, 0 to 2"),
-        ("auroc", splits, "AUROC", 1, False, "of the uncertainty for errors"),
-        ("aurc", splits, "AURC", 2, True, "area under risk and coverage, percent"),
-        ("novelty", new, "AUROC new", 1, False, "of the uncertainty for new classes"),
-    ]
+    new = [split for (group, _), split in family.splits.items() if group == "new"]
+    over = {"novelty": [split for split in family.headline if split in new]}
     return [
-        Measure(title, digits, falling, about=about, key=key, of=_mean(over, key))
-        for key, over, title, digits, falling, about in chosen
-        if key in keys or not keys
+        Measure(**column, figure=figure, splits=over.get(figure, family.headline))
+        for figure, column in words("calibration").items()
+        if figure in figures or not figures
     ]
+
+
+def _transfer(family: Family) -> list[Measure]:
+    accuracies = [_accuracy(split, split) for split in family.headline]
+    if source := source_split(family):
+        accuracies.insert(0, _accuracy(source, f"{family.datasets[0]} (source)"))
+    return [*accuracies, Measure("average", 2, splits=family.headline)]
+
+
+def source_split(family: Family) -> str | None:
+    """The split of a transfer that is of the dataset trained on, if it was tested."""
+    own = [(group, condition) for group in ("all", "base") for condition in ("", "iid")]
+    return next((family.splits[key] for key in own if key in family.splits), None)
+
+
+def _base_new(family: Family) -> list[Measure]:
+    splits = family.splits
+    conditions = [condition for group, condition in splits if group == "base"]
+    alone = conditions == [""]
+    digits = 2 if alone else 1
+    accuracies = [
+        _accuracy(splits[half, condition], f"{half} {condition}".strip(), digits)
+        for half in ("base", "new")
+        for condition in conditions
+        if (half, condition) in splits
+    ]
+    pairs = {c: [splits.get((half, c), "") for half in ("base", "new")] for c in conditions}
+    means = [
+        Measure(title, digits, splits=pairs[condition], harmonic=True)
+        for condition, title in ((INTERVENTION, "H_int"), ("iid", "H"), ("", "H"))
+        if condition in conditions
+    ]
+    return accuracies + means if alone else means + accuracies
 
 
 def _accuracy(split: str, title: str, digits: int = 2) -> Measure:
-    return Measure(title, digits, key=split, of=_mean([split], "accuracy"))
+    return Measure(title, digits, splits=[split])
 
 
-def _mean(splits: Sequence[str], figure: str) -> Callable[[pd.DataFrame], pd.Series]:
-    def of(figures: pd.DataFrame) -> pd.Series:
-        columns = (figures.get((split, figure), np.nan) for split in splits)
-        return sum(columns, pd.Series(0.0, figures.index)) / (len(splits) or np.nan)
-
-    return of
-
-
-def _harmonic(base: str, new: str) -> Callable[[pd.DataFrame], pd.Series]:
-    halves = _mean([base], "accuracy"), _mean([new], "accuracy")
-    return lambda figures: pd.Series(
-        metrics.harmonic_mean(*(half(figures) for half in halves)), figures.index
-    )
+@functools.lru_cache(maxsize=1)  # all tables of a family are made in turn
+def runs(family: Family) -> pd.DataFrame:
+    """A line a run (row, dataset, seed) in the order of the cells, a column a split's figure."""
+    long = long_table(family.rows)
+    wide = long.pivot(index=_RUN, columns=["split", "figure"], values="value")
+    return wide.loc[pd.MultiIndex.from_frame(long[_RUN].drop_duplicates())]
 
 
-def over_seeds(values: pd.Series | Iterable[float]) -> Value | None:
+def shared(figures: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
+    """The runs of some rows on the datasets and seeds that all of these rows have."""
+    own = figures[figures.index.isin(rows, level="row")]
+    return own[own.groupby(["dataset", "seed"]).transform("size") == len(rows)]
+
+
+def averages(
+    figures: pd.DataFrame, datasets: Sequence[str], columns: Sequence[Measure]
+) -> dict[str, list[Value | None]]:
+    """Row -> a value a measure: over seeds, of one dataset or of the average over several.
+
+    Args:
+      figures: see `runs`.
+      datasets: what is averaged; a seed that lacks one of them doesn't count.
+      columns: the measures.
+    """
+    # A sum is NaN unless every dataset has the figure.
+    sums = _on(figures, datasets).groupby(["row", "seed"], sort=False).sum(min_count=len(datasets))
+    by_seed = sums / len(datasets)
+    seeds = _measured(by_seed, columns)
+    cells = _over_seeds(seeds)
+    for c in [c for c, measure in enumerate(columns) if measure.harmonic and len(datasets) > 1]:
+        means = columns[c].of(by_seed[seeds[c].notna()].groupby("row").mean())
+        for row, own in cells.items():
+            if value := own[c]:
+                own[c] = dataclasses.replace(value, mean=float(means[row]))
+    return cells
+
+
+def differences(
+    figures: pd.DataFrame, datasets: Sequence[str], columns: Sequence[Measure], reference: str
+) -> dict[str, list[Value | None]]:
+    """Row -> the reference minus it, a value a measure over the pairs of dataset and seed."""
+    values = _measured(_on(figures, datasets), columns)
+    if reference not in values.index.unique("row"):
+        return {}
+    others = values.drop(reference, level="row")
+    own = values.xs(reference, level="row").reindex(others.index.droplevel("row"))
+    return _over_seeds(own.to_numpy() - others)
+
+
+def over_seeds(values: Sequence[float] | np.ndarray) -> Value | None:
     """The value of a table's cell, from one number a seed; NaN doesn't count."""
-    x = np.array([value for value in values if not np.isnan(value)], np.float64)
+    x = np.asarray(values, np.float64)
+    x = x[~np.isnan(x)]
     if not x.size:
         return None
     mean, low, high, n = metrics.mean_interval(x)
     return Value(mean, float(x.std(ddof=1)) if n > 1 else np.nan, low, high, n)
 
 
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """The runs of a family with one number of shots.
-
-    Attributes:
-      family: the whole.
-      shots: training images a class.
-      reference: the row that the others are compared with, or None.
-    """
-
-    family: Family
-    shots: int
-    reference: str | None
-
-    @functools.cached_property
-    def figures(self) -> pd.DataFrame:
-        """A line a run (row, dataset, seed), a column a figure of a split."""
-        long = long_table(self.family.at(self.shots))
-        return long.pivot(index=_RUN, columns=["split", "figure"], values="value")
-
-    def values(
-        self,
-        datasets: Sequence[str],
-        columns: Sequence[Measure],
-        shared: Sequence[str] = (),
-    ) -> dict[str, Cells]:
-        """Row -> a value a measure: over seeds, of one dataset or of the average over several.
-
-        Args:
-          datasets: what is averaged; a seed that lacks one of them doesn't count.
-          columns: the measures.
-          shared: rows; only the datasets and seeds that all of them have count.
-        """
-        runs = self._runs(datasets)
-        if shared:
-            runs = runs[runs.index.isin(shared, level="row")]
-            runs = runs.groupby(["dataset", "seed"]).filter(lambda own: len(own) == len(shared))
-        # A sum is NaN unless every dataset has the figure.
-        by_seed = runs.groupby(["row", "seed"]).sum(min_count=len(datasets)) / len(datasets)
-        by_measure = [_values(by_seed, measure, len(datasets) > 1) for measure in columns]
-        cells = {row: tuple(by_row.get(row) for by_row in by_measure) for row in self.family.rows}
-        return {row: values for row, values in cells.items() if any(values)}
-
-    def differences(self, datasets: Sequence[str], columns: Sequence[Measure]) -> dict[str, Cells]:
-        """Row -> the reference minus it, a value a measure over the pairs of dataset and seed."""
-        runs, gains = self._runs(datasets), []
-        if self.reference in runs.index.unique("row"):
-            for measure in columns:
-                pairs = (
-                    measure.of(runs).unstack("row").reindex(self.family.datasets, level="dataset")
-                )
-                gains.append(pairs.rsub(pairs[self.reference], axis=0))
-        rows = [row for row in self.family.rows if row != self.reference]
-        cells = {row: tuple(over_seeds(pairs.get(row, ())) for pairs in gains) for row in rows}
-        return {row: values for row, values in cells.items() if any(values)}
-
-    def _runs(self, datasets: Sequence[str]) -> pd.DataFrame:
-        return self.figures[self.figures.index.isin(datasets, level="dataset")]
+def _on(figures: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
+    return figures[figures.index.isin(datasets, level="dataset")]
 
 
-def _values(by_seed: pd.DataFrame, measure: Measure, averaged: bool) -> dict[str, Value]:
-    seeds = measure.of(by_seed).dropna()
-    summaries = {row: v for row, own in seeds.groupby("row") if (v := over_seeds(own))}
-    if averaged:
-        means = measure.of(by_seed.loc[seeds.index].groupby("row").mean())
-        summaries = {r: dataclasses.replace(v, mean=float(means[r])) for r, v in summaries.items()}
-    return summaries
+def _measured(figures: pd.DataFrame, columns: Sequence[Measure]) -> pd.DataFrame:
+    """A column a measure."""
+    return pd.DataFrame({c: measure.of(figures) for c, measure in enumerate(columns)})
+
+
+def _over_seeds(values: pd.DataFrame) -> dict[str, list[Value | None]]:
+    """Row -> a value a column, of the rows that have one."""
+    rows = values.groupby("row", sort=False)
+    cells = {row: [over_seeds(x) for x in own.to_numpy().T] for row, own in rows}
+    return {row: own for row, own in cells.items() if any(own)}

@@ -6,18 +6,19 @@ from pathlib import Path
 
 from cdc_jax import writing
 from cdc_jax.methods.rows import ROWS
-from cdc_jax.report.cells import find
-from cdc_jax.report.comparisons import family_tables
+from cdc_jax.report.cells import Cell, find
 from cdc_jax.report.drawing import standalone
 from cdc_jax.report.families import Family, arrange
-from cdc_jax.report.formats import RENDERERS, markdown, overview
-from cdc_jax.report.page import check, page, part
+from cdc_jax.report.formats import comma_separated, latex, markdown, overview
+from cdc_jax.report.page import page, part
 from cdc_jax.report.table import Table
+from cdc_jax.report.tables import family_tables
 
 FORMATS = ("html", "markdown", "csv", "latex", "svg")
 """What a report can be written as."""
 
 _DEFAULT_REFERENCE = next(name for name, row in ROWS.items() if row.role == "reference")
+_DRAWN_FROM = ("curve", "interpretation", "gallery", "scores")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,28 +69,20 @@ def make(
     missing = [f"Not finished, and in no table: {', '.join(unfinished)}."] if unfinished else []
     missing += [f"Failed, see error.txt there: {', '.join(failed)}."] if failed else []
     drawn = bool({"html", "svg"} & set(formats))
-    if drawn:
-        check(cells)
-    families = arrange(cells)
-    references = [
-        family.named(reference) if reference else family.published(_DEFAULT_REFERENCE)
-        for family in families
-    ]
-    if reference is not None and not any(references):
-        methods = ", ".join(sorted({cell.row.row for cell in cells}))
-        raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
-    names = _names(families)
-    tables = [family_tables(*pair) for pair in zip(families, references, strict=True)]
-    files = _table_files(dict(zip(names, tables, strict=True)), formats)
-    parts = [part(*args) for args in zip(families, names, references, tables, strict=True) if drawn]
+    if drawn:  # a broken file stops the report before anything is drawn
+        for cell in cells:
+            for optional in _DRAWN_FROM:
+                getattr(cell, optional)
+    families = _compared(cells, reference)
+    tables = {family.name: family_tables(family) for family in families}
+    files = _table_files(tables, formats)
+    parts = [part(family, tables[family.name]) for family in families if drawn]
     if "svg" in formats:
-        plots = [
-            plot for one in parts for _, own in [("", one.general), *one.plots] for plot in own
-        ]
+        plots = [p for one in parts for _, own in [("", one.general), *one.plots] for p in own]
         files |= {f"plots/{plot.name}.svg": standalone(plot.drawing) for plot in plots}
     if "html" in formats:
         files["index.html"] = page(parts, cells, missing)
-    return Report([table for own in tables for table in own], files, missing)
+    return Report([table for own in tables.values() for table in own], files, missing)
 
 
 def write(report: Report, out: Path | str) -> None:
@@ -100,26 +93,29 @@ def write(report: Report, out: Path | str) -> None:
         writing.write_text(path, content)
 
 
-def _names(families: Sequence[Family]) -> list[str]:
-    """A name for each family: its protocol, numbered where there are several."""
-    protocols = [family.protocol for family in families]
-    return [
-        protocol.replace("_", "-")
-        + (f"-{protocols[: i + 1].count(protocol)}" if protocols.count(protocol) > 1 else "")
-        for i, protocol in enumerate(protocols)
+def _compared(cells: Sequence[Cell], reference: str | None) -> list[Family]:
+    """The cells' families with the reference of each."""
+    families = arrange(cells)
+    rows = [
+        family.named(reference) if reference else family.published(_DEFAULT_REFERENCE)
+        for family in families
     ]
+    if reference is not None and not any(rows):
+        methods = ", ".join(sorted({cell.row.row for cell in cells}))
+        raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
+    pairs = zip(families, rows, strict=True)
+    return [dataclasses.replace(family, reference=row) for family, row in pairs]
 
 
 def _table_files(tables: Mapping[str, Sequence[Table]], formats: Sequence[str]) -> dict[str, str]:
-    files = {}
+    """The files of each family's tables."""
+    files, each = {}, [(family, table) for family, own in tables.items() for table in own]
     if "markdown" in formats:
-        texts = [markdown(table) for own in tables.values() for table in own]
-        files["tables.md"] = "# Results\n\n" + "\n".join(texts)
-        if short := "\n".join(filter(None, map(overview, tables.values()))):
-            files["overview.md"] = "# Overview\n\n" + short
-    for kind, (suffix, render) in RENDERERS.items():
-        for name, table in [(name, table) for name, own in tables.items() for table in own]:
-            if kind in formats:
-                shots = f"-{table.shots}shot" if table.shots else ""
-                files[f"tables/{name}-{table.name}{shots}.{suffix}"] = render(table)
+        files = {"tables.md": markdown([table for _, table in each])}
+        if short := overview(tables.values()):
+            files["overview.md"] = short
+    for kind, suffix, render in (("csv", "csv", comma_separated), ("latex", "tex", latex)):
+        for family, table in each if kind in formats else ():
+            shots = f"-{table.shots}shot" if table.shots else ""
+            files[f"tables/{family}-{table.name}{shots}.{suffix}"] = render(table)
     return files

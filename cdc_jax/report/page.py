@@ -1,35 +1,58 @@
 """The page: one HTML file with every table, plot and gallery, that needs no network.
 
-A part of it shows a family: `page.html` is the template of all parts.
+A part of it shows a family: `page.html` is the template of all parts. A plot of one task is a
+function in `_TASK_PLOTS`: it draws the rows of a family on that task, or nothing.
 """
 
+import base64
 import dataclasses
+import io
 import itertools
-import math
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
+from typing import Any
 
-import jinja2
 import markupsafe
+import PIL.Image
 
-from cdc_jax.report.cells import Cell, scores
-from cdc_jax.report.curves import (
-    ablation_curves,
-    difference_plots,
-    epoch_curves,
-    few_shot_curves,
-    read_curve,
-)
-from cdc_jax.report.drawing import Plot, styles, stylesheet
-from cdc_jax.report.families import Family
+from cdc_jax.report.cells import Cell
+from cdc_jax.report.curves import ablation_curves, difference_plot, epoch_curves, few_shot_curves
+from cdc_jax.report.drawing import Plot, Style, styles, stylesheet
+from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import primary
-from cdc_jax.report.gallery import Gallery, gallery, read_gallery
-from cdc_jax.report.table import Table, joined, number, shown
-from cdc_jax.report.tables import plural
-from cdc_jax.report.templates import interpretation, template_accuracy, template_maps
-from cdc_jax.report.trust import trust_plots
-from cdc_jax.report.words import capitalized, words
+from cdc_jax.report.formats import environment
+from cdc_jax.report.table import Table, joined, number
+from cdc_jax.report.templates import template_accuracy, template_maps
+from cdc_jax.report.trust import reliability, risk_coverage, uncertainties
+
+_TASK_PLOTS: Sequence[Callable[[list[Plot], Family, Mapping[str, Style], str], None]] = (
+    epoch_curves, risk_coverage, reliability, uncertainties, template_accuracy, template_maps,
+)  # fmt: skip
+_SMALL = 96  # pixels; below that, pixels are shown as squares
+_VERDICTS = {
+    1: "ahead of",
+    -1: "behind",
+    0: "not separated from",
+    None: "compared, on one pair of runs and so without an interval, with",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """The images of a cell and the words near its learned vectors.
+
+    `images` has the entries of the most and of the least certain images, `words` the nearest words
+    for every template and vector. The title is the row's, with dataset and shots if there are
+    several.
+    """
+
+    row: str
+    title: str
+    seed: int
+    images: Mapping[str, Sequence[Mapping[str, Any]]]
+    words: Sequence[Sequence[Sequence[Mapping[str, Any]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +61,13 @@ class Part:
 
     Attributes:
       family: its cells, without what only ablations show.
-      reference: title of the row that others are compared with, or None.
       tables: in order.
       general: plots of all its tasks together.
-      plots: (dataset, plots) at its most shots, in order.
+      plots: (task, plots) at its most shots, in order.
       galleries: of the same.
     """
 
     family: Family
-    reference: str | None
     tables: Sequence[Table]
     general: Sequence[Plot]
     plots: Sequence[tuple[str, Sequence[Plot]]]
@@ -58,26 +79,12 @@ class Part:
         one = self.family.datasets[0] if len(self.family.datasets) == 1 else ""
         if self.family.intervenes:
             return one.replace("world ", "The world, ") or self.family.heading
-        return f"{self.family.heading}{one and f', {one}'}"
+        return joined(self.family.heading, one, by=", ")
 
     @property
     def full_title(self) -> str:
         """The heading with what distinguishes the family from the others."""
-        return ", ".join(filter(None, [self.title, self.family.title]))
-
-    @property
-    def about(self) -> str:
-        """Datasets, shots and seeds."""
-        family = self.family
-        seeds = sorted({cell.task.seed for cell in family.cells()})
-        shots = " and ".join(", ".join(map(str, family.shots)).rsplit(", ", 1))
-        texts = [
-            f"{len(family.datasets)} datasets" if len(family.datasets) > 1 else "",
-            f"{shots} {'shots' if family.shots != (1,) else 'shot'}",
-            f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
-            family.title,
-        ]
-        return capitalized(", ".join(filter(None, texts))) + "."
+        return joined(self.title, self.family.title, by=", ")
 
     @property
     def lead(self) -> str:
@@ -87,92 +94,53 @@ class Part:
             alone = len(self.family.rows) < 2
             return "" if alone else f"{self.full_title}: no run of the method to compare with."
         measure = primary(self.family).title
-        verdicts: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS.values()}
+        rows: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS.values()}
         for row, value in table.values(measure).items():
-            side = None if math.isnan(value.low) else (value.low > 0) - (value.high < 0)
             points = number(value.mean, 1, signed=True)
-            verdicts[_VERDICTS[side]].append(f"{row.removeprefix('− ')} ({points})")
-        texts = [f"{verdict} {', '.join(rows)}" for verdict, rows in verdicts.items() if rows]
+            rows[_VERDICTS[value.sign]].append(f"{row.removeprefix('− ')} ({points})")
+        texts = "; ".join(f"{verdict} {', '.join(own)}" for verdict, own in rows.items() if own)
         measure = measure.replace("average", "average accuracy")
-        lead = f"{self.full_title}: in {measure}, {self.reference} is {'; '.join(texts)}."
+        lead = f"{self.full_title}: in {measure}, {self.family.reference} is {texts}."
         return lead if texts else ""
 
 
-_VERDICTS = {
-    1: "ahead of",
-    -1: "behind",
-    0: "not separated from",
-    None: "compared, on one pair of runs and so without an interval, with",
-}
-
-
-def check(cells: Sequence[Cell]) -> None:
-    """Reads what only drawings need, so that a broken file stops the report before any is drawn.
-
-    Raises:
-      ValueError: a broken file; it is named.
-    """
-    for cell in cells:
-        for read in (read_curve, interpretation, read_gallery, scores):
-            read(cell)
-
-
-def part(family: Family, name: str, reference: str | None, tables: Sequence[Table]) -> Part:
-    """Draws the plots of a family.
-
-    Args:
-      family: its cells.
-      name: unique in a report; begins the names of its plots.
-      reference: title of a row of it, or None.
-      tables: of the family.
-    """
-    main, main_reference = family.main(reference)
+def part(family: Family, tables: Sequence[Table]) -> Part:
+    """Draws the plots of a family, which has these tables."""
+    main, by_name = family.main(), {(table.name, table.shots): table for table in tables}
+    rows = sorted(main.rows, key=lambda row: row != main.reference)  # the reference first
     zero_shot = [row for row, cells in main.rows.items() if cells[0].row.role == "zero-shot"]
-    first = sorted(main.rows, key=lambda row: row != main_reference)  # the reference first
-    looks = styles(first, main_reference, next(iter(zero_shot), None))
-    by_name = {(table.name, table.shots): table for table in tables}
+    looks = styles(rows, main.reference, next(iter(zero_shot), None))
     general: list[Plot] = []
     if table := by_name.get(("differences", family.shots[-1])):
-        general += difference_plots(table, primary(family).title, f"{name}-difference")
+        difference_plot(general, main, family.name, table)
     if table := by_name.get(("shots", None)):
-        general += few_shot_curves(main, table, looks, name)
-    plots, shelves = [], []
+        few_shot_curves(general, main, looks, family.name, table)
+    plots, galleries = [], list[Gallery]()
     for d, dataset in enumerate(family.datasets):
-        shots = max(cell.task.shots for cell in family.cells() if cell.task.dataset == dataset)
-        cells = main.at(shots, dataset)
-        where = [dataset] if len(family.datasets) > 1 else []
-        where += [plural(shots)] if len(family.shots) > 1 else []
-        key = f"{name}-{d}"
-        table = by_name.get(("templates", shots))
-        alone = dict(table.groups).get(dataset if len(family.datasets) > 1 else "") if table else ()
-        drawn = [
-            *ablation_curves(family, dataset, shots, key),
-            *epoch_curves(cells, looks, key),
-            *trust_plots(cells, looks, key),
-            *template_accuracy(alone or (), looks, key),
-            *template_maps(cells, key),
-        ]
-        plots.append((", ".join(where), drawn))
-        order = sorted(reversed(list(cells)), key=lambda row: row != main_reference)
-        suffix = "".join(f", {place}" for place in where)
-        each = (gallery(cell, row, suffix) for row in order for cell in cells[row])
-        shelves += list(itertools.islice(filter(None, each), 1))
-    return Part(main, main_reference, tables, general, plots, shelves)
+        shots = family.at(dataset=dataset).shots[-1]
+        here = main.at(dataset=dataset, shots=shots)
+        drawn: list[Plot] = []
+        ablation_curves(drawn, family.at(dataset=dataset, shots=shots), f"{family.name}-{d}")
+        for draw in _TASK_PLOTS if here.rows else ():
+            draw(drawn, here, looks, f"{family.name}-{d}")
+        several = (len(family.datasets) > 1, len(family.shots) > 1)
+        place = ", ".join(itertools.compress((dataset, plural(shots)), several))
+        plots.append((place, drawn))
+        order = sorted(reversed(list(here.rows)), key=lambda row: row != main.reference)
+        titles = {row: joined(row, place, by=", ") for row in order}
+        each = (_gallery(cell, row, titles[row]) for row in order for cell in here.rows[row])
+        galleries += itertools.islice(filter(None, each), 1)
+    return Part(main, tables, general, plots, galleries)
 
 
 def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -> str:
     """The page as text; names in it are only ever text."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.globals |= {"shown": shown, "joined": joined, "words": words}
-    environment.filters["svg"] = _svg
-    folder = resources.files("cdc_jax.report")
-    html, css = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css"))
-    methods, tasks = {cell.row.row for cell in cells}, {cell.task.dataset for cell in cells}
-    return environment.from_string(html).render(
-        title=f"{_many(len(methods), 'method')} on {_many(len(tasks), 'task')}",
+    templates = environment()
+    templates.filters["svg"] = _svg
+    css = resources.files("cdc_jax.report").joinpath("page.css").read_text("utf-8")
+    return templates.get_template("page.html").render(
+        methods={cell.row.row for cell in cells},
+        tasks={cell.task.dataset for cell in cells},
         css=markupsafe.Markup(stylesheet() + css),
         leads=list(filter(None, (part.lead for part in parts))),
         parts=parts,
@@ -181,9 +149,30 @@ def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -
     )
 
 
+def _gallery(cell: Cell, row: str, title: str) -> Gallery | None:
+    """The gallery of a row's cell; None without images and words."""
+    images: dict[str, list[dict[str, Any]]] = {"most certain": [], "least certain": []}
+    for entry in cell.gallery:
+        if entry["end"] in images and entry["split"] in cell.headline:
+            image, size = _image(cell.gallery_path(entry["file"]))
+            images[entry["end"]].append(entry | {"image": image, "size": size})
+    near = (cell.interpretation or {"words": []})["words"]
+    if not near and not any(images.values()):
+        return None
+    return Gallery(row, title, cell.task.seed, images, near)
+
+
+def _image(path: Path) -> tuple[str, str]:
+    """A data URI, and whether the image is small or large."""
+    data = path.read_bytes()
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            size = "small" if min(image.size) < _SMALL else "large"
+            kind = image.get_format_mimetype()
+    except PIL.UnidentifiedImageError:
+        raise ValueError(f"{path}: not an image; run that cell again") from None
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}", size
+
+
 def _svg(drawing: ET.Element) -> markupsafe.Markup:
     return markupsafe.Markup(ET.tostring(drawing, encoding="unicode", method="html"))
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"

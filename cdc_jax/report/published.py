@@ -4,39 +4,40 @@
 for transfer, `base` is the accuracy on the source.
 """
 
+import csv
+from collections.abc import Sequence
 from importlib import resources
 
-import pandas as pd
-
-from cdc_jax.report.cells import Cell
 from cdc_jax.report.families import DATASETS, Family
+from cdc_jax.report.figures import source_split
 from cdc_jax.report.table import Row, Value
 
-BENCHMARK = frozenset(DATASETS[:11])
-"""The 11 datasets of CoOp's benchmark."""
+_BENCHMARK = frozenset(DATASETS[:11])  # CoOp's
+_MODEL = "clip-vit-base-patch16"
 
 
-def rows(family: Family, datasets: tuple[str, ...], shots: int, width: int) -> list[Row]:
+def published_rows(family: Family, datasets: Sequence[str], width: int) -> list[Row]:
     """What was published for the datasets of a table's group, as rows of that many cells.
 
     Nothing unless the setting is the same: OpenAI's ViT-B/16, 16 shots, CoOp's splits, and for an
     average the 11 datasets.
     """
-    own = [cell for cell in family.cells() if cell.task.dataset in datasets]
+    cells = [cell for cell in family.cells if cell.task.dataset in datasets]
     alone = len(datasets) == 1
-    if shots != 16 or not (alone or set(datasets) == BENCHMARK) or not all(map(_same, own)):
-        return []
-    with resources.files("cdc_jax.report").joinpath("published.csv").open() as file:
-        table = pd.read_csv(file).fillna({"dataset": ""})
-    where = datasets[0] if alone else ""
-    lines = []
-    for line in table[(table.setting == family.protocol) & (table.dataset == where)].itertuples():
-        figures = [None if pd.isna(x) else Value(x) for x in (line.base, line.new, line.h)]
-        cells = (*figures, *[None] * width)[:width]
-        lines.append(Row(f"{line.title}, published", cells, "published", line.source))
-    return lines
-
-
-def _same(cell: Cell) -> bool:
-    model = cell.task.settings["model"].rstrip("/")
-    return not cell.note and model.endswith("clip-vit-base-patch16")
+    same = (
+        family.shots == (16,)
+        and (alone or set(datasets) == _BENCHMARK)
+        and (family.protocol != "transfer" or source_split(family) is not None)
+        and all(not c.note and c.task.settings["model"].rstrip("/").endswith(_MODEL) for c in cells)
+    )
+    with resources.files("cdc_jax.report").joinpath("published.csv").open(encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["setting"] == family.protocol]
+    rows = []
+    for line in lines:
+        if same and line["dataset"] == (datasets[0] if alone else ""):
+            figures = [
+                Value(float(x)) if (x := line[key]) else None for key in ("base", "new", "h")
+            ]
+            values = (*figures, *[None] * width)[:width]
+            rows.append(Row(f"{line['title']}, published", values, "published", line["source"]))
+    return rows

@@ -17,9 +17,9 @@ class Value:
     n: int = 0
 
     @property
-    def apart(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+    def sign(self) -> int | None:
+        """1 or -1 for an interval above or below 0, 0 for one with both; None without interval."""
+        return None if math.isnan(self.low) else (self.low > 0) - (self.high < 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +60,9 @@ class Column:
 class Table:
     """A table; a renderer needs nothing else.
 
-    Attributes:
-      name: of its kind.
-      shots: of its runs, None for several.
-      title: what is in it.
-      where: the protocol and task.
-      caption: what its figures are.
-      columns: of the values.
-      groups: (title, rows), in order; one group without a title needs none.
-      head: title of the rows' column.
-      group_head: title of the groups' column.
-      notes: printed below it.
-      signed: values are differences.
+    Its groups are (title, rows); a single one has no title. `where` is the protocol and the task,
+    `head` the title of the rows' column, `group_head` that of the groups'. `shots` is None for runs
+    of several. The values of a `signed` table are differences.
     """
 
     name: str
@@ -92,10 +83,16 @@ class Table:
         rows = [row for _, rows in self.groups for row in rows if row.source]
         return sorted({f"{row.title}: {row.source}." for row in rows})
 
+    def column(self, *titles: str) -> int | None:
+        """Index of the first of some columns that the table has."""
+        own = [column.title for column in self.columns]
+        return next((own.index(title) for title in titles if title in own), None)
+
     def values(self, title: str) -> dict[str, Value]:
         """Row -> value in the column of that title, in the first group."""
-        index = [i for i, column in enumerate(self.columns) if column.title == title]
-        cells = {row.title: row.cells[i] for row in self.groups[0][1] for i in index}
+        if (c := self.column(title)) is None:
+            return {}
+        cells = {row.title: row.cells[c] for row in self.groups[0][1]}
         return {row: cell for row, cell in cells.items() if isinstance(cell, Value)}
 
 
@@ -113,15 +110,20 @@ class Shown:
     count: str = ""
     best: bool = False
 
+    @property
+    def detail(self) -> str:
+        """The interval and the number."""
+        return joined(self.interval, self.count)
+
 
 def shown(table: Table) -> Iterator[tuple[str, list[tuple[Row, list[Shown]]]]]:
     """Group, and its rows with their cells as texts."""
     for group, rows in table.groups:
-        outstanding = _best(table, rows)
+        best = _best(table, rows)
         yield (
             group,
             [
-                (row, [_shown(table, row, c, (r, c) in outstanding) for c in range(len(row.cells))])
+                (row, [_shown(table, row, c, (r, c) in best) for c in range(len(row.cells))])
                 for r, row in enumerate(rows)
             ],
         )
@@ -131,19 +133,20 @@ def _shown(table: Table, row: Row, c: int, best: bool) -> Shown:
     cell, digits = row.cells[c], table.columns[c].digits
     if not isinstance(cell, Value):
         return Shown("text", cell) if cell else Shown("none", "–")
+    low, high = (number(end, digits, table.signed) for end in (cell.low, cell.high))
     return Shown(
         "value",
         number(cell.mean, digits, table.signed),
         "" if math.isnan(cell.sd) else f"± {number(cell.sd, digits)}",
-        interval(cell, digits, table.signed),
+        "" if math.isnan(cell.low) else f"[{low}, {high}]",
         f"(n = {cell.n})" if cell.n != row.n else "",
         best,
     )
 
 
-def joined(*parts: str) -> str:
+def joined(*parts: str, by: str = " ") -> str:
     """The parts that are not empty, in one line."""
-    return " ".join(filter(None, parts))
+    return by.join(filter(None, parts))
 
 
 def number(value: float, digits: int, signed: bool = False) -> str:
@@ -154,13 +157,6 @@ def number(value: float, digits: int, signed: bool = False) -> str:
     """
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return (text if float(text) else text.lstrip("+-")).replace("-", "−")
-
-
-def interval(value: Value, digits: int, signed: bool = False) -> str:
-    """The 95 % interval in brackets, nothing where there is none."""
-    if math.isnan(value.low):
-        return ""
-    return f"[{number(value.low, digits, signed)}, {number(value.high, digits, signed)}]"
 
 
 def _best(table: Table, rows: tuple[Row, ...]) -> set[tuple[int, int]]:
@@ -177,7 +173,7 @@ def _best(table: Table, rows: tuple[Row, ...]) -> set[tuple[int, int]]:
             if isinstance(cell := row.cells[c], Value) and row.mark not in ("published", "room")
         }
         if table.signed:
-            positions |= {(r, c) for r, value in values.items() if value.apart}
+            positions |= {(r, c) for r, value in values.items() if value.sign}
         elif len(values) > 1 and column.falling is not None:
             most = max(value.n for value in values.values())
             means = {r: round(v.mean, column.digits) for r, v in values.items() if v.n == most}

@@ -1,153 +1,270 @@
-"""The tables of a family: accuracies by method, dataset and shots, calibration, templates."""
+"""The tables of a family. Each kind is a function from a family to tables, listed in `_KINDS`.
+
+`words.toml` has the title and the caption of each kind. The functions get the runs of one number
+of shots, except `by_shots`. A table without values is left out.
+"""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from cdc_jax.report import published
-from cdc_jax.report.families import Family
-from cdc_jax.report.figures import (
-    Cells,
-    Runs,
-    calibration,
-    headline,
-    measures,
-    over_seeds,
-    primary,
-    source_split,
-)
-from cdc_jax.report.table import Column, Row, Table
+import numpy as np
+import pandas as pd
+
+from cdc_jax.report import figures
+from cdc_jax.report.families import Family, plural, title_of, varying
+from cdc_jax.report.figures import Measure, calibration, measures, over_seeds, primary
+from cdc_jax.report.published import published_rows
+from cdc_jax.report.table import Column, Row, Table, Value, joined
 from cdc_jax.report.words import capitalized, words
 
 Groups: TypeAlias = Sequence[tuple[str, Sequence[Row]]]
+Cells: TypeAlias = Mapping[str, Sequence[Value | None]]
+
+_LEAST_ROOM = 3.0  # points; shares of less are noise
 
 
-def rows_of(cells: Mapping[str, Cells], reference: str | None) -> list[Row]:
-    """Rows of values, the reference marked."""
-    return [Row(row, own, "reference" if row == reference else "") for row, own in cells.items()]
+def family_tables(family: Family) -> list[Table]:
+    """All tables of a family."""
+    main, several = family.main(), len(family.shots) > 1
+    tables = by_shots(main) if several else []
+    kinds = _KINDS[1:] if tables and family.protocol == "few_shot" else _KINDS
+    for shots in family.shots:
+        part = main.at(shots=shots)
+        own = [table for kind in kinds if part.rows for table in kind(part)]
+        own += ablations(family, shots)
+        suffix = f", {plural(shots)}" * several
+        tables += [dataclasses.replace(table, title=table.title + suffix) for table in own]
+    return tables
 
 
-def assemble(
-    family: Family, shots: int | None, name: str, title: str, caption: str,
-    columns: Sequence[Column], groups: Groups, **more: Any,
-) -> Table:  # fmt: skip
-    """A table of a family, without its empty columns and groups, with its tasks' notes."""
-    cells = [cell for cell in family.cells() if shots in (None, cell.task.shots)]
-    datasets = {cell.task.dataset for cell in cells}
-    where = [family.heading, *(datasets if len(datasets) == 1 else ()), family.title]
-    where += [plural(shots)] if shots else []
-    rows = [row for _, own in groups for row in own]
-    kept = [c for c in range(len(columns)) if any(row.cells[c] is not None for row in rows)]
-    abouts = [f"{columns[c].title}: {columns[c].about}" for c in kept if columns[c].about]
+def accuracy(family: Family) -> list[Table]:
+    """Methods by measures, for the average of the datasets and for each of them."""
+    columns = measures(family)
+    if family.intervenes:
+        columns += calibration(family, "ece", "auroc", "novelty")
+    groups = _groups(family, columns)
+    for (_, rows), (_, datasets) in zip(groups, family.scopes(), strict=True):
+        rows += published_rows(family, datasets, len(columns))
+    kind = "interventions" if family.intervenes else family.protocol
+    return _table(family, kind, columns, groups, name="accuracy")
 
-    def narrow(row: Row) -> Row:
-        return dataclasses.replace(row, cells=tuple(row.cells[c] for c in kept))
 
-    return Table(
-        name=name,
-        shots=shots,
-        title=capitalized(f"{title}, {where[-1]}" if shots and len(family.shots) > 1 else title),
-        where=", ".join(filter(None, where)),
-        caption=f"{caption} {'; '.join(abouts)}." if abouts else caption,
-        columns=tuple(columns[c] for c in kept),
-        groups=tuple((group, tuple(map(narrow, rows))) for group, rows in groups if rows),
-        notes=tuple(sorted({f"{cell.task.dataset}: {cell.note}" for cell in cells if cell.note})),
-        **more,
+def by_dataset(family: Family) -> list[Table]:
+    """Methods by datasets and their average, of the primary measure: H_int, H or accuracy."""
+    if family.protocol == "transfer" or len(family.datasets) == 1:
+        return []
+    measure, runs = primary(family), figures.runs(family)
+    scopes = {dataset: (dataset,) for dataset in family.datasets} | {"average": family.datasets}
+    values = [figures.averages(runs, datasets, [measure]) for datasets in scopes.values()]
+    columns = [Column(title, measure.digits) for title in scopes]
+    groups = [("", _across(family, values))]
+    return _table(family, "datasets", columns, groups, measure=measure.title)
+
+
+def by_shots(family: Family) -> list[Table]:
+    """Methods by numbers of shots, for the average of the datasets and for each of them."""
+    if family.protocol == "transfer":
+        return []
+    measure = primary(family)
+    runs = [figures.runs(family.at(shots=shots)) for shots in family.shots]
+    groups = []
+    for title, datasets in family.scopes():
+        rows = _across(family, [figures.averages(own, datasets, [measure]) for own in runs])
+        groups.append((title, [row for row in rows if any(row.cells)]))
+    columns = [Column(plural(shots), measure.digits) for shots in family.shots]
+    return _table(family, "shots", columns, groups, measure=measure.title)
+
+
+def differences(family: Family, kind: str = "differences", name: str = "") -> list[Table]:
+    """The reference minus every other row, paired by cell: the same dataset, shots and seed."""
+    reference = family.reference
+    if reference is None or reference not in family.rows:
+        return []
+    columns, runs = measures(family) + calibration(family, "ece", "auroc"), figures.runs(family)
+    groups = []
+    for title, datasets in family.scopes("All cells"):
+        gains = figures.differences(runs, datasets, columns, reference)
+        groups.append((title, [Row(f"− {row}", tuple(cells)) for row, cells in gains.items()]))
+    return _table(
+        family, kind, columns, groups, name=name, head=reference, signed=True, reference=reference
     )
 
 
-def accuracy(runs: Runs) -> Table:
-    """Methods by measures, for the average of the datasets and for each of them."""
-    family, columns = runs.family, measures(runs.family)
-    if family.intervenes:
-        columns += calibration(family, "ece", "auroc", "novelty")
-    compared = family.protocol != "transfer" or source_split(family.cells()[0])
-    groups = []
-    for title, datasets in family.scopes(runs.shots):
-        rows = rows_of(runs.values(datasets, columns), runs.reference)
-        if compared:
-            rows += published.rows(family, datasets, runs.shots, len(columns))
-        groups.append((title, rows))
-    caption = words("tables", "interventions" if family.intervenes else family.protocol)
-    return assemble(family, runs.shots, "accuracy", "accuracy", caption, columns, groups)
+def shares(family: Family) -> list[Table]:
+    """The share of the way from zero-shot to an upper bound that each method goes.
+
+    An upper bound with visual prompts is one for the methods with visual prompts, another for the
+    others.
+    """
+    rows = {row: cells[0].row for row, cells in family.rows.items()}
+    start = next((row for row, record in rows.items() if record.role == "zero-shot"), None)
+    if not family.intervenes or start is None:
+        return []
+    oracles = {  # of several variants the last
+        record.changes_images: row for row, record in rows.items() if record.role == "upper bound"
+    }
+    columns = [m for m in measures(family) if set(m.splits) <= set(family.headline)]
+    runs, tables = figures.runs(family), list[Table]()
+    for visual, oracle in oracles.items():
+        alike = [row for row, record in rows.items() if record.changes_images == visual]
+        groups = []
+        for title, datasets in family.scopes():
+            share = functools.partial(_shares, runs, datasets, columns, start, oracle)
+            own = [Row(row, share(row)) for row in alike if row not in (start, oracle)]
+            own = [Row("room, in points", share(), "room"), *own]
+            groups.append((title, [row for row in own if any(row.cells)]))
+        which = " with visual prompts" if visual else ""
+        name = "room-visual" if visual else "room"
+        tables += _table(family, "room", columns, groups, name=name, which=which, least=_LEAST_ROOM)
+    return tables
 
 
-def by_dataset(runs: Runs) -> Table | None:
-    """Methods by datasets and their average, of the primary measure: H_int, H or accuracy."""
-    family, measure = runs.family, primary(runs.family)
-    average, *each = family.scopes(runs.shots)
-    if not each or family.protocol == "transfer":
-        return None
-    names, scopes = zip(*each, ("average", average[1]), strict=True)
-    values = [runs.values(datasets, [measure]) for datasets in scopes]
-    rows = rows_of(_across(family.at(runs.shots), values), runs.reference)
-    columns = [Column(name, measure.digits) for name in names]
-    title = f"{measure.title} by dataset"
-    caption = words("tables", "datasets", measure=capitalized(measure.title))
-    return assemble(family, runs.shots, "datasets", title, caption, columns, [("", rows)])
-
-
-def by_shots(family: Family, reference: str | None) -> Table | None:
-    """Methods by numbers of shots, for the average of the datasets and for each of them."""
-    if len(family.shots) == 1 or family.protocol == "transfer":
-        return None
-    measure = primary(family)
-    parts = [Runs(family, shots, reference) for shots in family.shots]
-    groups = []
-    for title, datasets in family.scopes():
-        values = [runs.values(datasets, [measure]) for runs in parts]
-        rows = [row for row in family.rows if any(row in cells for cells in values)]
-        groups.append((title, rows_of(_across(rows, values), reference)))
-    columns = [Column(plural(shots), measure.digits) for shots in family.shots]
-    caption = words("tables", "shots", measure=capitalized(measure.title))
-    return assemble(family, None, "shots", f"{measure.title} by shots", caption, columns, groups)
-
-
-def _across(rows: Iterable[str], columns: Sequence[Mapping[str, Cells]]) -> dict[str, Cells]:
-    """Row -> its only value in every column."""
-    return {row: tuple(cells.get(row, (None,))[0] for cells in columns) for row in rows}
-
-
-def calibrated(runs: Runs) -> Table:
+def trust(family: Family) -> list[Table]:
     """How far the predictions' probabilities and uncertainties can be trusted."""
-    columns = calibration(runs.family)
-    groups = [
-        (title, rows_of(runs.values(datasets, columns), runs.reference))
-        for title, datasets in runs.family.scopes(runs.shots)
-    ]
-    splits = ", ".join(headline(runs.family.cells()[:1]))
-    caption = words("tables", "calibration", splits=splits)
-    title = "calibration and uncertainty"
-    return assemble(runs.family, runs.shots, "calibration", title, caption, columns, groups)
+    columns, splits = calibration(family), ", ".join(family.headline)
+    return _table(family, "calibration", columns, _groups(family, columns), splits=splits)
 
 
-def templates(runs: Runs) -> Table | None:
+def templates(family: Family) -> list[Table]:
     """Each template's accuracy alone beside the fused one's, of the methods with several."""
-    groups = []
-    for dataset in runs.family.datasets:
-        rows = []
-        for row, cells in runs.family.at(runs.shots, dataset).items():
-            for split in headline(cells[:1]):
-                alone = [cell.splits[split]["template_accuracy"] for cell in cells]
-                if min(map(len, alone)) > 1:
-                    fused = [cell.splits[split]["accuracy"] for cell in cells]
-                    means = map(over_seeds, [fused, *zip(*alone, strict=True)])
-                    rows.append(Row(row, (split, *means)))
-        groups.append((dataset if len(runs.family.datasets) > 1 else "", rows))
-    width = max((len(row.cells) for _, rows in groups for row in rows), default=0)
-    if not width:
-        return None
-    padded = [
-        (group, [Row(row.title, (*row.cells, *[None] * (width - len(row.cells)))) for row in rows])
-        for group, rows in groups
+    groups = [
+        (title, _template_rows(family.at(dataset=dataset)))
+        for title, (dataset, *others) in family.scopes()
+        if not others
     ]
+    count = max((len(row.cells) - 2 for _, rows in groups for row in rows), default=0)
     columns = [Column("split", text=True), Column("fused", falling=None)]
-    columns += [Column(f"t{m}", falling=None) for m in range(1, width - 1)]
-    caption = words("tables", "templates")
-    title = "templates alone and fused"
-    return assemble(runs.family, runs.shots, "templates", title, caption, columns, padded)
+    columns += [Column(f"t{m + 1}", falling=None) for m in range(count)]
+    return _table(family, "templates", columns, groups)
 
 
-def plural(shots: int) -> str:
-    """A number of shots for people."""
-    return f"{shots} shot{'s' * (shots > 1)}"
+def ablations(family: Family, shots: int) -> list[Table]:
+    """For each method with several variants, the settings that differ and what they give.
+
+    Beside that of the reference, its paired differences to its variants.
+    """
+    part = family.at(shots=shots)
+    tables = []
+    for method in dict.fromkeys(cell.row.row for cell in part.cells):
+        rows = {row: part.rows[row] for row in part.variants(method)}
+        count = Counter(d for cells in rows.values() for d in {c.task.dataset for c in cells})
+        rows = {r: [c for c in own if count[c.task.dataset] > 1] for r, own in rows.items()}
+        variants = part.of({row: cells for row, cells in rows.items() if cells})
+        if variants.rows:
+            tables += _ablation(variants, method)
+        # Without a published variant, the main tables show and compare all of them.
+        if variants.rows and family.published(method):
+            name = f"ablation-{method}-differences"
+            tables += differences(variants, "ablation_differences", name)
+    return tables
+
+
+_KINDS: Sequence[Callable[[Family], list[Table]]] = (
+    accuracy, by_dataset, differences, shares, trust, templates,
+)  # fmt: skip
+
+
+def _table(
+    family: Family, kind: str, columns: Sequence[Column], groups: Groups, *,
+    name: str = "", head: str = "method", signed: bool = False, **names: Any,
+) -> list[Table]:  # fmt: skip
+    """A table without its empty columns and groups; none without values.
+
+    Its name is that of its kind, if none is given. The names are for the words of the kind.
+    """
+    filled = {c for _, rows in groups for row in rows for c, cell in enumerate(row.cells) if cell}
+    if not filled:
+        return []
+    kept = sorted(filled)
+
+    def narrow(row: Row) -> Row:
+        cells = (*row.cells, *[None] * len(columns))
+        return dataclasses.replace(row, cells=tuple(cells[c] for c in kept))
+
+    title, caption = (capitalized(words("tables", kind, k, **names)) for k in ("title", "caption"))
+    abouts = "; ".join(f"{columns[c].title}: {columns[c].about}" for c in kept if columns[c].about)
+    dataset = family.datasets[0] if len(family.datasets) == 1 else ""
+    shots = family.shots[0] if len(family.shots) == 1 else None
+    where = (family.heading, dataset, family.title, plural(shots) if shots else "")
+    table = Table(
+        name=name or kind,
+        shots=shots,
+        title=title,
+        where=joined(*where, by=", "),
+        caption=joined(caption, abouts and f"{abouts}."),
+        columns=tuple(columns[c] for c in kept),
+        groups=tuple((group, tuple(map(narrow, rows))) for group, rows in groups if rows),
+        head=head,
+        notes=tuple(sorted({f"{c.task.dataset}: {c.note}" for c in family.cells if c.note})),
+        signed=signed,
+    )
+    return [table]
+
+
+def _groups(family: Family, columns: Sequence[Measure]) -> list[tuple[str, list[Row]]]:
+    """The rows' values for the average of the datasets and for each of them."""
+    runs = figures.runs(family)
+    return [
+        (title, _rows(family, figures.averages(runs, datasets, columns)))
+        for title, datasets in family.scopes()
+    ]
+
+
+def _rows(family: Family, cells: Cells) -> list[Row]:
+    marks = {family.reference: "reference"}
+    return [Row(row, tuple(own), marks.get(row, "")) for row, own in cells.items()]
+
+
+def _across(family: Family, columns: Sequence[Cells]) -> list[Row]:
+    """Every row of the family, with its only value in every column."""
+    return _rows(family, {r: [own.get(r, [None])[0] for own in columns] for r in family.rows})
+
+
+def _shares(
+    runs: pd.DataFrame, datasets: Sequence[str], columns: Sequence[Measure], *rows: str
+) -> tuple[Value | None, ...]:
+    """Of zero-shot, an oracle and a method the share, of the first two alone the room in points.
+
+    They are figures of means, which have no interval.
+    """
+    cells = figures.averages(figures.shared(runs, rows), datasets, columns)
+    values = [cells.get(row, [None] * len(columns)) for row in rows]
+    start, end, *method = np.array([[v.mean if v else np.nan for v in own] for own in values])
+    room = end - start
+    shares = [100 * (x - start) / np.where(room < _LEAST_ROOM, np.nan, room) for x in method]
+    return tuple(
+        Value(float(x), n=value.n) if value and not np.isnan(x) else None
+        for x, value in zip([room, *shares][-1], values[-1], strict=True)
+    )
+
+
+def _template_rows(family: Family) -> list[Row]:
+    """A row a method and split: the split, the fused accuracy and that of each template alone."""
+    rows = []
+    for row, cells in family.rows.items():
+        for split in filter(cells[0].splits.__contains__, family.headline):
+            alone = [cell.splits[split]["template_accuracy"] for cell in cells]
+            if min(map(len, alone)) > 1:
+                fused = [cell.splits[split]["accuracy"] for cell in cells]
+                means = map(over_seeds, [fused, *zip(*alone, strict=True)])
+                rows.append(Row(row, (split, *means)))
+    return rows
+
+
+def _ablation(family: Family, method: str) -> list[Table]:
+    """What the settings in which a method's variants differ give."""
+    keys = varying(family.cells)
+    measured = measures(family) + calibration(family, "ece", "auroc")
+    groups = _groups(family, measured)
+    for _, rows in groups:
+        for i, row in enumerate(rows):
+            first, *others = (str(family.rows[row.title][0].choices.get(key)) for key in keys)
+            rows[i] = dataclasses.replace(row, title=first, cells=(*others, *row.cells))
+    columns = [*(Column(key, text=True) for key in keys[1:]), *measured]
+    return _table(
+        family, "ablation", columns, groups, name=f"ablation-{method}", head=keys[0],
+        keys=", ".join(keys), method=title_of(method), give="give" if len(keys) > 1 else "gives",
+    )  # fmt: skip

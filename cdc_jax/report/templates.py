@@ -1,35 +1,29 @@
 """Plots of the templates: each alone beside the fused prediction, and how alike they are."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 
-from cdc_jax import schema
-from cdc_jax.report.cells import Cell, read_json
-from cdc_jax.report.drawing import Plot, Style, color, plot
-from cdc_jax.report.table import Row, Value
-
-_SQUARE = schema.list_of(schema.list_of(schema.number()))
-_NEAR = schema.record(word=schema.text(), distance=schema.number())
-_INTERPRETATION = schema.record(
-    words=schema.list_of(schema.list_of(schema.list_of(_NEAR))),
-    template_cosine=_SQUARE,
-    disagreement=_SQUARE,
-)
+from cdc_jax.report import tables
+from cdc_jax.report.drawing import Plot, Style, color, name_rows, plot
+from cdc_jax.report.families import Family
+from cdc_jax.report.table import Value
 
 
-def template_accuracy(rows: Sequence[Row], looks: Mapping[str, Style], name: str) -> list[Plot]:
+def template_accuracy(
+    plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str
+) -> None:
     """Each template alone and the fused prediction, a line a row and split, from their table."""
     lines = [
         (f"{row.title}, {row.cells[0]}", looks[row.title].color, fused, single)
-        for row in rows
+        for table in tables.templates(family)
+        for row in table.groups[0][1]
         for fused, *single in [[cell.mean for cell in row.cells if isinstance(cell, Value)]]
     ]
-    plots: list[Plot] = []
     if not lines:
-        return plots
-    with plot(plots, "templates", f"{name}-templates", 380, 62 + 26 * len(lines)) as figure:
+        return
+    with plot(plots, "templates", f"{name}-templates", 62 + 26 * len(lines)) as figure:
         axes = figure.subplots()
         for y, (_, hue, fused, single) in enumerate(lines):
             axes.plot([*single, fused], [y] * (len(single) + 1), color=color("grid"), linewidth=2)
@@ -47,36 +41,22 @@ def template_accuracy(rows: Sequence[Row], looks: Mapping[str, Style], name: str
                 text, (x, 0), xytext=(0, above), textcoords="offset points", ha="center",
                 color=ink, fontsize=10,
             )  # fmt: skip
-        axes.set_yticks(range(len(lines)), [title for title, *_ in lines])
-        axes.set_ylim(len(lines) - 0.5, -1.4)
-        axes.grid(axis="y", visible=False)
+        name_rows(axes, [title for title, *_ in lines], top=-1.4)
         axes.set_xlabel("accuracy (%)")
-    return plots
 
 
-def interpretation(cell: Cell) -> dict[str, Any] | None:
-    """A cell's `interpretation.json`, checked; None where it has none."""
-    path = cell.folder / "interpretation.json"
-    if not path.exists():
-        return None
-    content = read_json(path, _INTERPRETATION)
-    for key in ("template_cosine", "disagreement"):
-        if any(len(row) != len(content[key]) for row in content[key]):
-            raise ValueError(f"{path}: {key} must be square, templates by templates")
-    return content
-
-
-def template_maps(cells: Mapping[str, Sequence[Cell]], name: str) -> list[Plot]:
+def template_maps(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """How alike templates are: cosine of class features, and disagreement of choices."""
-    by_row = {
-        row: [c for c in map(interpretation, own) if c and len(c["template_cosine"]) > 1]
-        for row, own in cells.items()
+    maps = {
+        row: [content for cell in cells if (content := cell.interpretation)]
+        for row, cells in family.rows.items()
     }
-    plots: list[Plot] = []
-    for row, contents in by_row.items():
-        if not contents:
-            continue
-        with plot(plots, "maps", f"{name}-maps{len(plots)}", 380, 225, row=row) as figure:
+    several = {
+        row: own for row, contents in maps.items()
+        if (own := [content for content in contents if len(content["template_cosine"]) > 1])
+    }  # fmt: skip
+    for i, (row, contents) in enumerate(several.items()):
+        with plot(plots, "maps", f"{name}-maps{i}", 225, row=row) as figure:
             left, right = figure.subplots(1, 2)
             cosine, disagreement = (
                 np.mean([content[key] for content in contents], axis=0)
@@ -84,10 +64,9 @@ def template_maps(cells: Mapping[str, Sequence[Cell]], name: str) -> list[Plot]:
             )
             _map(left, "cosine", cosine, 2)
             _map(right, "disagreement (%)", 100 * disagreement, 1)
-    return plots
 
 
-def _map(axes: Any, title: str, values: np.ndarray, digits: int) -> None:
+def _map(axes: Axes, title: str, values: np.ndarray, digits: int) -> None:
     n = len(values)
     diagonal = np.eye(n, dtype=bool)
     low, high = float(values[~diagonal].min()), float(values[~diagonal].max())

@@ -6,9 +6,10 @@ from importlib import resources
 from typing import Any
 
 
-def words(*keys: str, **names: Any) -> str:
-    """The text under some keys, with names in the place of its braces."""
-    return functools.reduce(lambda tree, key: tree[key], keys, _texts()).format(**names)
+def words(*keys: str, **names: Any) -> Any:
+    """The text under some keys, with names in the place of its braces; or the table there."""
+    value = functools.reduce(lambda tree, key: tree[key], keys, _texts())
+    return value.format(**names) if isinstance(value, str) else value
 
 
 def capitalized(text: str) -> str:
