@@ -47,24 +47,24 @@ def get_config():
 def compilation_cache(pytestconfig):
     """Programs that several tests compile are compiled once, in whatever process they run.
 
-    Pytest's own cache, or JAX_COMPILATION_CACHE_DIR, keeps them for the next run of the tests.
+    Pytest's own cache, or JAX_COMPILATION_CACHE_DIR, keeps them for the next run of the tests. Most
+    of the tests' time is compilation. Without most optimisations it takes about half as long, and
+    the programs, which are slower, compute the same. Scripts that tests fork do so, too.
     """
     folder = jax.config.jax_compilation_cache_dir or str(pytestconfig.cache.mkdir("programs"))
     programs.discard_unfinished(Path(folder))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", 2**31)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """Programs are compiled in about half the time, and run slower.
-
-    For tests of runs, whose costs are their many programs. Scripts that they fork do so, too.
-    """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def full_optimization():
+    """For tests of what the compiler makes of a program, and for long trainings."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,10 @@ import pytest
 
 from cdc_jax import clip as clip_lib
 
-pytestmark = pytest.mark.slow  # compiles whole steps
+pytestmark = [
+    pytest.mark.slow,  # compiles whole steps
+    pytest.mark.usefixtures("full_optimization"),
+]
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 

@@ -276,7 +276,6 @@ def test_the_script_without_other_libraries(benchmarks, report):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_first_command_and_a_resumed_run(benchmarks, monkeypatch):
     """The command as a process of its own; the runs that are killed are forked."""
     import kill_test

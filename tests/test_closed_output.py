@@ -7,10 +7,7 @@ import sys
 import forked_runs
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,  # starts commands
-    pytest.mark.usefixtures("quick_compilation"),
-]
+pytestmark = pytest.mark.slow  # starts commands
 
 
 COMMAND = (

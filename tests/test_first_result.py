@@ -6,7 +6,10 @@ import pytest
 
 from cdc_jax import train
 
-pytestmark = pytest.mark.slow  # trains for many steps
+pytestmark = [
+    pytest.mark.slow,  # trains for many steps
+    pytest.mark.usefixtures("full_optimization"),
+]
 
 
 def lines(workdir, method):

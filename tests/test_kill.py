@@ -9,10 +9,7 @@ import pytest
 
 from cdc_jax import report
 
-pytestmark = [
-    pytest.mark.slow,  # starts and kills runs
-    pytest.mark.usefixtures("quick_compilation"),
-]
+pytestmark = pytest.mark.slow  # starts and kills runs
 
 
 CONFIG = (

@@ -25,8 +25,6 @@ from cdc_jax.methods import defaults, families, rows
 from cdc_jax.methods.heads import SoftmaxHead
 from cdc_jax.tasks.batches import TrainingBatches
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 AVERAGE = (0.1, 0.2, 0.3, 0.4)
 SETTINGS = {"first": {"epochs": len(AVERAGE)}, "sharpness": 5.0}
 

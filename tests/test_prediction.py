@@ -18,10 +18,7 @@ from cdc_jax import backbone, clip, evaluate, export, inference, methods, predic
 from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.tasks.decode import UnreadableImage
 
-pytestmark = [
-    pytest.mark.slow,  # trains, and starts commands
-    pytest.mark.usefixtures("quick_compilation"),
-]
+pytestmark = pytest.mark.slow  # trains, and starts commands
 
 # The vectors of CoOp are trained, those of CDC are its many initial ones, nested and of all kinds.
 SETTINGS = (

@@ -7,10 +7,7 @@ import pytest
 
 from cdc_jax import backbone, clip, pretrain
 
-pytestmark = [
-    pytest.mark.slow,  # pretrains, and draws many scenes
-    pytest.mark.usefixtures("quick_compilation"),
-]
+pytestmark = pytest.mark.slow  # pretrains, and draws many scenes
 
 
 def test_the_shipped_clip_keeps_its_cards_figures():

@@ -12,6 +12,8 @@ import pytest
 
 from cdc_jax import backbone, devices, inference, programs
 
+pytestmark = pytest.mark.usefixtures("full_optimization")
+
 
 @pytest.fixture
 def cpu(monkeypatch):

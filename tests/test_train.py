@@ -22,8 +22,6 @@ from cdc_jax.clip.backbone import ClipBackbone
 from cdc_jax.tasks import Examples
 from cdc_jax.tasks.batches import TrainingBatches
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = (
     "shots=4,world.test_images=1,evaluation_batch_size=12,methods=cdc,cdc.optimizer.epochs=3,"
     "cdc.optimizer.batch_size=16,"

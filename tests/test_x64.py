@@ -31,7 +31,6 @@ for method in ("coop", "cdc"):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_run_with_64_bits_equals_one_without(get_config, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     script = forked_runs.Script(tmp_path / "script.py", tmp_path / "x64", SETTING)
