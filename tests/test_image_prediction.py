@@ -101,7 +101,7 @@ def test_a_rule_that_is_none_is_refused(rule):
 
 def test_a_softmax_head_has_no_vacuity_to_go_by():
     assert abstention("uncertainty:0.2", has_opinions=False)(ROW._replace(uncertainty=0.25))
-    with pytest.raises(ValueError, match=r"\(probability, uncertainty\).*got 'vacuity:0.5'"):
+    with pytest.raises(ValueError, match=r"\(probability, risk, uncertainty\).*got 'vacuity:0.5'"):
         abstention("vacuity:0.5", has_opinions=False)
 
 
