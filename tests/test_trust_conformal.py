@@ -67,6 +67,7 @@ def deviations(counts, images, n, rank):
     return z, scipy.stats.binomtest(inside, len(counts), mass).pvalue
 
 
+@pytest.mark.slow  # a thousand calibrations
 @pytest.mark.parametrize("n", [20, 40, 100, 1000])
 def test_coverage_of_1000_calibrations_is_beta_binomial(n):
     calibrations, images, level = 1000, 100, 0.9

@@ -67,6 +67,7 @@ def simulated(error, n, risk, levels, rules=1000):
     return coverage, np.where(at > 0, risks[at - 1], 0.0), oracle
 
 
+@pytest.mark.slow  # a thousand calibrations
 @pytest.mark.parametrize("levels", [0, 50])
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_risk_is_exceeded_in_at_most_delta_of_1000_validation_sets(world, levels):
@@ -76,6 +77,7 @@ def test_the_risk_is_exceeded_in_at_most_delta_of_1000_validation_sets(world, le
         assert (risk > 0.05).sum() <= most, (n, (risk > 0.05).sum())
 
 
+@pytest.mark.slow  # a thousand calibrations
 @pytest.mark.parametrize("risk", [0.05, 0.1])
 def test_coverage_is_at_least_90_percent_of_the_oracles(risk):
     coverage, _, oracle = simulated(well_ranked, 1000, risk, 0)
