@@ -7,7 +7,6 @@ errors, `Prediction.novelty` for new classes.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -21,12 +20,12 @@ DELTA = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Numbers of n validation images, each (n,).
+    """Numbers of n validation images, each (n,) of float64.
 
     Attributes:
       true_score: LAC score of the true class, 1 − p_y.
       confidence: largest fused probability.
-      correct: whether the prediction is right.
+      correct: 1 where the prediction is right, 0 where it is wrong.
       novelty: see `Prediction.novelty`.
     """
 
@@ -70,14 +69,20 @@ class Calibration:
           ValueError: risk out of range; too few images for it; no confidence has this risk.
         """
         rule = trust.selective_rule(self.confidence, self.correct, risk, DELTA)
-        if math.isinf(rule.threshold) and not rule.accepted:
-            right = int(self.correct.sum())
+        if not rule.accepted:
+            larger = (percent / 100 for percent in range(1, 100) if percent > 100 * risk)
+            shown = [f"{r:g}" for r in larger if self._accepts(r)]
+            least = f"the least risk that they show is {shown[0]}" if shown else "they show no risk"
             raise ValueError(
-                f"a risk of at most {risk:g} can't be shown for any confidence: {right} of "
-                f"{len(self.correct)} validation images are right. Ask for a larger risk, or adapt "
-                "with more images"
+                f"no confidence has a risk of at most {risk:g} for sure: {int(self.correct.sum())} "
+                f"of {len(self.correct)} validation images are right, and {least}. A model that "
+                "knows such images better can do more"
             )
         return rule.threshold
+
+    def _accepts(self, risk: float) -> bool:
+        rule = trust.selective_rule(self.confidence, self.correct, risk, DELTA)
+        return rule.accepted > 0
 
     def largest_novelty(self, false_alarms: float) -> float:
         """The novelty above which an image is called unknown.
@@ -101,9 +106,9 @@ def of(prediction: Prediction, labels: np.ndarray) -> Calibration:
     scores = trust.lac_scores(prediction.probability)
     return Calibration(
         true_score=scores[np.arange(len(labels)), labels],
-        confidence=np.max(prediction.probability, -1),
-        correct=np.equal(prediction.predicted, labels),
-        novelty=np.asarray(prediction.novelty),
+        confidence=np.max(prediction.probability, -1).astype(np.float64),
+        correct=np.equal(prediction.predicted, labels).astype(np.float64),
+        novelty=np.asarray(prediction.novelty, np.float64),
     )
 
 
@@ -117,9 +122,9 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Calibration | None:
         return None
     names = {field.name for field in dataclasses.fields(Calibration)}
     shapes = {name: np.shape(array) for name, array in arrays.items()}
-    numbers = all(np.issubdtype(a.dtype, np.floating) or a.dtype == bool for a in arrays.values())
+    numbers = all(array.dtype == np.float64 for array in arrays.values())
     if set(arrays) != names or len(set(shapes.values())) != 1 or len(shapes["correct"]) != 1:
         raise ValueError(f"validation needs {sorted(names)} of one length, got {shapes}")
     if not numbers or not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ValueError("validation holds values that are no finite numbers")
+        raise ValueError("validation holds values that are no finite numbers of float64")
     return Calibration(**arrays)

@@ -95,6 +95,26 @@ def abstention(
     return lambda row: getattr(row, measure) > bound
 
 
+def counts(rows: Sequence[Row], *, abstain: bool, unknown: bool) -> list[str]:
+    """Lines on what the user asked for.
+
+    Args:
+      rows: all rows.
+      abstain: whether the user gave a rule of abstention.
+      unknown: whether the user asked for unknown images.
+    """
+    predicted = [row for row in rows if isinstance(row, ImagePrediction)]
+    lines = []
+    if abstain:
+        lines.append(f"undecided: {sum(r.abstained for r in predicted)} of {len(predicted)}")
+    if unknown:
+        lines.append(f"unknown: {sum(bool(r.unknown) for r in predicted)} of {len(predicted)}")
+    sizes = [len(row.class_set) for row in predicted if row.class_set]
+    if sizes:
+        lines.append(f"classes in a set: {sum(sizes) / len(sizes):.1f} on average")
+    return lines
+
+
 def require_share(name: str, value: float | None) -> None:
     """Raises ValueError for an asked share that is not in (0, 1); None asks for nothing."""
     if value is not None and not 0 < value < 1:
@@ -167,10 +187,10 @@ def write_json(rows: Iterable[Row], path: str | Path) -> None:
 def write_csv(rows: Iterable[Row], path: str | Path) -> None:
     """Writes a line an image, under a line of column names.
 
-    `class_1`, `probability_1` and so on are the most probable classes, `set_1` and so on the
-    classes of the set, `template_1_class`, `template_1_probability`, `template_1_uncertainty` and
-    so on what each template says alone; the other columns are fields of the record, and `error`.
-    Texts are such that no spreadsheet runs them, see `spreadsheet_cell`; the JSON file has them as
+    `class_1`, `probability_1` and so on are the most probable classes, `template_1_class`,
+    `template_1_probability`, `template_1_uncertainty` and so on what each template says alone; the
+    other columns are fields of the record, and `error`. Semicolons part the classes of a set. Texts
+    are such that no spreadsheet runs them, see `spreadsheet_cell`; the JSON file has them as
     they are.
 
     Args:
@@ -195,10 +215,10 @@ def _flat(row: Row) -> dict[str, Any]:
     flat = row._asdict()
     for k, (name, probability) in enumerate(flat.pop("probability"), 1):
         flat |= {f"class_{k}": name, f"probability_{k}": probability}
-    for k, name in enumerate(flat.pop("class_set") or (), 1):
-        flat[f"set_{k}"] = name
-    if flat["unknown"] is None:
-        del flat["unknown"]
+    asked = {"class_set": row.class_set and ";".join(row.class_set), "unknown": row.unknown}
+    flat |= asked
+    for name in [name for name, value in asked.items() if value is None]:
+        del flat[name]
     for m, (name, probability, uncertainty) in enumerate(flat.pop("templates"), 1):
         alone = {"class": name, "probability": probability, "uncertainty": uncertainty}
         flat |= {f"template_{m}_{key}": value for key, value in alone.items()}

@@ -214,7 +214,9 @@ def test_a_class_that_is_all_left_out(photos, config):
 
 
 def test_bad_roots(tmp_path, config):
-    with pytest.raises(ValueError, match="data.root must say where folder is"):
+    with pytest.raises(
+        ValueError, match="dataset=folder needs the folder of its images: add data.root=PATH"
+    ):
         tasks.load(config(), 16)
     with pytest.raises(FileNotFoundError, match="data.root .*nowhere is not there: give a folder"):
         tasks.load(config(data__root=str(tmp_path / "nowhere")), 16)

@@ -19,7 +19,10 @@ CASES = {  # arguments -> exit code, words in what is printed
     ("run.py", "--config=fewshot.py:methods=cdc@heat.name=no"): (1, "did you mean 'head'"),
     ("run.py", "--config=fewshot.py:dataset=word"): (1, "did you mean 'world'"),
     ("run.py", "--config=fewshot.py:dataset=folder,data.root=missing"): (1, "is not there"),
-    ("run.py", "--config=fewshot.py:dataset=folder"): (1, "data.root must say where"),
+    ("run.py", "--config=fewshot.py:dataset=folder"): (
+        1,
+        "dataset=folder needs the folder of its images",
+    ),
     ("run.py", "--config.shoots=3"): (1, 'Did you mean "shots"'),
     ("run.py", "--workdirs=here"): (1, "Did you mean: workdir"),
     ("predict.py", "missing", "nowhere"): (1, "nowhere can't be read as an image"),
@@ -32,7 +35,7 @@ CASES = {  # arguments -> exit code, words in what is printed
     ("-m", "pretrain", "--help"): (1, "`python -m cdc_jax pretrain --config=pretrain.py`"),
     ("-m", "--help"): (0, "pretrains a small CLIP"),
     ("-m", "pretian"): (2, "unknown command 'pretian': did you mean 'pretrain'? There are run,"),
-    ("-m",): (2, "python -m cdc_jax: name a command. There are run, report, predict, pretrain"),
+    ("-m",): (2, "pretrains a small CLIP"),
 }
 # Each case in a fork of one process, which has imported only what they all import.
 PROGRAM = """

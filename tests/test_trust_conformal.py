@@ -214,7 +214,7 @@ def test_quantile_is_numpys_and_the_number_of_images_is_exact(level):
     exact = Fraction(str(level))
     needed = conformal.images_needed(level)
     assert needed >= exact / (1 - exact) > needed - 1
-    with pytest.raises(ValueError, match=f"needs {needed} calibration images, got {needed - 1}"):
+    with pytest.raises(ValueError, match=f"needs {needed} validation images, got {needed - 1}"):
         conformal.quantile(np.zeros(needed - 1), level)
     for n in (needed, needed + 1, 199, 1000):
         scores = np.random.default_rng(n).permutation(n)
@@ -259,14 +259,14 @@ def test_empty_sets_get_the_predicted_class_and_no_other_set_changes():
         (lambda: aps_scores([[0.5, 0.5]], [1.5]), r"uniforms in \[0, 1\].*1.5..1.5"),
         (lambda: aps_scores([[0.5, 0.5]], [0.5, 0.5]), r"shape \(1,\).*got shape \(2,\)"),
         (lambda: raps_scores([[0.5, 0.5]], penalty=-0.5), "penalty >= 0.*got -0.5"),
-        (lambda: conformal.quantile([0.5] * 40, 0.99), "needs 99 .* got 40: .* at most 40/41"),
+        (lambda: conformal.quantile([0.5] * 40, 0.99), "needs 99 .* got 40: .* at most 0.975"),
         (lambda: conformal.quantile([0.5] * 40, 1.0), "level between 0 and 1, got 1.0"),
         (lambda: conformal.quantile([], 0.5), "scores is empty"),
         (lambda: conformal.threshold([[0.5, 0.5]], [2], 0.5), r"labels in 0..1, got 2..2"),
         (lambda: conformal.threshold([[0.5, 0.5]], [0.0], 0.5), "integer labels"),
         (
             lambda: conformal.class_thresholds([[0.5, 0.5]] * 9, [0] * 9, 0.9),
-            "needs 9 calibration images of class 1, got 0",
+            "needs 9 validation images of class 1, got 0",
         ),
         (lambda: conformal.prediction_sets([[0.5, 0.5]], [0.1] * 3), "each of 2 classes"),
         (lambda: conformal.prediction_sets([[0.5, 0.5]], np.nan), "none NaN"),

@@ -26,20 +26,21 @@ def main() -> None:
     """Runs the command that the first argument names.
 
     Raises:
-      SystemExit: with code 2 where the first argument names no command.
+      SystemExit: with code 2 unless the first argument names a command or asks for help.
     """
     program = Path(sys.argv[0]).name
     program = "python -m cdc_jax" if program == "__main__.py" else program
     name = next(iter(sys.argv[1:]), "")
     if name in COMMANDS:
         _start(name, f"{program} {name}", sys.argv[2:])
-    elif name in ("--help", "-h"):
+    elif name in ("--help", "-h", ""):
         lines = [f"  {command:9} {purpose}" for command, purpose in COMMANDS.items()]
-        print(f"usage: {program} COMMAND …", "", *lines, sep="\n")
-        print(f"\n{program} COMMAND --help lists the flags of a command.")
+        last = f"{program} COMMAND --help lists the flags of a command."
+        output = sys.stdout if name else sys.stderr
+        print(f"usage: {program} COMMAND …", "", *lines, "", last, sep="\n", file=output)
+        raise SystemExit(0 if name else 2)
     else:
-        near = spelling.nearest(name, COMMANDS)
-        fault = f"unknown command {name!r}: did you mean {near!r}?" if name else "name a command."
+        fault = f"unknown command {name!r}: did you mean {spelling.nearest(name, COMMANDS)!r}?"
         print(f"{program}: {fault} There are {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
 

@@ -71,7 +71,8 @@ def main(argv: Sequence[str]) -> None:
         except OSError as error:
             failed.append(f"{path} could not be written ({error})")
     rich.console.Console().print(image_prediction.table(rows))
-    for text in told:
+    asked = {"abstain": bool(options.abstain), "unknown": options.unknown is not None}
+    for text in image_prediction.counts(rows, **asked) + told:
         print(visible(text))
     if failed:
         raise OSError("; ".join(failed))

@@ -1,9 +1,13 @@
 """Runs an experiment: `%s --config=fewshot.py`.
 
-`--config=FILE.py:key=value,…` names a file of cdc_jax/configs and changes its settings, as
-`--config.key=value` does. Prints one table and says where the run's files lie. A run that was
-stopped goes on where it was when the same command is given again; of a sweep, only what is missing
-is run. Exit codes: 0 all is complete, 1 something failed, 75 stopped by SIGTERM and saved.
+`--config=FILE.py:key=value,…` names fewshot.py, base_to_new.py, cross_dataset.py,
+domain_generalization.py or ablation.py of cdc_jax/configs and changes its settings, as
+`--config.key=value` does: `fewshot.py:dataset=folder,data.root=photos,shots=4,methods=coop,cdc`. A
+setting of one method stands below its row: `--config.cdc.optimizer.epochs=20`.
+
+Prints one table and says where the run's files lie. A run that was stopped goes on where it was
+when the same command is given again; of a sweep, only what is missing is run. Exit codes: 0 all is
+complete, 1 something failed, 75 stopped by SIGTERM and saved.
 """
 
 from collections.abc import Sequence
@@ -17,9 +21,9 @@ from cdc_jax.escaping import visible
 def define() -> None:
     """Defines the flags."""
     config_file.define(default="fewshot.py")
-    flags.DEFINE_string("workdir", None, "Folder of the run; one that says what it is.")
-    flags.DEFINE_string("coordinator", None, "See devices.start; or CDC_COORDINATOR.")
-    flags.DEFINE_integer("processes", None, "How many take part; or CDC_PROCESSES.")
+    flags.DEFINE_string("workdir", None, "Folder for the files of the run; runs/ by default.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; or CDC_COORDINATOR.")
+    flags.DEFINE_integer("processes", None, "How many processes take part; or CDC_PROCESSES.")
     flags.DEFINE_integer("process", None, "Number of this one, from 0; or CDC_PROCESS.")
 
 

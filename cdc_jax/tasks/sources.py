@@ -184,7 +184,7 @@ def read(name: str, config: ConfigDict) -> Dataset:
     if name == "hf":
         return hf_datasets.read(data, data.allow_fewer)
     if not data.root:
-        raise ValueError(f"data.root must say where {name} is: add data.root=PATH")
+        raise ValueError(f"dataset={name} needs the folder of its images: add data.root=PATH")
     root, split = Path(data.root).expanduser(), data.split if name == config.dataset else ""
     if name == "folder":
         choices = {f.name: data[f.name] for f in dataclasses.fields(class_folders.Choices)}

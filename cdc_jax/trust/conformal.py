@@ -75,8 +75,8 @@ def _ranked(values: np.ndarray, level: float | Fraction, where: str) -> float:
     needed, n = images_needed(level), len(values)
     if n < needed:
         raise ValueError(
-            f"a guarantee at level {float(level):g} needs {needed} calibration images{where}, got "
-            f"{n}: add images or lower the level to at most {n}/{n + 1}"
+            f"a guarantee at level {float(level):g} needs {needed} validation images{where}, got "
+            f"{n}: add images or lower the level to at most {1000 * n // (n + 1) / 1000:g}"
         )
     rank = math.ceil((n + 1) * share("level", level))
     return float(np.partition(values, rank - 1)[rank - 1])

@@ -98,9 +98,10 @@ def novelty_threshold(novelty: ArrayLike, false_alarms: float = 0.05) -> float:
     rate, (values,) = share("false_alarms", false_alarms), vectors(novelty=novelty)
     needed = conformal.images_needed(1 - rate)
     if len(values) < needed:
+        least = -(-1000 // (len(values) + 1)) / 1000
         raise ValueError(
             f"a false-alarm rate of {false_alarms:g} needs {needed} validation images, got "
-            f"{len(values)}: add images or raise the rate to at least 1/{len(values) + 1}"
+            f"{len(values)}: add images or raise the rate to at least {least:g}"
         )
     return conformal.quantile(values, 1 - rate)
 

@@ -105,7 +105,8 @@ def _difference(alone: Path, killed: Path) -> float:
 
 def _learned(workdir: Path) -> dict[str, np.ndarray]:
     (file,) = workdir.glob("*/*/adapted/learned.safetensors")
-    return safetensors.numpy.load_file(file)
+    arrays = safetensors.numpy.load_file(file)
+    return {name: array for name, array in arrays.items() if name.startswith("trained.")}
 
 
 def _compilation(log: str) -> dict[str, Any]:
