@@ -274,7 +274,8 @@ def test_a_second_run_encodes_nothing_and_scores_the_same(get_config, monkeypatc
     cache = str(tmp_path / "cache")
     off, encoded = run(get_config, monkeypatch, tmp_path / "off", **{"cache.gigabytes": 0.0})
     images = encoded
-    assert images == 12 + sum(len(off[name]) for name in off if "zero" in name and "labels" in name)
+    tested = sum(len(off[name]) for name in off if "zero" in name and "labels" in name)
+    assert images == 12 + 12 + tested  # a shot and a validation image of each class
     assert not (tmp_path / "cache").exists()
     for name, expected in (("first", images), ("second", 0)):
         settings = {"cache.folder": cache, "progress": False}

@@ -284,7 +284,10 @@ def test_settings_that_do_not_fit_are_refused(finished, tmp_path, change, error,
         ({"top_k": 0}, "top_k and batch_size must be at least 1, got 0 and 32"),
         ({"batch_size": 0}, "top_k and batch_size must be at least 1, got 3 and 0"),
         ({"on_error": "go"}, 'on_error must be "stop" or "skip", got \'go\''),
-        ({"abstain": "vacuity:0.5"}, r"measure of this method's head \(probability, uncertainty\)"),
+        (
+            {"abstain": "vacuity:0.5"},
+            r"measure of this method's head \(probability, risk, uncertainty\)",
+        ),
         (
             {"class_names": ["cat"]},
             r"class names must be two or more different names that are not empty, got \('cat',\)",
