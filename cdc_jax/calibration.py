@@ -122,9 +122,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Calibration | None:
         return None
     names = {field.name for field in dataclasses.fields(Calibration)}
     shapes = {name: np.shape(array) for name, array in arrays.items()}
-    numbers = all(array.dtype == np.float64 for array in arrays.values())
     if set(arrays) != names or len(set(shapes.values())) != 1 or len(shapes["correct"]) != 1:
         raise ValueError(f"validation needs {sorted(names)} of one length, got {shapes}")
-    if not numbers or not all(np.isfinite(array).all() for array in arrays.values()):
+    if not all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values()):
         raise ValueError("validation holds values that are no finite numbers of float64")
     return Calibration(**arrays)

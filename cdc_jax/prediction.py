@@ -137,7 +137,10 @@ def load(
     def calibrated() -> "Calibration":
         from cdc_jax import calibration  # imports SciPy, which takes half a second
 
-        stored = calibration.from_arrays(adapted.validation)
+        try:
+            stored = calibration.from_arrays(adapted.validation)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}; adapt again") from None
         if stored is None or names != tuple(adapted.class_names):
             lacks = "other classes than these" if stored else "no validation images"
             raise ValueError(

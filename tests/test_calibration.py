@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import cdc_jax
-from cdc_jax import calibration, image_prediction, prediction, tasks, train
+from cdc_jax import calibration, export, image_prediction, prediction, tasks, train
 from cdc_jax.methods.heads import Prediction
 
 
@@ -71,6 +71,8 @@ def test_what_the_images_can_not_show_is_refused(ask, message):
         {"novelty": np.array([0, np.nan])},
         {"novelty": np.zeros((2, 2))},
         {"novelty": np.array(["a", "b"])},
+        {"novelty": {"nested": np.zeros(2)}},
+        {"novelty": np.zeros(2, np.float32)},
         {"other": np.zeros(2)},
     ],
 )
@@ -146,6 +148,16 @@ def test_a_task_without_validation_images_stores_none(finished, get_config, tmp_
     assert prediction.load(tmp_path / "zero_shot").stream(task.val.images[:1]) is not None
     with pytest.raises(ValueError, match="has no validation images.*a validation split"):
         cdc_jax.predict(tmp_path / "zero_shot", task.val.images[:1], abstain="risk:0.2")
+
+
+def test_damaged_numbers_are_refused_in_one_line(finished, tmp_path):
+    run, task = finished
+    adapted = export.read(run / "adapted")
+    broken = dataclasses.replace(adapted, validation={"novelty": np.zeros(3)})
+    export.write(tmp_path / "adapted", broken)
+    with pytest.raises(ValueError, match="adapted: validation needs .*; adapt again"):
+        cdc_jax.predict(tmp_path, task.val.images[:1], sets=0.5)
+    assert len(cdc_jax.predict(tmp_path, task.val.images[:1])) == 1
 
 
 @pytest.mark.slow
