@@ -1,9 +1,9 @@
-"""Validation images turn asked guarantees into thresholds: a set's level, a risk, a false alarm.
+"""Thresholds of `predict` for a level of sets, a risk or a rate of false alarms.
 
-A run predicts its validation images, on which nothing was trained, and keeps a few numbers of each
-beside the adapted model. So any level can be asked later, without the images. The functions behind
-it are those of `trust`, with the measure that serves each use: the fused probability for sets and
-errors, `Prediction.novelty` for new classes.
+No method trains on the validation images of a run. The run predicts them, and keeps four numbers of
+each image beside the adapted model. The user can therefore ask for any level later, without the
+images. `trust` computes the thresholds. Sets and the risk use the fused probability, and unknown
+images use `Prediction.novelty`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ DELTA = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Numbers of n validation images, each (n,) of float64.
+    """Four numbers of each validation image, each array (n,) of float64.
 
     Attributes:
       true_score: LAC score of the true class, 1 − p_y.
@@ -74,9 +74,9 @@ class Calibration:
             shown = [f"{r:g}" for r in larger if self._accepts(r)]
             least = f"the least risk that they show is {shown[0]}" if shown else "they show no risk"
             raise ValueError(
-                f"no confidence has a risk of at most {risk:g} for sure: {int(self.correct.sum())} "
-                f"of {len(self.correct)} validation images are right, and {least}. A model that "
-                "knows such images better can do more"
+                f"a risk of at most {risk:g} is asked, but the predictions of "
+                f"{int(self.correct.sum())} of {len(self.correct)} validation images are right, "
+                f"and {least}: ask for a larger risk, or adapt a model that knows these images"
             )
         return rule.threshold
 

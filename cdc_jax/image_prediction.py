@@ -32,9 +32,10 @@ class ImagePrediction(NamedTuple):
       templates: of each template alone: its most probable class, the probability of the class, and
         its uncertainty on the scale of `uncertainty`.
       abstained: whether the user's rule leaves this image undecided.
-      class_set: classes that hold the true one with the probability that the user asked for, the
-        most probable first; None if the user asked for no sets.
-      unknown: whether the image is called one of no training class; None if the user did not ask.
+      class_set: classes, the most probable first. The true class is among them with the probability
+        that the user asked for. None if the user asked for no sets.
+      unknown: whether the image is too novel for the training classes; None if the user did not
+        ask.
     """
 
     image: str

@@ -21,14 +21,16 @@ def define() -> None:
     flags.DEFINE_integer("top_k", 3, "How many of the most probable classes to tell.", 1)
     flags.DEFINE_string(
         "abstain", "", "probability:0.5 leaves photographs below that probability undecided; "
-        "uncertainty:..., vacuity:... or conflict:... those above the value. risk:0.05 leaves so "
-        "many undecided that at most 5 % of the others are wrong.",
+        "uncertainty:..., vacuity:... or conflict:... those above the value. risk:0.05 leaves "
+        "doubtful photographs undecided, and at most 5 % of the others are wrong.",
     )  # fmt: skip
     flags.DEFINE_float(
-        "sets", None, "0.9 tells the set of classes that holds the true one nine times in ten."
+        "sets", None, "0.9 lists classes, and the true one is in the list nine times in ten."
     )
     flags.DEFINE_float(
-        "unknown", None, "0.05 calls photographs unknown, at most 5 % of those of the classes."
+        "unknown",
+        None,
+        "0.05 marks unknown photographs, and at most 5 % of the classes' own with them.",
     )
     flags.DEFINE_list("classes", None, "Classes to tell apart; those of the run if left out.")
     flags.DEFINE_string("model", None, "Where the frozen CLIP is now, if it was moved.")
