@@ -1,12 +1,14 @@
 """An adapted model on disk: all that a prediction needs beside the frozen backbone.
 
-The folder has two files. `learned.safetensors` holds the trained and the fixed arrays, and the
-numbers of the validation images that guarantees need. `adapted.json` holds the settings, and the
-SHA-256 of the backbone's weights and of the arrays. It is written last, so that an incomplete
-folder is refused.
+The folder has two files. `learned.safetensors` holds the trained and the fixed arrays, the text
+features of the training classes, and the numbers of the validation images that guarantees need.
+`adapted.json` holds the settings, and the SHA-256 of the backbone's weights, of the arrays and of
+the fields that the text features depend on. It is written last, so that an incomplete folder is
+refused.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +28,13 @@ from cdc_jax.backbone import Backbone
 from cdc_jax.clip import weights
 from cdc_jax.devices import first_only
 from cdc_jax.escaping import reason
-from cdc_jax.methods import Learned, Method, defaults
+from cdc_jax.methods import Learned, Method, Text, defaults
 from cdc_jax.preprocessing import MEAN, STD, Preprocessing
 from cdc_jax.schema import record, text
 
 FORMAT = 2
 _LARGEST_ARRAYS = 2**36  # bytes
-_PARTS = ("trained", "fixed", "validation")
+_PARTS = ("trained", "fixed", "text", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Adapted:
       base: the frozen backbone: `model` (name or path), `dtype`, and `hash` of its weights.
       preprocessing: `size` in pixels, and `mean` and `std` of the three channels. `resize` and
         `resample` of `preprocessing.Preprocessing`, if they differ from CLIP's.
+      text: features of the training classes, (templates, classes, embed), so that a prediction
+        does not encode their texts again. None if they depend on the image, and if a field of
+        adapted.json is not the one that they were computed by.
       validation: arrays of `calibration.Calibration`; {} for a task without validation images.
     """
 
@@ -58,6 +63,7 @@ class Adapted:
     template: wording.Template
     base: Mapping[str, str]
     preprocessing: Mapping[str, Any]
+    text: np.ndarray | None = None
     validation: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
@@ -78,6 +84,7 @@ def describe(
     model: str,
     backbone: Backbone,
     weights_hash: str,
+    text: Text | None = None,
     validation: Mapping[str, np.ndarray] | None = None,
 ) -> Adapted:
     """The adapted model that a training run ends with.
@@ -89,6 +96,7 @@ def describe(
       model: the argument of `backbone.load`, a name or a path.
       backbone: the loaded backbone.
       weights_hash: of the backbone.
+      text: see `Adapted`.
       validation: see `Adapted`; None for none.
     """
     return Adapted(
@@ -99,6 +107,7 @@ def describe(
         template=method.template,
         base={"model": model, "dtype": backbone.dtype, "hash": weights_hash},
         preprocessing=_described(backbone.preprocessing),
+        text=None if text is None else jax.device_get(text),
         validation=validation or {},
     )
 
@@ -109,14 +118,16 @@ def write(folder: Path | epath.Path, adapted: Adapted) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     learned = adapted.learned
-    arrays = _flat(
-        {"trained": learned.trained, "fixed": learned.fixed, "validation": adapted.validation}
-    )
+    parts = {"trained": learned.trained, "fixed": learned.fixed, "validation": adapted.validation}
+    if adapted.text is not None:
+        parts["text"] = adapted.text
+    arrays = _flat(parts)
     writing.write_bytes(folder / ARRAYS, safetensors.numpy.save(arrays))
     fields = {name: getattr(adapted, name) for name in _DESCRIBED}
     fields["settings"] = adapted.settings.to_dict()
     fields["template"] = wording.to_json(adapted.template)
-    description = {"format": FORMAT, "arrays": weights.digest(arrays)} | fields
+    digests = {"arrays": weights.digest(arrays), "text": _digest(fields)}
+    description = {"format": FORMAT} | digests | fields
     content = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     writing.write_text(folder / DESCRIPTION, content)
 
@@ -157,12 +168,20 @@ def read(folder: Path) -> Adapted:
         fields["template"] = wording.from_json(fields["template"])
     except ValueError as error:
         raise ValueError(f"{path}: template {error}; {_REMEDY}") from None
-    return Adapted(learned, validation=nested.get("validation", {}), **fields)
+    text = _checked_text(nested.get("text"), fields["class_names"], folder)
+    if description.get("text") != _digest({name: description[name] for name in _DESCRIBED}):
+        text = None
+    return Adapted(learned, text=text, validation=nested.get("validation", {}), **fields)
 
 
 _DESCRIBED = (
     "family", "settings", "class_names", "template", "base", "preprocessing",
 )  # fmt: skip
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    """SHA-256 of fields of adapted.json."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 _REMEDY = "adapt again"
@@ -179,6 +198,7 @@ _PREPROCESSING = record(
 )
 _DESCRIPTION = record(
     arrays=text(),
+    text=schema.optional(text()),
     family=text(empty=False),
     settings=schema.table(schema.anything()),
     class_names=schema.list_of(text(empty=False), 1),
@@ -230,6 +250,19 @@ def _read_arrays(path: Path, digest: str) -> dict[str, np.ndarray]:
     if weights.digest(arrays) != digest:
         raise ValueError(f"{path} does not hold the arrays of {DESCRIPTION}: adapt again")
     return arrays
+
+
+def _checked_text(text: Any, class_names: Sequence[str], folder: Path) -> np.ndarray | None:
+    """Raises ValueError for text features that are not finite numbers of these classes."""
+    if text is None:
+        return None
+    shape = np.shape(text) if isinstance(text, np.ndarray) else ()
+    if len(shape) != 3 or shape[1:2] != (len(class_names),) or not np.isfinite(text).all():
+        raise ValueError(
+            f"{folder} holds text features of shape {shape}, which are not finite numbers of "
+            f"{len(class_names)} classes: {_REMEDY}"
+        )
+    return text
 
 
 def _nested(arrays: Mapping[str, np.ndarray], folder: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class ClassList(NamedTuple):
     """Classes to tell apart, ready for a method.
 
     Attributes:
-      classes: of `Method.classes`.
+      classes: of `Method.classes`; None with `text`.
       text: text features of the classes; None where they depend on the image.
     """
 
@@ -300,7 +300,7 @@ class Inference:
         classes = self.method.classes(backbone, class_names, template)
         if self.method.reads_images:
             return ClassList(classes, None)
-        return ClassList(classes, self._text(backbone, learned, classes))
+        return ClassList(None, self._text(backbone, learned, classes))
 
     def split(self, learned: Learned, examples: Examples) -> Prediction:
         """Predictions of a test split among its own classes, as NumPy arrays."""

@@ -15,7 +15,7 @@ from cdc_jax.class_names import require_distinct, warn_of_wordless
 from cdc_jax.escaping import reason
 from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.image_prediction import ImagePrediction, abstention, require_share
-from cdc_jax.inference import FrozenFeatures, Inference, encoder
+from cdc_jax.inference import ClassList, FrozenFeatures, Inference, encoder
 from cdc_jax.methods import Learned, Method
 from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks.decode import UnreadableImage
@@ -150,11 +150,11 @@ def load(
         return stored
 
     try:
-        return Predictor(method, backbone, adapted.learned, names, calibrated)
+        text = adapted.text if names == tuple(adapted.class_names) else None
+        return Predictor(method, backbone, adapted.learned, names, calibrated, text)
     except _COMPUTATION as error:
-        shapes = schema.shown(
-            jax.tree.map(np.shape, (adapted.learned.trained, adapted.learned.fixed))
-        )
+        arrays = adapted.learned.trained, adapted.learned.fixed, adapted.text
+        shapes = schema.shown(jax.tree.map(np.shape, arrays))
         raise ValueError(
             f"{folder} holds arrays of shapes {shapes}, which do not fit its settings: adapt again "
             f"({reason(error)})"
@@ -170,6 +170,7 @@ class Predictor:
       learned: the method's arrays.
       class_names: the classes to tell apart.
       calibrated: the numbers of validation images, or the reason why there are none.
+      text: features of the classes, see `export.Adapted`; None computes them.
 
     Attributes:
       class_names: the same.
@@ -187,6 +188,7 @@ class Predictor:
         learned: Learned,
         class_names: Sequence[str],
         calibrated: "Callable[[], Calibration]",
+        text: np.ndarray | None = None,
     ):
         self.class_names = tuple(class_names)
         self.has_opinions, self._calibrated = method.head.has_opinions, calibrated
@@ -194,7 +196,11 @@ class Predictor:
         self._mesh = devices.make_mesh()
         self._backbone, self._learned = devices.replicate((backbone, learned), self._mesh)
         self._inference = Inference(method, FrozenFeatures(self._backbone, self._mesh, 1))
-        self._class_list = self._inference.class_list(self._learned, self.class_names)
+        self._class_list = (
+            self._inference.class_list(self._learned, self.class_names)
+            if text is None
+            else ClassList(None, devices.replicate(text, self._mesh))
+        )
         self._inference.require_fitting(self._learned, self._class_list)
 
     def stream(

@@ -246,6 +246,7 @@ def _run(run: Run) -> records.Results:
     inference = Inference(method, run.frozen)
     with Log(run.folder, run.config.tensorboard) as log:
         learned = _train(run, inference, log)
+        text = inference.class_list(learned, task.class_names).text
         adapted = export.describe(
             method,
             run.choice.family_name,
@@ -253,6 +254,7 @@ def _run(run: Run) -> records.Results:
             run.config.model,
             backbone,
             run.weights_hash,
+            text,
             _validated(run, inference, learned),
         )
         export.write(run.folder / "adapted", adapted)
@@ -267,14 +269,13 @@ def _run(run: Run) -> records.Results:
             ) from None
         figures = summarize(scores)
         log.finish({"step": run.steps, **figures["summary"]})
-    class_list = inference.class_list(learned, task.class_names)
     run_folder.write_json(
         run.folder / "interpretation.json",
         interpret(
             backbone.vocabulary(),
             backbone.token_embeddings(),
             method.word_vectors(learned),
-            class_list.text,
+            text,
             scores,
         ),
     )

@@ -1,6 +1,7 @@
 """An adapted model on disk: whole, or refused with the reason."""
 
 import copy
+import dataclasses
 import json
 
 import jax
@@ -92,9 +93,25 @@ def test_the_files_are_what_others_read(folder):
     assert description["format"] == 2
     assert description["settings"]["prompts"]["templates"] == 4
     assert set(description) == {
-        "format", "arrays", "family", "settings", "class_names", "template", "base",
+        "format", "arrays", "text", "family", "settings", "class_names", "template", "base",
         "preprocessing",
     }  # fmt: skip
+
+
+def test_text_features_belong_to_the_settings_and_classes(described, tmp_path):
+    text = np.random.default_rng(0).normal(size=(4, 2, 8)).astype(np.float32)
+    export.write(tmp_path, dataclasses.replace(described, text=text))
+    np.testing.assert_array_equal(export.read(tmp_path).text, text)
+    for field, value in {"class_names": ["cat", "dog"], "template": "the {}."}.items():
+        export.write(tmp_path, dataclasses.replace(described, text=text))
+        spoil(tmp_path, **{field: value})
+        read = export.read(tmp_path)
+        assert read.text is None
+        assert getattr(read, field) == value
+    for wrong in (text[:, :1], text[0], np.where(text > 1, np.nan, text)):
+        export.write(tmp_path, dataclasses.replace(described, text=wrong))
+        with pytest.raises(ValueError, match="text features of shape .* numbers of 2 classes: ad"):
+            export.read(tmp_path)
 
 
 def test_what_a_method_starts_from_is_read_as_it_was(world, tmp_path):

@@ -1,6 +1,7 @@
 """Predictions of a finished run on images, in the library and on the command line."""
 
 import csv
+import dataclasses
 import functools
 import json
 import shutil
@@ -101,6 +102,20 @@ def test_uncertainty_of_the_heads(finished):
         assert (name, pytest.approx(probability)) == row.probability[0]
         assert uncertainty == pytest.approx(row.uncertainty, abs=1e-6)
         assert len(row.probability) == 2
+
+
+def test_the_text_of_the_training_classes_is_not_encoded_again(finished, photos, tmp_path):
+    folder = finished[0] / "cdc/adapted"
+    kept = prediction.load(folder)
+    adapted = export.read(folder)
+    assert adapted.text.shape == (4, len(kept.class_names), 128)
+    export.write(tmp_path, dataclasses.replace(adapted, text=None))
+    computed = prediction.load(tmp_path)
+    assert list(kept.stream(photos[0])) == list(computed.stream(photos[0]))
+    encoded = [p._inference._text._cache_size() for p in (kept, computed)]
+    assert encoded == [0, 1]
+    others = prediction.load(folder, class_names=["cat", "dog"])
+    assert others._inference._text._cache_size() == 1
 
 
 def test_files_are_predicted_as_their_pixels(finished, photos):

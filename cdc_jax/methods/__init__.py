@@ -21,6 +21,7 @@ with epy.lazy_api_imports(globals()):
         Stage,
         Support,
         Term,
+        Text,
         objective,
     )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Stage",
     "Support",
     "Term",
+    "Text",
     "build",
     "configure",
     "names",

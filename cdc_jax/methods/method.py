@@ -277,7 +277,7 @@ class Method(abc.ABC):
           learned: the method's arrays.
           classes: of `classes`.
           image: of `image_features`, or frozen features of a method that changes no images.
-          text: class features; None computes them.
+          text: class features; None computes them from `classes`.
 
         Raises:
           AssertionError: the features or logits of a family have wrong axes.
