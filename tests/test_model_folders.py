@@ -11,7 +11,7 @@ import safetensors.numpy
 from references import clip_reference as reference
 
 from cdc_jax import clip as clip_lib
-from cdc_jax.clip import hub, pretrained, weights
+from cdc_jax.clip import hub, hub_download, pretrained, weights
 from cdc_jax.clip.tokenizer import Tokenizer
 
 CONFIG = reference.CONFIGS["patch8_mixed"]
@@ -290,7 +290,9 @@ def test_other_files_of_a_tokenizer(folder, name, content, message):
     ],
 )
 def test_names_of_other_packages_get_the_id(monkeypatch, name, hint):
-    monkeypatch.setattr(hub, "_download", lambda *_: pytest.fail("nothing is asked of the hub"))
+    monkeypatch.setattr(
+        hub_download, "download", lambda *_: pytest.fail("nothing is asked of the hub")
+    )
     with pytest.raises(FileNotFoundError) as caught:
         clip_lib.load(name)
     assert repr(name) in str(caught.value) and hint in str(caught.value)
@@ -307,6 +309,6 @@ def test_a_file_in_place_of_a_folder(folder):
 @pytest.mark.parametrize("revision", [None, "main", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"])
 def test_a_name_may_carry_a_revision(monkeypatch, tmp_path, name, revision):
     asked = []
-    monkeypatch.setattr(hub, "_download", lambda *given: asked.append(given) or tmp_path)
+    monkeypatch.setattr(hub_download, "download", lambda *given: asked.append(given) or tmp_path)
     assert hub.find(f"{name}@{revision}" if revision else name, weights=False) == tmp_path
     assert asked == [(name, revision, False)]

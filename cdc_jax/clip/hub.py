@@ -1,17 +1,13 @@
 """Finds the files of a CLIP in the package, in a folder, or on the Hugging Face hub."""
 
-import contextlib
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub import constants, errors
-
 from cdc_jax import schema
 
 _WORLD = Path(__file__).parent / "world"
-_SETTINGS = (
+SETTINGS = (
     "config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -22,7 +18,7 @@ _SETTINGS = (
     "merges.txt",
 )
 # Best first; transformers calls files of another dtype model.fp16.safetensors, for instance.
-_WEIGHTS = (
+WEIGHTS = (
     r"model\.safetensors",
     r"model\.safetensors\.index\.json",
     r"model\.\w+\.safetensors",
@@ -75,8 +71,10 @@ def find(name_or_path: str | Path, weights: bool = True) -> Path:
         raise FileNotFoundError(f"{name} is a file: give the folder that holds the model's files")
     if hint := _hint(name):
         raise FileNotFoundError(f"{schema.shown(name)} is neither a folder nor a hub's id: {hint}")
+    from cdc_jax.clip import hub_download  # imports the hub's client, which local models don't need
+
     repo, _, revision = name.partition("@")
-    return _download(repo, revision or None, weights)
+    return hub_download.download(repo, revision or None, weights)
 
 
 def weights_files(folder: Path) -> list[Path]:
@@ -87,7 +85,7 @@ def weights_files(folder: Path) -> list[Path]:
       ValueError: the index of the shards is broken; a file is not a regular one; or nothing says
         which of several variants to take.
     """
-    best = folder / _best_weights([file.name for file in folder.iterdir()], folder)
+    best = folder / best_weights([file.name for file in folder.iterdir()], folder)
     if best.suffix != ".json":
         schema.require_regular(best)
         return [best]
@@ -131,8 +129,14 @@ def _hint(name: str) -> str:
     return f"give {ids[plain(name)]!r}" if plain(name) in ids else ""
 
 
-def _best_weights(names: Collection[str], where: str | Path) -> str:
-    for pattern in _WEIGHTS:
+def best_weights(names: Collection[str], where: str | Path) -> str:
+    """The best of the names of weights files.
+
+    Raises:
+      FileNotFoundError: no name is that of weights in a format that is safe to read.
+      ValueError: nothing says which of several variants to take.
+    """
+    for pattern in WEIGHTS:
         files = sorted(name for name in names if re.fullmatch(pattern, name))
         if len(files) > 1:
             raise ValueError(
@@ -148,61 +152,3 @@ def _best_weights(names: Collection[str], where: str | Path) -> str:
         "transformers.CLIPModel.from_pretrained(SOURCE).save_pretrained(FOLDER), and copy the "
         "model's other files to FOLDER"
     )
-
-
-def _download(repo: str, revision: str | None, weights: bool) -> Path:
-    """Downloads the settings and the best weights into the hub's cache."""
-    try:
-        try:
-            info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=10)
-        except (
-            errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError
-        ):  # fmt: skip
-            raise
-        except Exception as error:  # offline; the HTTP library's errors differ by release
-            return _cached(repo, revision, error)
-        names = [file.rfilename for file in info.siblings or ()]
-        best = _best_weights(names, repo)
-        # model.fp16-00001-of-00002.safetensors are shards of model.safetensors.index.fp16.json.
-        variant = best.removeprefix("model.safetensors.index").removesuffix("json").rstrip(".")
-        shards = [f"model{variant}-*-of-*.safetensors"] if best.endswith(".json") else []
-        patterns = [*_SETTINGS, *([best, *shards] if weights else [])]
-        return Path(
-            huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
-        )
-    except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(
-            f"{repo} has no revision {revision!r} on the Hugging Face hub: give a branch, a tag or "
-            "a commit of it behind the @"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise PermissionError(
-            f"{repo} is gated: accept its terms on https://huggingface.co/{repo}, then log in by "
-            "`hf auth login` or set HF_TOKEN"
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{repo!r} is neither 'world', nor a folder, nor a model on the Hugging Face hub; for "
-            "a private model, log in by `hf auth login` or set HF_TOKEN"
-        ) from error
-
-
-def _cached(repo: str, revision: str | None, reason: Exception) -> Path:
-    """The folder of an earlier download."""
-    with contextlib.suppress(errors.LocalEntryNotFoundError):
-        patterns = ["config.json"]
-        folder = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=patterns, local_files_only=True
-        )
-        names = [file.name for file in Path(folder).iterdir()]
-        if any(re.fullmatch(pattern, name) for pattern in _WEIGHTS for name in names):
-            return Path(folder)
-    pinned = f" --revision {revision}" if revision else ""
-    raise ConnectionError(
-        f"{repo}{'@' * bool(revision)}{revision or ''} is not in the cache "
-        f"{constants.HF_HUB_CACHE}, and the Hugging Face hub can't be reached ({reason}). To work "
-        f"offline, run `hf download {repo}{pinned} --local-dir FOLDER` (older releases: "
-        "huggingface-cli download) on a machine with a network and give FOLDER in place of the "
-        "model id, or copy that machine's cache here and set HF_HUB_OFFLINE=1. The model 'world' "
-        "needs no network"
-    ) from reason
