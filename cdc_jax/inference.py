@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from cdc_jax import devices, programs, views
 from cdc_jax.backbone import Backbone
 from cdc_jax.feature_cache import EncoderFeatures
-from cdc_jax.methods.heads import Prediction
+from cdc_jax.methods.heads import Prediction, Scale
 from cdc_jax.methods.method import Learned, Method, Text, frozen_features
 from cdc_jax.tasks import content
 from cdc_jax.tasks.task import Examples, Images
@@ -35,10 +35,12 @@ class ClassList(NamedTuple):
     Attributes:
       classes: of `Method.classes`; None with `text`.
       text: text features of the classes; None where they depend on the image.
+      scale: of `Method.scale`.
     """
 
     classes: PyTree
     text: Text | None
+    scale: Scale | None
 
 
 @runtime_checkable
@@ -256,17 +258,22 @@ class Inference:
             clean = views.clean_view(images, backbone.mean, backbone.std)
             return method.image_features(backbone, learned, clean[None])
 
+        def logits(backbone, learned, class_list, image):
+            image = image.swapaxes(0, 1)
+            return method.forward(
+                backbone, learned, class_list.classes, image, class_list.text
+            ).logits
+
         def answer(backbone, learned, class_list, image):
-            forward = method.forward(
-                backbone, learned, class_list.classes, image.swapaxes(0, 1), class_list.text
-            )
-            return method.predict(learned, forward.logits)
+            z = logits(backbone, learned, class_list, image)
+            return method.predict(learned, z, class_list.scale)
 
         compiled = functools.partial(
             jax.jit, compiler_options=programs.options(frozen.backbone.dtype)
         )
         self._text = compiled(method.class_features)
         self._encode = compiled(encode, out_shardings=everywhere)
+        self._logits = compiled(logits, out_shardings=everywhere)
         self._answer = compiled(answer, out_shardings=everywhere)
 
     def over(self, frozen: FrozenFeatures) -> "Inference":
@@ -287,7 +294,11 @@ class Inference:
         self._answer.eval_shape(backbone, learned, class_list, rows_of_templates)
 
     def class_list(
-        self, learned: Learned, class_names: Sequence[str], template: Template = ""
+        self,
+        learned: Learned,
+        class_names: Sequence[str],
+        template: Template = "",
+        text: Text | None = None,
     ) -> ClassList:
         """Prepares classes. Their text features are computed once for all images.
 
@@ -295,19 +306,27 @@ class Inference:
           learned: the method's arrays, on the mesh.
           class_names: at least two.
           template: the hand-crafted text of another task.
+          text: the text features, if they were computed before.
         """
+        scale = self.method.scale(learned, class_names)
+        if text is not None:
+            return ClassList(None, text, scale)
         backbone = self.method.adapt(self._frozen.backbone, learned)
         classes = self.method.classes(backbone, class_names, template)
         if self.method.reads_images:
-            return ClassList(classes, None)
-        return ClassList(None, self._text(backbone, learned, classes))
+            return ClassList(classes, None, scale)
+        return ClassList(None, self._text(backbone, learned, classes), scale)
 
     def split(self, learned: Learned, examples: Examples) -> Prediction:
         """Predictions of a test split among its own classes, as NumPy arrays."""
         class_list = self.class_list(learned, examples.class_names, examples.template)
-        if self.method.changes_images:
-            return self.images(learned, class_list, examples.images)
-        return self._answers(learned, class_list, self._frozen.of(examples))
+        return self._answers(learned, class_list, self._features(learned, examples))
+
+    def logits(self, learned: Learned, examples: Examples) -> np.ndarray:
+        """Logits of a split among its own classes, (examples, templates, classes)."""
+        class_list = self.class_list(learned, examples.class_names, examples.template)
+        image = self._features(learned, examples)
+        return self._in_batches(self._logits, learned, class_list, image)
 
     def images(self, learned: Learned, class_list: ClassList, images: Images) -> Prediction:
         """Predictions of images among prepared classes, as NumPy arrays.
@@ -319,11 +338,7 @@ class Inference:
         """
         if not self.method.changes_images:
             return self._answers(learned, class_list, self._frozen.encode(images))
-        backbone = self.method.adapt(self._frozen.backbone, learned)
-        features = self._frozen.in_batches(
-            images, lambda batch: self._encode(backbone, learned, batch)
-        )
-        return self._answers(learned, class_list, features)
+        return self._answers(learned, class_list, self._encoded(learned, images))
 
     def stream(
         self, learned: Learned, class_list: ClassList, images: Images
@@ -337,10 +352,26 @@ class Inference:
         for first in range(0, len(images), size):
             yield self.images(learned, class_list, images[first : first + size])
 
-    def _answers(self, learned: Learned, class_list: ClassList, image: np.ndarray) -> Prediction:
+    def _features(self, learned: Learned, examples: Examples) -> np.ndarray:
+        if self.method.changes_images:
+            return self._encoded(learned, examples.images)
+        return self._frozen.of(examples)
+
+    def _encoded(self, learned: Learned, images: Images) -> np.ndarray:
         backbone = self.method.adapt(self._frozen.backbone, learned)
-        rows, predictions = image.swapaxes(0, 1), []
+        return self._frozen.in_batches(images, lambda batch: self._encode(backbone, learned, batch))
+
+    def _answers(self, learned: Learned, class_list: ClassList, image: np.ndarray) -> Prediction:
+        return self._in_batches(self._answer, learned, class_list, image)
+
+    def _in_batches(
+        self, program: Callable[..., PyTree], learned: Learned, class_list: ClassList,
+        image: np.ndarray,
+    ) -> PyTree:  # fmt: skip
+        """A program's results for all images, joined, as NumPy arrays."""
+        backbone = self.method.adapt(self._frozen.backbone, learned)
+        rows, results = image.swapaxes(0, 1), []
         for first in range(0, len(rows), self._frozen.batch_size):
             batch = self._frozen.batch(rows.__getitem__, first, len(rows))
-            predictions.append(jax.device_get(self._answer(backbone, learned, class_list, batch)))
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *predictions)
+            results.append(jax.device_get(program(backbone, learned, class_list, batch)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *results)

@@ -15,7 +15,7 @@ from cdc_jax.class_names import require_distinct, warn_of_wordless
 from cdc_jax.escaping import reason
 from cdc_jax.feature_cache import FeatureCache
 from cdc_jax.image_prediction import ImagePrediction, abstention, require_share
-from cdc_jax.inference import ClassList, FrozenFeatures, Inference, encoder
+from cdc_jax.inference import FrozenFeatures, Inference, encoder
 from cdc_jax.methods import Learned, Method
 from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks.decode import UnreadableImage
@@ -196,10 +196,8 @@ class Predictor:
         self._mesh = devices.make_mesh()
         self._backbone, self._learned = devices.replicate((backbone, learned), self._mesh)
         self._inference = Inference(method, FrozenFeatures(self._backbone, self._mesh, 1))
-        self._class_list = (
-            self._inference.class_list(self._learned, self.class_names)
-            if text is None
-            else ClassList(None, devices.replicate(text, self._mesh))
+        self._class_list = self._inference.class_list(
+            self._learned, self.class_names, text=devices.replicate(text, self._mesh)
         )
         self._inference.require_fitting(self._learned, self._class_list)
 

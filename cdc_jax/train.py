@@ -142,6 +142,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
             method = methods.build(
                 choice, frozen.backbone, task.class_names, task.template, support
             )
+            if method.needs_validation and not len(task.val):
+                raise ValueError(
+                    f"{name} needs validation images, and {task.record.dataset} has none: give "
+                    "data with a validation split, or set head.calibrated=False"
+                )
             key = jax.random.key(config.seed)
             run = Run(
                 config=config,
@@ -245,7 +250,7 @@ def _run(run: Run) -> records.Results:
     run_folder.write_json(run.folder / "split.json", task.items())
     inference = Inference(method, run.frozen)
     with Log(run.folder, run.config.tensorboard) as log:
-        learned = _train(run, inference, log)
+        learned = _concluded(run, inference, _train(run, inference, log))
         text = inference.class_list(learned, task.class_names).text
         adapted = export.describe(
             method,
@@ -297,6 +302,17 @@ def _run(run: Run) -> records.Results:
     run_folder.sync(*(run.folder / name for name in others))
     run_folder.write_json(run.folder / "results.json", results.to_json())
     return results
+
+
+def _concluded(run: Run, inference: Inference, learned: Learned) -> Learned:
+    """The arrays with what validation images decide, see `Method.conclude`."""
+    method, frozen, val = run.method, run.frozen, run.task.val
+    if not method.needs_validation:
+        return learned
+    validation = Support(frozen.of(val)[0], val.labels)
+    logits = inference.logits(learned, val)
+    concluded = method.conclude(frozen.backbone, learned, validation, logits)
+    return devices.replicate(concluded, devices.make_mesh())
 
 
 def _validated(run: Run, inference: Inference, learned: Learned) -> dict[str, np.ndarray]:

@@ -2,12 +2,15 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 
 import forked_runs
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
 from PIL import Image
 
 import cdc_jax
@@ -121,6 +124,60 @@ def test_the_guarantees_of_a_run(finished):
     )
     wrong = [row.predicted != names[y] for y, row in zip(labels, accepted, strict=True)]
     assert np.mean(np.array(wrong)[decided]) < 0.3
+
+
+def test_a_calibrated_run(get_config, tmp_path):
+    """Its probabilities are powers of the uncalibrated run's, of the exponents by definition."""
+    settings = (
+        "shots=4,world.test_images=4,classes=base_new,progress=False,coop.optimizer.epochs=2,"
+        "methods=zero_shot,coop,coop@head.calibrated=True"
+    )
+    config = get_config("fewshot", settings)
+    train.train_and_evaluate(config, tmp_path)
+    task = tasks.load(config, 32)
+    runs = [tmp_path / name for name in ("zero_shot", "coop", "coop@head.calibrated=True")]
+
+    def probability(run, examples):
+        names = examples.class_names
+        asked = None if names == task.class_names else names
+        rows = cdc_jax.predict(run, examples.images[:], top_k=len(names), class_names=asked)
+        return np.array([[dict(row.probability)[name] for name in names] for row in rows])
+
+    def temperature(p):
+        def loss(log_t):
+            own = scipy.special.log_softmax(np.log(p) / np.exp(log_t), 1)
+            own = own[np.arange(len(p)), task.val.labels]
+            return -own.sum() + log_t**2 / (2 * 0.5**2)
+
+        return np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-3, 3)).x)
+
+    plain, tuned = (temperature(probability(run, task.val)) for run in runs[:2])
+    for split, power in {"base_int": 1 / tuned, "new_int": (1 / tuned / plain) ** 0.5}.items():
+        raw, scaled = (probability(run, task.test[split]) for run in runs[1:])
+        expected = raw**power / (raw**power).sum(1, keepdims=True)
+        np.testing.assert_allclose(scaled, expected, rtol=2e-3, atol=1e-6)
+    with np.load(runs[2] / "scores.npz") as scores:
+        kept = scores["new_int/confidence"]
+    np.testing.assert_allclose(kept, scaled.max(1), atol=1e-5)
+
+
+def test_calibration_needs_validation_images(get_config, tmp_path):
+    for part, shade in itertools.product(("train", "test"), (50, 200)):
+        folder = tmp_path / "photos" / part / f"shade {shade}"
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (32, 32), (shade + i, shade, 9 * (part == "test"))).save(
+                folder / f"{i}.png"
+            )
+    config = get_config(
+        "fewshot",
+        f"dataset=folder,data.root={tmp_path / 'photos'},shots=4,methods=coop@head.calibrated=True",
+    )
+    with pytest.raises(
+        ValueError, match="calibrated=True needs validation images, and folder photos has"
+    ):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "coop@head.calibrated=True" / "config.json").exists()
 
 
 def test_guarantees_are_refused_for_other_classes(finished):

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 from scipy.special import digamma, log_softmax, softmax
 
+from cdc_jax import trust
 from cdc_jax.methods import Learned, heads
 
 LOGITS = np.random.default_rng(0).normal(20, 3, (5, 3, 4))  # images, templates, classes
@@ -63,7 +64,7 @@ def trusted(evidence):
 
 def test_evidential_head():
     own, alpha = trusted(np.exp(LOGITS - 20))
-    head = heads.EvidentialHead(20.0, fused_weight=2.0)
+    head = heads.EvidentialHead(20.0, fused_weight=2.0, uncertainty="vacuity")
     predicted = head.predict(NOTHING, jnp.asarray(LOGITS))
     assert head.has_opinions
     np.testing.assert_allclose(
@@ -146,13 +147,54 @@ def test_every_fusion_gives_probabilities_and_gradients(fusion):
     assert (np.take_along_axis(np.asarray(gradient), LABELS[:, None, None], 2) < 0).all()
 
 
+@pytest.mark.parametrize("fusion", ["mean_logit", "mean_probability"])
+def test_a_scaled_softmax(fusion):
+    head = heads.SoftmaxHead(fusion)
+    plain = head.predict(NOTHING, jnp.asarray(LOGITS))
+    scaled = head.predict(NOTHING, jnp.asarray(LOGITS), heads.Scale(0.7, 0.5))
+    root = np.sqrt(np.asarray(plain.probability, np.float64))
+    expected = root / root.sum(-1, keepdims=True)
+    np.testing.assert_allclose(scaled.probability, expected, rtol=1e-5)
+    np.testing.assert_allclose(scaled.uncertainty, 1 - expected.max(-1), rtol=1e-4)
+    alone = np.exp(LOGITS / 2)
+    alone /= alone.sum(-1, keepdims=True)
+    np.testing.assert_allclose(scaled.template_confidence, alone.max(-1), rtol=1e-4)
+    for name in ("predicted", "template_predicted"):
+        np.testing.assert_array_equal(getattr(scaled, name), getattr(plain, name))
+    fit = head.calibrate(NOTHING, jnp.asarray(LOGITS), LABELS, 0.5)
+    assert fit.power == pytest.approx(
+        1 / trust.fit_temperature(np.log(plain.probability), LABELS, deviation=0.5), rel=1e-4
+    )
+
+
+def test_scaled_evidence():
+    evidence = np.exp(LOGITS - 20)
+    head = heads.EvidentialHead(20.0, fusion="average")
+    plain = head.predict(NOTHING, jnp.asarray(LOGITS))
+    scaled = head.predict(NOTHING, jnp.asarray(LOGITS), heads.Scale(np.log(3), 0.5))
+    s, u = (evidence + 1).sum(-1), 4 / (evidence + 1).sum(-1)
+    belief, vacuity = (evidence / s[..., None]).mean(1), u.mean(1)
+    fused = 4 * belief / vacuity[:, None]
+    alpha, own = 3 * np.sqrt(fused) + 1, 3 * np.sqrt(evidence) + 1
+    np.testing.assert_allclose(scaled.probability, alpha / alpha.sum(-1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(scaled.log_vacuity, np.log(4 / alpha.sum(-1)), rtol=1e-4)
+    np.testing.assert_allclose(scaled.template_confidence, own.max(-1) / own.sum(-1), rtol=1e-4)
+    for name in ("predicted", "template_predicted", "conflict"):
+        np.testing.assert_array_equal(getattr(scaled, name), getattr(plain, name))
+    fit = head.calibrate(NOTHING, jnp.asarray(LOGITS), LABELS, 0.5)
+    expected = trust.calibrate_evidence(np.log(fused), LABELS, power=True, deviation=0.5)
+    np.testing.assert_allclose(fit, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_confidence_as_the_uncertainty_of_an_evidential_head():
-    head = heads.EvidentialHead(20.0, uncertainty="confidence")
+    head = heads.EvidentialHead(20.0)
     predicted = head.predict(NOTHING, jnp.asarray(LOGITS))
     np.testing.assert_allclose(
         predicted.uncertainty, 1 - predicted.probability.max(-1), rtol=1e-4, atol=1e-6
     )
-    by_vacuity = heads.EvidentialHead(20.0).predict(NOTHING, jnp.asarray(LOGITS))
+    by_vacuity = heads.EvidentialHead(20.0, uncertainty="vacuity").predict(
+        NOTHING, jnp.asarray(LOGITS)
+    )
     np.testing.assert_array_equal(predicted.log_vacuity, by_vacuity.uncertainty)
     np.testing.assert_array_equal(predicted.novelty, by_vacuity.uncertainty)
     with pytest.raises(ValueError, match="unknown head.uncertainty 'u': choose one of vacuity"):

@@ -89,10 +89,9 @@ def test_uncertainty_of_the_heads(finished):
     classes = len(task.class_names)
     for row in predict(workdir / "cdc", images, top_k=classes):
         assert 0 < row.vacuity <= 1 and 0 <= row.conflict <= 1
-        assert np.log(row.vacuity) == pytest.approx(row.uncertainty)
-        # Dempster's rule over singletons and the frame: 1 - C = prod_m u^m / u.
-        alone = np.exp(sum(u for _, _, u in row.templates))
-        assert row.conflict == pytest.approx(1 - alone / row.vacuity, abs=1e-3)
+        assert row.uncertainty == pytest.approx(1 - row.probability[0][1], abs=1e-6)
+        for _, probability, uncertainty in row.templates:
+            assert uncertainty == pytest.approx(1 - probability, abs=1e-6)
         # p_k = b_k + u / K, and no class has less than u / K.
         assert min(p for _, p in row.probability) >= row.vacuity / classes - 1e-6
     for row in predict(workdir / "coop", images, top_k=2):

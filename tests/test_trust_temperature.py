@@ -55,6 +55,40 @@ def test_temperature_is_the_minimum_of_a_dense_grid(seed, sharpness):
     assert abs(math.log(fit / grid[np.argmin(losses)])) < 0.013  # the grid's step is 0.012
 
 
+@FEW
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.5, 2.0]), st.integers(1, 60))
+def test_temperature_with_a_prior_is_the_minimum_of_a_dense_grid(seed, deviation, images):
+    z, y = drawn(seed, images)
+    fit = temperature.fit_temperature(z, y, deviation=deviation)
+
+    def loss(t):
+        return len(y) * softmax_loss(z, y, t) + math.log(t) ** 2 / (2 * deviation**2)
+
+    grid = np.geomspace(*temperature.TEMPERATURES, 500)
+    assert loss(fit) <= min(map(loss, grid)) + 1e-9
+
+
+@FEW
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.5, 2.0]))
+def test_evidence_with_a_prior_is_the_minimum_of_a_dense_grid(seed, deviation):
+    z, y = drawn(seed, images=20)
+    fit = temperature.calibrate_evidence(z, y, power=True, deviation=deviation)
+
+    def loss(log_factor, power):
+        prior = (log_factor**2 + math.log(power) ** 2) / (2 * deviation**2)
+        return len(y) * evidence_loss(z, y, log_factor, power) + prior
+
+    grid = [(f, p) for f in np.linspace(-4, 4, 33) for p in np.geomspace(0.05, 20, 41)]
+    assert loss(*fit) <= min(loss(*x) for x in grid) + 1e-6
+
+
+def test_a_prior_needs_a_positive_deviation():
+    for fit in (temperature.fit_temperature, temperature.calibrate_evidence):
+        for deviation in (0.0, -1.0, math.nan):
+            with pytest.raises(ValueError, match="deviation must be positive"):
+                fit([[1.0, 0.0]], [0], deviation=deviation)
+
+
 def test_temperature_is_that_of_the_labels():
     z, y = drawn(0, images=50_000, sharpness=0.4)
     assert temperature.fit_temperature(z, y) == pytest.approx(2.5, rel=0.03)

@@ -18,10 +18,11 @@ SETTINGS: dict[str, Any] = {
     "cached_views": 0,
     "train_on": "train",  # the shots, or another name that `Task.training_set` knows
     # See heads. The evidential shift is shift_multiple times the mean logit of the training images.
+    # `calibrated` fits a scale of the predictions on validation images, see `Method.conclude`.
     "head": {
         "name": "softmax", "fusion": "mean_logit", "template_weight": 0.0, "fused_weight": 1.0,
         "evidence": "exp", "shift_multiple": 1.0, "centred": False, "learned": False,
-        "kl_weight": 0.0, "uncertainty": "vacuity",
+        "kl_weight": 0.0, "uncertainty": "confidence", "calibrated": False,
     },
     # See optimizer.make.
     "optimizer": {

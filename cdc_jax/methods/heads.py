@@ -3,7 +3,7 @@
 Two heads, one interface: `predict(learned, logits)` and `loss(learned, logits, labels, progress)`,
 with logits of shape (..., templates, classes). `SoftmaxHead` is CLIP's usual one; `EvidentialHead`
 is DSTC. With `learned=True` a head has its own learned scale a and shift b, and the logits become
-a z − b.
+a z − b. `calibrate` fits a `Scale` of the fused prediction on validation images, after training.
 """
 
 import dataclasses
@@ -29,6 +29,21 @@ class Arrays(Protocol):
     trained: Any
 
 
+class Scale(NamedTuple):
+    """log x' = log_factor + power · log x, of fused evidence or of fused probabilities x.
+
+    Probabilities are normalised afterwards. Their power is 1 / T of temperature scaling, and a
+    factor changes nothing. No scale of a positive power changes the predicted class.
+    """
+
+    log_factor: Float[Array, ""] | float
+    power: Float[Array, ""] | float
+
+    def apply(self, log_values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The scaled logs."""
+        return self.log_factor + self.power * log_values
+
+
 class Prediction(NamedTuple):
     """The prediction of a method for each image.
 
@@ -36,8 +51,8 @@ class Prediction(NamedTuple):
       predicted: the class of the largest fused logit or evidence, (...). If all evidence is small,
         rounding makes the probabilities equal, and only this field tells the class.
       probability: fused class probabilities, (..., classes).
-      uncertainty: higher is less certain, (...). The softmax head has 1 − max probability. The
-        evidential head has the log-vacuity of the fused opinion, or the setting `uncertainty`.
+      uncertainty: higher is less certain, (...). It is 1 − max probability. With the setting
+        `uncertainty="vacuity"`, an evidential head has the log-vacuity of the fused opinion.
       conflict: disagreement among the templates in [0, 1], Dempster's C; 0 in the softmax head.
       template_predicted: the class of each template alone, (..., templates).
       template_confidence: the largest probability of each template alone, (..., templates).
@@ -73,8 +88,27 @@ class Head(Protocol):
         """The head's initial arrays by name of their part; {} for a head that learns nothing."""
         ...
 
-    def predict(self, learned: Arrays, logits: Logits) -> Prediction:
-        """Fuses the templates' logits into one prediction."""
+    def predict(self, learned: Arrays, logits: Logits, scale: Scale | None = None) -> Prediction:
+        """Fuses the templates' logits into one prediction.
+
+        Args:
+          learned: the head's arrays.
+          logits: of the templates.
+          scale: of the fused prediction and of each template alone; None for none.
+        """
+        ...
+
+    def calibrate(
+        self, learned: Arrays, logits: Logits, labels: Int[np.ndarray, "*b"], deviation: float
+    ) -> Scale:
+        """The scale that fits validation images, see `trust.temperature`.
+
+        Args:
+          learned: the head's arrays.
+          logits: of the validation images, (images, templates, classes).
+          labels: their classes.
+          deviation: of the prior on the logarithms of factor and power.
+        """
         ...
 
     def loss(
@@ -161,15 +195,19 @@ class SoftmaxHead:
         """See `Head`."""
         return _initial_scale(self.learned)
 
-    def predict(self, learned: Arrays, logits: Logits) -> Prediction:
+    def predict(self, learned: Arrays, logits: Logits, scale: Scale | None = None) -> Prediction:
         """See `Head`."""
         logits = self._logits(learned, logits)
         fused = SOFTMAX_FUSIONS[self.fusion](logits)
+        predicted = fused.argmax(-1)
+        if scale:
+            fused = jax.nn.log_softmax(scale.apply(fused), -1)
+            logits = scale.apply(logits)
         probability = jnp.exp(fused)
         uncertainty = 1 - probability.max(-1)
         confidence = jax.nn.softmax(logits, -1).max(-1)
         return Prediction(
-            predicted=fused.argmax(-1),
+            predicted=predicted,
             probability=probability,
             uncertainty=uncertainty,
             conflict=jnp.zeros_like(uncertainty),
@@ -177,6 +215,15 @@ class SoftmaxHead:
             template_confidence=confidence,
             template_uncertainty=1 - confidence,
         )
+
+    def calibrate(
+        self, learned: Arrays, logits: Logits, labels: Int[np.ndarray, "*b"], deviation: float
+    ) -> Scale:
+        """See `Head`."""
+        from cdc_jax import trust  # imports SciPy, which takes half a second
+
+        fused = SOFTMAX_FUSIONS[self.fusion](self._logits(learned, logits))
+        return Scale(0.0, 1 / trust.fit_temperature(fused, labels, deviation=deviation))
 
     def loss(
         self,
@@ -211,8 +258,8 @@ class EvidentialHead:
       kl_weight: final lambda. Lambda rises linearly over the first half of training.
       centred: whether the mean of each row of logits over the classes replaces the shift.
       learned: whether the head learns a scale and a shift of the logits.
-      uncertainty: measure that a prediction reports: "vacuity" tells new classes from training
-        classes; "confidence", 1 − max p, finds errors.
+      uncertainty: measure that a prediction reports: "confidence", 1 − max p, finds errors;
+        "vacuity" tells new classes from training classes.
 
     Raises:
       ValueError: the fusion, the evidence function or the uncertainty is unknown.
@@ -226,7 +273,7 @@ class EvidentialHead:
     kl_weight: float = 0.0
     centred: bool = False
     learned: bool = False
-    uncertainty: str = "vacuity"
+    uncertainty: str = "confidence"
 
     def __post_init__(self):
         _require("head.fusion", self.fusion, EVIDENCE_FUSIONS)
@@ -242,21 +289,34 @@ class EvidentialHead:
         """See `Head`."""
         return _initial_scale(self.learned)
 
-    def predict(self, learned: Arrays, logits: Logits) -> Prediction:
-        """See `Head`."""
+    def predict(self, learned: Arrays, logits: Logits, scale: Scale | None = None) -> Prediction:
+        """See `Head`. The conflict is that of the unscaled opinions."""
         log_evidence = self._evidence(learned, logits)
+        conflict = evidence.conflict(log_evidence)
         fused = EVIDENCE_FUSIONS[self.fusion](log_evidence)
+        predicted, template_predicted = fused.argmax(-1), log_evidence.argmax(-1)
+        if scale:
+            fused, log_evidence = scale.apply(fused), scale.apply(log_evidence)
         measure = _UNCERTAINTIES[self.uncertainty]
         return Prediction(
-            predicted=fused.argmax(-1),
+            predicted=predicted,
             probability=evidence.expected_probability(fused),
             uncertainty=measure(fused),
-            conflict=evidence.conflict(log_evidence),
-            template_predicted=log_evidence.argmax(-1),
+            conflict=conflict,
+            template_predicted=template_predicted,
             template_confidence=evidence.expected_probability(log_evidence).max(-1),
             template_uncertainty=measure(log_evidence),
             log_vacuity=evidence.log_vacuity(fused),
         )
+
+    def calibrate(
+        self, learned: Arrays, logits: Logits, labels: Int[np.ndarray, "*b"], deviation: float
+    ) -> Scale:
+        """See `Head`."""
+        from cdc_jax import trust  # imports SciPy, which takes half a second
+
+        fused = EVIDENCE_FUSIONS[self.fusion](self._evidence(learned, logits))
+        return Scale(*trust.calibrate_evidence(fused, labels, power=True, deviation=deviation))
 
     def loss(
         self,

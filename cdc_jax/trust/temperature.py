@@ -1,7 +1,9 @@
 """Calibration after training: a temperature for logits, a factor and a power for evidence.
 
 Both fits minimise the mean of -log p_y over validation images, and neither changes the predicted
-class.
+class. With few images the fits run to their bounds, because a model that is right on all of them
+gets any confidence. A prior prevents this: with `deviation`, the logarithms of the temperature, the
+factor and the power are a priori normal with mean 0 and this standard deviation.
 
 * Softmax: p = softmax(z / T). The loss is convex in 1 / T, so its slope has one zero in log T. A
   bracketing method finds it. T is bounded. If every validation image has its largest logit at its
@@ -51,25 +53,36 @@ class EvidenceCalibration(NamedTuple):
 
 
 def fit_temperature(
-    logits: ArrayLike, labels: ArrayLike, bounds: tuple[float, float] = TEMPERATURES
+    logits: ArrayLike,
+    labels: ArrayLike,
+    bounds: tuple[float, float] = TEMPERATURES,
+    deviation: float = math.inf,
 ) -> float:
-    """The temperature T that minimises the mean of -log softmax(z / T)_y.
+    """The temperature T that minimises the sum of -log softmax(z / T)_y + (log T)² / (2 d²).
 
     Args:
       logits: z of the validation images, or fused log-probabilities, finite, (images, classes).
       labels: true classes, (images,).
       bounds: least and greatest T.
+      deviation: d of the prior; infinite for none, as Guo et al.
 
     Returns:
       T. A bound, if the loss falls towards it: see the module's docstring.
 
     Raises:
-      ValueError: logits that are not finite; labels that do not fit; bounds out of order.
+      ValueError: logits that are not finite; labels that do not fit; bounds out of order; a
+        deviation that is not positive.
 
     >>> round(fit_temperature([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]], [0, 0, 0, 1]), 4)
     1.8205
 
-    Guo et al. 2017, section 4.2. In the example p = 3/4 at T = 2 / log 3.
+    >>> fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 0])
+    0.05
+    >>> round(fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 0], deviation=0.5), 4)
+    0.8218
+
+    Guo et al. 2017, section 4.2. In the first example p = 3/4 at T = 2 / log 3. The prior is this
+    project's choice.
     """
     z = by_class("logits", logits)
     y = classes_of("labels", labels, z.shape)
@@ -78,6 +91,7 @@ def fit_temperature(
     low, high = bounds
     if not 0 < low < high < math.inf:
         raise ValueError(f"expected bounds of T with 0 < low < high, got {bounds}")
+    _require_deviation(deviation)
     z = z - z[np.arange(len(z)), y][:, None]  # z_k - z_y
 
     def slope(log_temperature: float) -> float:
@@ -85,6 +99,8 @@ def fit_temperature(
         return float((special.softmax(z / math.exp(log_temperature), axis=1) * z).sum(1).mean())
 
     low, high = math.log(low), math.log(high)
+    if deviation < math.inf:
+        return math.exp(_with_prior(z, deviation, low, high))
     if slope(low) <= 0:
         return bounds[0]
     if slope(high) >= 0:
@@ -92,27 +108,56 @@ def fit_temperature(
     return math.exp(optimize.brentq(slope, low, high, xtol=1e-10))
 
 
-def calibrate_evidence(
-    log_evidence: ArrayLike, labels: ArrayLike, power: bool = False
-) -> EvidenceCalibration:
-    """The factor s, and with `power` the exponent a, that minimise the mean of -log p_y.
+def _with_prior(z: np.ndarray, deviation: float, low: float, high: float) -> float:
+    """The best log T between bounds. The prior is not convex in 1 / T: a grid finds the basin."""
 
-    p_k = (1 + s e_k^a) / (K + sum_j s e_j^a). The factor is bounded: at the lower bound all
-    evidence is below e^-5, at the upper bound each image's largest evidence is above K e^5. So if
-    every validation image is right, the factor reaches at most a vacuity of about e^-5. The power
-    is between 1/20 and 20.
+    def loss(log_temperature: float) -> float:
+        fit = special.logsumexp(z / math.exp(log_temperature), axis=1).sum()
+        return float(fit + _penalty(deviation, log_temperature))
+
+    grid = np.linspace(low, high, 121)
+    best = int(np.argmin([loss(x) for x in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    fit = optimize.minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-9})
+    return float(fit.x)
+
+
+def _penalty(deviation: float, *logs: float) -> float:
+    """-log of the normal prior, up to a constant."""
+    return sum(x * x for x in logs) / (2 * deviation**2)
+
+
+def _require_deviation(deviation: float) -> None:
+    if not deviation > 0:
+        raise ValueError(f"deviation must be positive, got {deviation}")
+
+
+def calibrate_evidence(
+    log_evidence: ArrayLike,
+    labels: ArrayLike,
+    power: bool = False,
+    deviation: float = math.inf,
+) -> EvidenceCalibration:
+    """The factor s, and with `power` the exponent a, that minimise the sum of -log p_y.
+
+    p_k = (1 + s e_k^a) / (K + sum_j s e_j^a). A prior adds ((log s)² + (log a)²) / (2 d²). The
+    factor is bounded: at the lower bound all evidence is below e^-5, at the upper bound the largest
+    evidence of each image is above K e^5. So if every validation image is right, the factor reaches
+    at most a vacuity of about e^-5. The power is between 1/20 and 20.
 
     Args:
       log_evidence: log e of the fused opinions of validation images, (images, classes); -inf for
         no evidence.
       labels: true classes, (images,).
       power: whether a is fitted too; otherwise a = 1.
+      deviation: d of the prior; infinite for none.
 
     Returns:
       The calibration.
 
     Raises:
-      ValueError: log-evidence of inf or NaN, or no evidence at all; labels that do not fit.
+      ValueError: log-evidence of inf or NaN, or no evidence at all; labels that do not fit; a
+        deviation that is not positive.
 
     >>> fit = calibrate_evidence([[math.log(6), -math.inf]] * 4, [0, 0, 0, 1])
     >>> round(math.exp(fit.log_factor), 4), fit.power
@@ -122,6 +167,7 @@ def calibrate_evidence(
     """
     log_e = by_class("log_evidence", log_evidence)
     y = classes_of("labels", labels, log_e.shape)
+    _require_deviation(deviation)
     largest = log_e.max(axis=1)
     some = largest[largest > -math.inf]
     if not some.size or some.max() == math.inf:
@@ -138,9 +184,11 @@ def calibrate_evidence(
         return EvidenceCalibration(float(low + place * (high - low)), a)
 
     def loss(x: np.ndarray) -> float:
-        log_alpha = np.logaddexp(0, calibration(*x).apply(log_e))
+        scale = calibration(*x)
+        log_alpha = np.logaddexp(0, scale.apply(log_e))
         own = log_alpha[np.arange(len(y)), y]
-        return float((special.logsumexp(log_alpha, axis=1) - own).mean())
+        prior = _penalty(deviation, scale.log_factor, math.log(scale.power)) / len(y)
+        return float((special.logsumexp(log_alpha, axis=1) - own).mean() + prior)
 
     bounds = [(0.0, 1.0), tuple(np.log(TEMPERATURES))][: 1 + power]
     axes = [np.linspace(low, high, n) for (low, high), n in zip(bounds, _GRID, strict=False)]
