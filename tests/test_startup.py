@@ -30,6 +30,7 @@ CASES = {  # arguments -> exit code, words in what is printed
     ("run.py", "--config.shoots=3"): (1, 'Did you mean "shots"'),
     ("run.py", "--workdirs=here"): (1, "Did you mean: workdir"),
     ("predict.py", "missing", "nowhere"): (1, "nowhere can't be read as an image"),
+    ("predict.py", "missing", "nowhere/"): (1, "folder nowhere/ is not there: name photographs,"),
     ("predict.py", "missing", "--top_k=0", __file__): (1, "--top_k"),
     ("predict.py", "missing", "--abstain=luck:2", __file__): (1, "missing is no folder"),
     ("predict.py", "missing", __file__): (1, "missing is no folder"),
