@@ -8,7 +8,7 @@ work.
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cdc_jax.escaping import visible
 from cdc_jax.interruption import Interrupted
 
 _CONFIGS = Path(__file__).parent / "configs"
+_LISTED = 12  # keys that a message lists; more would hide the nearest one
 
 
 def define(default: str) -> None:
@@ -80,11 +81,15 @@ def _one_line(command: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:  # a key of a part: its name and a hint, on two lines
-        message = " ".join(str(error.args[0]).split())
-        raise SystemExit(visible(f"{command}: unknown key {message}")) from None
+        key, *hint = str(error.args[0]).split("\n")
+        named = [flag for flag in sys.argv if key.strip("'\"") in flag.partition("=")[0].split(".")]
+        message = " ".join([key, *(f"in {flag}:" for flag in named[:1]), *hint])
+        raise SystemExit(visible(f"{command}: unknown key {message.rstrip(':')}")) from None
     except (flags.Error, AttributeError) as error:
         # ml_collections hands on the text of a whole traceback; its last line is the message.
         message = str(error).replace("\\n", "\n").strip().splitlines()[-1]
+        if "before a value for --config" in message:
+            message = f"{message}: write --config=FILE.py first, and --config.KEY=VALUE after it"
         raise SystemExit(visible(f"{command}: {message}")) from None
 
 
@@ -146,22 +151,35 @@ def flat(settings: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
 def assign(config: ConfigDict, settings: Iterable[tuple[str, str]]) -> ConfigDict:
     """Sets keys to the values of texts. For errors see `apply`."""
     for key, text in settings:
-        owner = config
-        *parents, last = key.split(".")
-        for name in parents:
-            owner = owner[_key(owner, name)]
-        last = _key(owner, last)
-        owner[last] = grammar.value(key, text, owner.get_type(last))
+        owner, names = config, key.split(".")
+        for depth, name in enumerate(names):
+            if name not in _keys(owner):
+                raise ValueError(_unknown(name, _keys(owner)) + _at_the_top(config, names[depth:]))
+            if names[depth + 1 :]:
+                owner = owner[name]
+        owner[name] = grammar.value(key, text, owner.get_type(name))
     return config
 
 
-def _key(config: Any, key: str) -> str:
+def _keys(part: Any) -> list[str]:
+    """The keys of a part of a configuration; none of a value."""
     from ml_collections import ConfigDict
 
-    if isinstance(config, ConfigDict) and key in config:
-        return key
-    keys = list(config.keys()) if isinstance(config, ConfigDict) else []
-    near = spelling.nearest(key, keys)
-    raise ValueError(
-        f"unknown key {key!r}" + (f": did you mean {near!r}?" if near else ", nothing is below")
-    )
+    return list(part.keys()) if isinstance(part, ConfigDict) else []
+
+
+def _unknown(key: str, keys: Sequence[str]) -> str:
+    if not keys:
+        return f"unknown key {key!r}, nothing is below"
+    listed = f" There are {', '.join(keys)}" if len(keys) <= _LISTED else ""
+    return f"unknown key {key!r}: did you mean {spelling.nearest(key, keys)!r}?{listed}"
+
+
+def _at_the_top(config: ConfigDict, names: Sequence[str]) -> str:
+    """The hint that names of an unknown key are a key of the whole configuration."""
+    part: Any = config
+    for name in names:
+        if name not in _keys(part):
+            return ""
+        part = part[name]
+    return f". The configuration itself has {'.'.join(names)}: write that alone"

@@ -17,7 +17,8 @@ Each class is fused alone and all terms are positive: O(sources * classes), noth
 order of the sources is free. And since 1 - C = m(frame) / u, also C = 1 - prod_m u^m / u.
 
 Inputs below float32 are promoted to float32. float64 stays. All functions work under jit, vmap and
-grad. Shapes are always checked. Values are checked unless they are traced.
+grad. Shapes are always checked. Values are checked unless they are traced: NaN is refused, and a
+traced NaN gives NaN.
 
 Sources: Dempster 1967; Shafer 1976, "A Mathematical Theory of Evidence"; Jøsang 2016, "Subjective
 Logic"; Jøsang, Cho and Chen 2018, "Uncertainty characteristics of subjective opinions"; Sensoy,
@@ -65,8 +66,18 @@ def _range(x: ArrayLike) -> tuple[Any, Any] | None:
     return None if values is None or values.size == 0 else (values.min(), values.max())
 
 
-def _checked(log_evidence: ArrayLike) -> Array:
-    log_evidence = _promote(log_evidence)
+def _without_nan(name: str, x: ArrayLike) -> Array:
+    x = _promote(x)
+    if not isinstance(x, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            count = int(jnp.isnan(x).sum())
+        if count:
+            raise ValueError(f"{count} of {x.size} values of {name} are NaN: find where they arise")
+    return x
+
+
+def _checked(log_evidence: ArrayLike, name: str = "log-evidence") -> Array:
+    log_evidence = _without_nan(name, log_evidence)
     if log_evidence.ndim == 0 or log_evidence.shape[-1] < 2:
         raise ValueError(
             f"expected at least 2 classes on the last axis, got shape {log_evidence.shape}"
@@ -115,7 +126,7 @@ def _log_softplus(x: Array) -> Array:
 
 def _log_relu(x: Array) -> Array:
     # Below the smallest normal number the slope 1 / x overflows: no evidence.
-    some = x >= jnp.finfo(x.dtype).tiny
+    some = ~(x < jnp.finfo(x.dtype).tiny)  # NaN stays NaN
     return jnp.where(some, jnp.log(jnp.where(some, x, 1.0)), -jnp.inf)
 
 
@@ -149,7 +160,7 @@ def from_logits(
       Log-evidence, (..., classes), at least float32.
 
     Raises:
-      ValueError: unknown kind, scale not positive, fewer than 2 classes.
+      ValueError: unknown kind, scale not positive, fewer than 2 classes, NaN.
 
     >>> print(from_logits(jnp.array([20.0, 30.0]), shift=22.0))
     [-2.  8.]
@@ -161,7 +172,7 @@ def from_logits(
     bounds = _range(scale)
     if bounds is not None and not bounds[0] > 0:
         raise ValueError(f"expected scale > 0, got {bounds[0]}: if it is learned, learn its log")
-    return KINDS[kind](jnp.asarray(scale) * _checked(logits) - jnp.asarray(shift))
+    return KINDS[kind](jnp.asarray(scale) * _checked(logits, "logits") - jnp.asarray(shift))
 
 
 def calibrate_shift(
@@ -181,14 +192,14 @@ def calibrate_shift(
       b, a scalar.
 
     Raises:
-      ValueError: logits are empty.
+      ValueError: logits are empty, or have NaN.
 
     >>> print(calibrate_shift(jnp.array([[20.0, 30.0], [18.0, 20.0]]), multiple=1.5))
     33.0
 
     This project's choice.
     """
-    logits = _promote(logits)
+    logits = _without_nan("logits", logits)
     if logits.size == 0:
         raise ValueError(f"no logits to calibrate on: shape {logits.shape}")
     return multiple * jnp.mean(scale * logits)
@@ -249,7 +260,7 @@ def combine(log_evidence: PerSource, axis: int = -2) -> PerClass:
       Fused log-evidence, (..., classes).
 
     Raises:
-      ValueError: axis out of range, the classes' axis, or empty.
+      ValueError: axis out of range, the classes' axis, or empty; NaN.
 
     >>> jnp.array_str(jnp.exp(combine(jnp.log(jnp.array([[6.0, 0.0], [2.0, 2.0]])))), precision=3)
     '[14.  2.]'

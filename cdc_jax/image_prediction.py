@@ -1,15 +1,18 @@
 """The prediction of an adapted model for an image, with class names, in tables and files."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import rich.box
+import rich.cells
 import rich.table
 import rich.text
 
@@ -54,6 +57,13 @@ Row = ImagePrediction | UnreadableImage
 """A row: a prediction, or the error of an unreadable image."""
 
 
+class OptionError(ValueError):
+    """An option of a prediction that can't be met. The message begins with `option=value`."""
+
+    def __init__(self, option: str, value: object, reason: str):
+        super().__init__(f"{option}={value}: {reason}")
+
+
 def abstention(
     rule: str,
     has_opinions: bool = True,
@@ -70,24 +80,29 @@ def abstention(
         "risk:…" is checked.
 
     Raises:
-      ValueError: the rule has another form, or the measure can't have the value.
+      OptionError: the rule has another form, or the measure can't have the value.
     """
     if not rule:
         return lambda row: False
     opinions = ["vacuity", "conflict"] if has_opinions else []
     measures = ["probability", "risk", "uncertainty", *opinions]
     measure, _, text = rule.partition(":")
+    if measure not in measures:
+        raise OptionError(
+            "abstain",
+            rule,
+            f"expected MEASURE:VALUE, such as probability:0.5, and this method's measures are "
+            f"{', '.join(measures)}",
+        )
     try:
         bound = float(text)
     except ValueError:
         bound = math.nan
-    inside = math.isfinite(bound) and (measure == "uncertainty" or 0 <= bound <= 1)
-    inside &= measure != "risk" or 0 < bound < 1
-    if measure not in measures or not inside:
-        raise ValueError(
-            f"abstain must be MEASURE:VALUE, such as probability:0.5, with a measure of this "
-            f"method's head ({', '.join(measures)}) and a value that it can have, got {rule!r}"
-        )
+    bounds = {"risk": "between 0 and 1", "uncertainty": "that is finite"}
+    inside = 0 < bound < 1 if measure == "risk" else 0 <= bound <= 1
+    if not (math.isfinite(bound) if measure == "uncertainty" else inside):
+        range_ = bounds.get(measure, "from 0 to 1")
+        raise OptionError("abstain", rule, f"{measure} needs a number {range_}, got {text!r}")
     if measure == "probability":
         return lambda row: row.probability[0][1] < bound
     if measure == "risk":
@@ -116,45 +131,99 @@ def counts(rows: Sequence[Row], *, abstain: bool, unknown: bool) -> list[str]:
     return lines
 
 
-def require_share(name: str, value: float | None) -> None:
-    """Raises ValueError for an asked share that is not in (0, 1); None asks for nothing."""
+def require_share(option: str, value: float | None) -> None:
+    """Raises OptionError for an asked share that is not in (0, 1); None asks for nothing."""
     if value is not None and not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1, such as 0.9, got {value:g}")
+        raise OptionError(option, value, "expected a number between 0 and 1, such as 0.9")
 
 
-def table(rows: Sequence[Row]) -> rich.table.Table:
-    """A table for the terminal: of each image its classes, its uncertainty, each template's own."""
+@contextlib.contextmanager
+def asked(option: str, value: object) -> Iterator[None]:
+    """Turns a ValueError into an OptionError, whose message names the option and its value."""
+    try:
+        yield
+    except OptionError:
+        raise
+    except ValueError as error:
+        raise OptionError(option, value, str(error)) from error
+
+
+def table(rows: Sequence[Row], width: int = 80) -> rich.table.Table:
+    """A table for the terminal: of each image its classes, its uncertainty, each template's own.
+
+    Args:
+      rows: all rows.
+      width: of the terminal. Longer names are folded after a slash, space, hyphen or underscore.
+    """
     names = [visible(row.name if isinstance(row, UnreadableImage) else row.image) for row in rows]
     folder = _common_folder(names)
     predicted = [row for row in rows if isinstance(row, ImagePrediction)]
     opinions = any(row.vacuity is not None for row in predicted)
     several = any(len(row.templates) > 1 for row in predicted)
-    sets = any(row.class_set is not None for row in predicted)
+    measures = ["vacuity" if opinions else "uncertainty", *["conflict"] * several]
     title = rich.text.Text(f"images in {folder}") if folder else None
-    grid = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("image", "class", *["set"] * sets, "vacuity" if opinions else "uncertainty"):
+    grid = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("image", "class", *measures, *["templates alone"] * several):
         grid.add_column(column)
-    if several:
-        grid.add_column("conflict")
-        grid.add_column("templates alone")
-    for name, row in zip(names, rows, strict=True):
-        cells = [os.path.relpath(name, folder) if folder else name]
-        if isinstance(row, UnreadableImage):
-            cells.append(f"unreadable: {visible(row.reason)}")
-        else:
-            classes = [
-                f"{probability:5.3f} {visible(label)}" for label, probability in row.probability
-            ]
-            remarks = ["(abstains)"] * row.abstained + ["(unknown)"] * bool(row.unknown)
-            cells.append("\n".join(remarks + classes))
-            cells += ["\n".join(map(visible, row.class_set))] if row.class_set else []
+    # Measures are as wide as their titles. Images get what the classes leave, but at least a part.
+    room = width - 2 * len(grid.columns) - 1 - sum(map(len, measures))
+    longest = max(_IMAGE, (room - _IMAGE) // (1 + several))
+    classes = [_classes(row, longest) for row in rows]
+    alone = [_alone(row, longest) for row in rows]
+    taken = sum(max(map(_width, column), default=0) for column in [classes, *[alone] * several])
+    for name, row, of_all, of_each in zip(names, rows, classes, alone, strict=True):
+        path = os.path.relpath(name, folder) if folder else name
+        cells = [_folded(path, max(_IMAGE, room - taken)), of_all]
+        if isinstance(row, ImagePrediction):
             cells.append(f"{row.vacuity if opinions else row.uncertainty:.2g}")
-        if isinstance(row, ImagePrediction) and several:
-            alone = (f"{share:5.3f} {visible(label)}" for label, share, _ in row.templates)
-            cells += [f"{row.conflict:.2g}", "\n".join(alone)]
+            cells += [f"{row.conflict:.2g}", of_each] if several else []
         # As text: names may hold what rich takes for markup.
         grid.add_row(*(rich.text.Text(cell, overflow="fold") for cell in cells), end_section=True)
     return grid
+
+
+_IMAGE = 14  # the fewest characters in a line of an image's name
+
+
+def _classes(row: Row, longest: int) -> str:
+    """Remarks, the most probable classes, and the set."""
+    if isinstance(row, UnreadableImage):
+        return _folded(f"unreadable: {visible(row.reason)}", longest, " ")
+    lines = ["(abstains)"] * row.abstained + ["(unknown)"] * bool(row.unknown)
+    lines.append(_shares(row.probability, longest))
+    if row.class_set is not None:
+        lines.append(_folded(f"set: {', '.join(map(visible, row.class_set))}", longest, " "))
+    return "\n".join(lines)
+
+
+def _alone(row: Row, longest: int) -> str:
+    """Each template's most probable class."""
+    templates = row.templates if isinstance(row, ImagePrediction) else ()
+    return _shares([(name, share) for name, share, _ in templates], longest)
+
+
+def _shares(shares: Iterable[tuple[str, float]], longest: int) -> str:
+    """A line a class, more for a long name."""
+    indent = " " * len("0.500 ")
+    return "\n".join(
+        f"{share:5.3f} {_folded(visible(name), longest - len(indent), indent=indent)}"
+        for name, share in shares
+    )
+
+
+def _folded(text: str, longest: int, after: str = "/ _-", indent: str = "") -> str:
+    """The text in lines of that length, which end after some characters where possible."""
+    lines = [""]
+    for word in re.split(f"(?<=[{after}])", text):
+        for part in rich.cells.chop_cells(word, longest):
+            if rich.cells.cell_len(lines[-1] + part.rstrip()) > longest:
+                lines.append("")
+            lines[-1] += part
+    return f"\n{indent}".join(line.rstrip() for line in lines)
+
+
+def _width(text: str) -> int:
+    return max(map(rich.cells.cell_len, text.split("\n")))
 
 
 def _common_folder(names: Sequence[str]) -> str:

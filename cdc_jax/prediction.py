@@ -14,7 +14,7 @@ from cdc_jax.backbone import Backbone
 from cdc_jax.class_names import require_distinct, warn_of_wordless
 from cdc_jax.escaping import reason
 from cdc_jax.feature_cache import FeatureCache
-from cdc_jax.image_prediction import ImagePrediction, abstention, require_share
+from cdc_jax.image_prediction import ImagePrediction, abstention, asked, require_share
 from cdc_jax.inference import FrozenFeatures, Inference, encoder
 from cdc_jax.methods import Learned, Method
 from cdc_jax.named_prediction import of_image
@@ -234,7 +234,8 @@ class Predictor:
           The rows, in the order of the images.
 
         Raises:
-          FileNotFoundError, ValueError: see `photos.gather`, `abstention` and `Calibration`.
+          FileNotFoundError, ValueError: see `photos.gather`, `abstention` and `Calibration`. The
+            message about an option begins with the option and its value.
           UnreadableImage: see `opened`.
         """
         if top_k < 1 or batch_size < 1:
@@ -243,11 +244,14 @@ class Predictor:
             )
         require_share("sets", sets)
         require_share("unknown", unknown)
-        abstains = abstention(
-            abstain, self.has_opinions, lambda risk: self._calibrated().least_confidence(risk)
-        )
-        sets_of = None if sets is None else self._calibrated().sets(sets)
-        novelty = None if unknown is None else self._calibrated().largest_novelty(unknown)
+        with asked("abstain", abstain):
+            abstains = abstention(
+                abstain, self.has_opinions, lambda risk: self._calibrated().least_confidence(risk)
+            )
+        with asked("sets", sets):
+            sets_of = None if sets is None else self._calibrated().sets(sets)
+        with asked("unknown", unknown):
+            novelty = None if unknown is None else self._calibrated().largest_novelty(unknown)
         photos = PhotoImages(gather(images, on_error), self._preprocessing, on_error == "skip")
         if on_error == "skip" and jax.process_count() > 1:
             raise ValueError(

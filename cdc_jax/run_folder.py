@@ -63,7 +63,8 @@ def locked(folder: Folder) -> Iterator[None]:
     """Keeps other runs out of a folder.
 
     The kernel frees the lock when the process ends, for any reason. Object stores have no locks.
-    There the file only names the last run, and the user must not start two runs in one folder.
+    There the file only names the last run, and the user must not start two runs in one folder. A
+    run that writes nothing leaves neither the lock's file nor a folder that it created.
 
     Raises:
       ValueError: another run uses the folder; or the lock's file is a link, a pipe or a file that
@@ -71,12 +72,13 @@ def locked(folder: Folder) -> Iterator[None]:
       OSError: the folder can't be created or written to.
     """
     holder = f"{_HOLDER}{os.getpid()} on {socket.gethostname()}"
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if writing.remote(folder):
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / LOCK).write_text(holder)
         else:
-            file = _open_lock(folder / LOCK)
+            file = _take_lock(folder / LOCK)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -86,13 +88,6 @@ def locked(folder: Folder) -> Iterator[None]:
         yield
         return
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder} is in use by {visible(file.read(_LONGEST_HOLDER))}: wait for it, or "
-                "choose another --workdir"
-            ) from None
         if not (file.read(len(_HOLDER)) or _HOLDER) == _HOLDER:
             raise ValueError(
                 f"{folder / LOCK} is not a lock that a run wrote: move it elsewhere, or choose "
@@ -102,7 +97,41 @@ def locked(folder: Folder) -> Iterator[None]:
         file.truncate()
         file.write(holder)
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                _remove_empty(created)
+
+
+def _remove_empty(folders: Sequence[Folder]) -> None:
+    """Removes folders, the innermost first, up to one that another process uses."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+            return
+
+
+def _take_lock(path: Folder) -> TextIO:
+    """Opens the lock's file and locks it; ValueError if another run has it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _open_lock(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:  # else its last holder has removed it meanwhile
+                return file
+            file.close()
+        except BlockingIOError:
+            with file:
+                raise ValueError(
+                    f"{path.parent} is in use by {visible(file.read(_LONGEST_HOLDER))}: wait for "
+                    "it, or choose another --workdir"
+                ) from None
 
 
 def _open_lock(path: Folder) -> TextIO:

@@ -59,7 +59,9 @@ def experiment() -> ConfigDict:
     config.seed = 1
     config.methods = "zero_shot,linear_probe,coop,coop_con,cdc,cdc_plus"
     # Lists separated by commas: a cell for each combination; empty ones are the single value above.
-    config.sweep = ConfigDict({"datasets": "", "kinds": "", "rhos": "", "shots": "", "seeds": ""})
+    config.sweep = ConfigDict(
+        {"datasets": "", "roots": "", "kinds": "", "rhos": "", "shots": "", "seeds": ""}
+    )
     config.evaluation_batch_size = 240
     config.cache = ConfigDict(
         {

@@ -1,4 +1,4 @@
-"""Sweeps: a configuration over datasets, kinds of task, shots and seeds.
+"""Sweeps: a configuration over datasets, folders, kinds of task, shots and seeds.
 
 Each combination is a cell of the sweep. A sweep that runs again runs the incomplete cells only.
 """
@@ -11,18 +11,22 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from cdc_jax import config_file, grammar, settings, tasks
+from cdc_jax import config_file, grammar, records, settings, tasks
 from cdc_jax.escaping import visible
 from cdc_jax.folder_names import folder_name
 from cdc_jax.interruption import Interrupted, Notice
+from cdc_jax.tasks import describe
 
 _AXES = {  # key of config.sweep -> the key that it varies
     "datasets": "dataset",
+    "roots": "data.root",
     "kinds": "world.kind",
     "rhos": "world.rho",
     "shots": "shots",
     "seeds": "seed",
 }
+_ONLY = {"roots": "folder", "kinds": "world", "rhos": "world"}
+"""Keys of config.sweep that hold for one dataset -> the dataset."""
 
 
 class SweepError(RuntimeError):
@@ -43,24 +47,31 @@ def cells(config: ConfigDict) -> dict[str, ConfigDict]:
       ValueError: an entry of a list has the wrong type, or occurs twice. See also `settings.check`
         and `tasks.check`.
     """
-    values: list[list[str | None]] = [
-        [*grammar.split(config.sweep[axis], ",")] if config.sweep[axis] else [None]
-        for axis in _AXES
-    ]
+    listed = {axis: grammar.split(text, ",") for axis in _AXES if (text := config.sweep[axis])}
+    datasets = listed.pop("datasets", [config.dataset])
+    if "roots" in listed and "folder" not in datasets:
+        raise ValueError(
+            f"sweep.roots={config.sweep.roots} names folders of photographs, but the dataset is "
+            f"{', '.join(datasets)}: add dataset=folder"
+        )
     configs: dict[str, ConfigDict] = {}
-    for combination in itertools.product(*values):
-        cell = config.copy_and_resolve_references()
-        with cell.unlocked():
-            del cell["sweep"]
-        pairs = zip(_AXES.values(), combination, strict=True)
-        config_file.assign(cell, [(key, text) for key, text in pairs if text is not None])
-        settings.check(cell)
-        tasks.check(cell)
-        name = _name(cell)
-        # Only the world has kinds and correlations. Another dataset has one cell for all of them.
-        if cell.dataset == "world" and name in configs:
-            raise ValueError(f"the sweep has the cell {name} twice")
-        configs[name] = cell.lock()
+    for dataset in datasets:
+        axes = {axis: v for axis, v in listed.items() if _ONLY.get(axis, dataset) == dataset}
+        keys = ["dataset", *map(_AXES.__getitem__, axes)]
+        for combination in itertools.product([dataset], *axes.values()):
+            cell = config.copy_and_resolve_references()
+            with cell.unlocked():
+                del cell["sweep"]
+            config_file.assign(cell, zip(keys, combination, strict=True))
+            settings.check(cell)
+            tasks.check(cell)
+            name = _name(cell)
+            if name in configs:
+                raise ValueError(
+                    f"the sweep has the cell {name} twice: list each value once, and give folders "
+                    "of the same name a --workdir each"
+                )
+            configs[name] = cell.lock()
     return configs
 
 
@@ -72,14 +83,15 @@ def check(config: ConfigDict, workdir: Path | str) -> dict[str, ConfigDict]:
       workdir: of `run`.
 
     Returns:
-      `cells(config)`.
+      `cells(config)`. A cell that an older release began has the name that it got there.
 
     Raises:
       ValueError: see `cells`.
       ValueError, FileNotFoundError: a cell was never begun and has no data, see
         `tasks.require_root`.
     """
-    root, configs = epath.Path(workdir).expanduser(), cells(config)
+    root = epath.Path(workdir).expanduser()
+    configs = {_begun_as(root, name, cell): cell for name, cell in cells(config).items()}
     for name, cell in configs.items():
         if not (root / name).exists():  # a complete run no longer needs its data
             tasks.require_root(cell)
@@ -138,9 +150,24 @@ def run(config: ConfigDict, workdir: Path | str) -> dict[str, dict[str, Any]]:
 
 
 def _name(cell: ConfigDict) -> str:
-    kind = cell.world.kind if cell.dataset == "world" else ""
-    correlation = f"-{kind}-rho{cell.world.rho:g}" if kind else ""
-    halves = "-base_new" if cell.classes == "base_new" else ""
+    """The dataset's name in tables, without spaces and slashes, and the settings that vary."""
+    words = describe.dataset_name(cell.to_dict()).split()
+    correlation = [f"rho{cell.world.rho:g}"] * (cell.dataset == "world")
+    return folder_name("-".join([*words, *correlation, *_setting(cell)]).replace("/", "--"))
+
+
+def _setting(cell: ConfigDict) -> list[str]:
+    halves = ["base_new"] * (cell.classes == "base_new")
     targets = tasks.targets(cell)
-    to = f"-to-{'-'.join(targets)}" if targets else ""
-    return folder_name(f"{cell.dataset}{correlation}-{cell.shots}shot-seed{cell.seed}{halves}{to}")
+    to = ["to", *targets] if targets else []
+    return [f"{cell.shots}shot", f"seed{cell.seed}", *halves, *to]
+
+
+def _begun_as(root: epath.Path, name: str, cell: ConfigDict) -> str:
+    """The name of a cell's folder. Release 0.1.0 named all folders of photographs `folder-…`."""
+    older = folder_name("-".join([cell.dataset, *_setting(cell)]))
+    if (root / name).exists() or not (root / older).is_dir():
+        return name
+    begun = (folder / "config.json" for folder in (root / older).iterdir())
+    datasets = {describe.dataset_name(records.read_json(p)) for p in begun if p.exists()}
+    return older if describe.dataset_name(cell.to_dict()) in datasets else name

@@ -186,8 +186,40 @@ def test_guarantees_are_refused_for_other_classes(finished):
     other = prediction.load(run, class_names=["hollow star", "striped key"])
     with pytest.raises(ValueError, match="has other classes than these: name no classes"):
         other.stream(image, sets=0.5)
-    with pytest.raises(ValueError, match="sets must be between 0 and 1, such as 0.9, got 1"):
+    with pytest.raises(
+        ValueError, match="^sets=1.0: expected a number between 0 and 1, such as 0.9"
+    ):
         cdc_jax.predict(run, image, sets=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sets": 0.999}, "^sets=0.999: a guarantee at level 0.999 needs 999 validation images"),
+        ({"unknown": 0.001}, "^unknown=0.001: a false-alarm rate of 0.001 needs 999 validation"),
+        ({"abstain": "risk:0.001"}, "^abstain=risk:0.001: a risk of at most 0.001 .* needs 2995"),
+    ],
+)
+def test_a_guarantee_that_needs_more_images_names_its_option(finished, options, message):
+    """The numbers of images: ceil(v / (1 - v)), ceil((1 - v) / v), ceil(log 0.05 / log(1 - r))."""
+    run, task = finished
+    with pytest.raises(image_prediction.OptionError, match=message):
+        cdc_jax.predict(run, task.val.images[:1], **options)
+
+
+@pytest.mark.slow
+def test_the_command_names_the_flag(finished, tmp_path):
+    run, task = finished
+    Image.fromarray(task.val.images[:][0]).save(tmp_path / "a.png")
+    script = forked_runs.EXPERIMENTS / "predict.py"
+    for option, message in {
+        "--sets=0.999": "ValueError: --sets=0.999: a guarantee at level 0.999 needs",
+        "--sets=2": "ValueError: --sets=2.0: expected a number between 0 and 1",
+        "--abstain=luck:2": "ValueError: --abstain=luck:2: expected MEASURE:VALUE",
+    }.items():
+        command = forked_runs.Script(script, run, tmp_path, option)
+        _, errors = command.communicate()
+        assert command.returncode == 1 and message in errors
 
 
 def test_a_task_without_validation_images_stores_none(finished, get_config, tmp_path, monkeypatch):
@@ -241,9 +273,3 @@ def test_the_command_tells_and_writes_them(finished, tmp_path):
     assert f"unknown: {sum(row['unknown'] for row in rows)} of 3\n" in output
     size = np.mean([len(row["class_set"]) for row in rows])
     assert f"classes in a set: {size:.1f} on average\n" in output
-
-
-@pytest.mark.parametrize("rule", ["risk:0", "risk:1", "risk:x", "risk:"])
-def test_a_risk_that_is_none_is_refused(rule):
-    with pytest.raises(ValueError, match="abstain must be MEASURE:VALUE"):
-        image_prediction.abstention(rule)

@@ -34,6 +34,8 @@ def test_apply():
     [
         ("shot=4", "unknown key 'shot': did you mean 'shots'?"),
         ("part.inner.y=4", "unknown key 'y': did you mean 'x'?"),
+        ("part.inner.y=4", "There are x"),
+        ("part.inner.shots=4", "The configuration itself has shots: write that alone"),
         ("shots.x=4", "unknown key 'x', nothing is below"),
         ("shots=four", "shots must be of type int, got 'four'"),
         ("shots=4.5", "shots must be of type int, got '4.5'"),
@@ -148,7 +150,12 @@ REFUSALS = [
     (["--config=fewshoot.py"], "no configuration file 'fewshoot.py'"),
     (["--config=fewshot.py:shotz=4"], "unknown key 'shotz': did you mean 'shots'?"),
     (["--config=fewshot.py", "--config.shotz=4"], "shots"),
-    (["--config.cdc.promts.templates=2"], "unknown key 'promts'"),
+    (["--config.cdc.promts.templates=2"], "unknown key 'promts' in --config.cdc.promts.templates"),
+    (
+        ["--config.progress=False", "--config=ablation.py"],
+        "write --config=FILE.py first, and --config.KEY=VALUE after it",
+    ),
+    (["--config=fewshot.py:shots=0"], "shots must be at least 1, got 0"),
     (["fewshot.py"], "unexpected 'fewshot.py': settings are given as --config="),
     (["--config=fewshot.py", "--config.shots=many"], "many"),
     (["--config=fewshot.py:methods=cop"], "unknown method 'cop': did you mean 'coop'?"),
@@ -176,4 +183,4 @@ def test_run_refuses_from_any_folder_before_any_work(refused, number):
     code, printed, folder = refused[number]
     assert code != 0
     assert REFUSALS[number][1] in "\n".join(printed.strip().splitlines()[-3:]), printed
-    assert not [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert not list(folder.iterdir())

@@ -598,3 +598,35 @@ def test_known_values_are_checked_inside_jit_and_traced_ones_give_nan():
         values = jax.jit(loss)(jnp.zeros((4, 3)), jnp.array([3, -1, 0, 2]))
         assert np.isnan(values).tolist() == [True, True, False, False]
     assert np.isnan(jax.jit(ev.discount)(jnp.zeros((1, 3)), jnp.array([2.0]))).all()
+
+
+UNARY = (ev.opinion, ev.log_concentration, ev.expected_probability, ev.dirichlet_kl_to_uniform)
+TAKE_EVIDENCE = (
+    *UNARY, *MEASURES, *FUSIONS, ev.conflict,
+    *(functools.partial(ev.from_logits, kind=kind) for kind in ev.KINDS),
+    functools.partial(ev.discount, reliability=0.5),
+    *(functools.partial(loss, labels=jnp.array([0, 1])) for loss in LOSSES),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("function", TAKE_EVIDENCE)
+def test_nan_is_refused_and_a_traced_nan_stays(function):
+    broken = jnp.array([[0.5, jnp.nan, -1.0], [0.5, 1.0, -1.0]])
+    with pytest.raises(ValueError, match="1 of 6 values of (log-evidence|logits) are NaN"):
+        function(broken)
+    leaves = jax.tree.leaves(jax.jit(function)(broken))
+    assert all(np.isnan(leaf).any() for leaf in leaves)
+    assert not any(
+        np.isnan(leaf).any() for leaf in jax.tree.leaves(function(broken[1:].repeat(2, 0)))
+    )
+
+
+def test_nan_is_not_averaged_into_a_shift():
+    with pytest.raises(ValueError, match="1 of 2 values of logits are NaN"):
+        ev.calibrate_shift(jnp.array([jnp.nan, 1.0]))
+
+
+def test_a_known_nan_is_refused_inside_jit():
+    known = jnp.array([jnp.nan, 1.0])
+    with pytest.raises(ValueError, match="1 of 2 values of log-evidence are NaN"):
+        jax.jit(lambda x: x + ev.log_vacuity(known))(0.0)

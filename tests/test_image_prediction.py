@@ -2,13 +2,14 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 import rich.console
 
 from cdc_jax import image_prediction, writing
-from cdc_jax.image_prediction import ImagePrediction, abstention
+from cdc_jax.image_prediction import ImagePrediction, OptionError, abstention
 from cdc_jax.methods.heads import Prediction
 from cdc_jax.named_prediction import of_image
 from cdc_jax.tasks.decode import UnreadableImage
@@ -92,23 +93,37 @@ def test_abstention(rule, expected):
 
 
 @pytest.mark.parametrize(
-    "rule", ["0.5", "probability", "probability:high", "probability:50", "vacuity:nan", "doubt:0.5"]
+    ("rule", "reason"),
+    [
+        ("0.5", "expected MEASURE:VALUE, .* probability, risk, uncertainty, vacuity, conflict"),
+        ("doubt:0.5", "expected MEASURE:VALUE, .* probability, risk, uncertainty, vacuity"),
+        ("probability", "probability needs a number from 0 to 1, got ''"),
+        ("probability:high", "probability needs a number from 0 to 1, got 'high'"),
+        ("probability:50", "probability needs a number from 0 to 1, got '50'"),
+        ("vacuity:nan", "vacuity needs a number from 0 to 1, got 'nan'"),
+        ("risk:0", "risk needs a number between 0 and 1, got '0'"),
+        ("risk:1", "risk needs a number between 0 and 1, got '1'"),
+        ("risk:", "risk needs a number between 0 and 1, got ''"),
+        ("uncertainty:inf", "uncertainty needs a number that is finite, got 'inf'"),
+    ],
 )
-def test_a_rule_that_is_none_is_refused(rule):
-    with pytest.raises(ValueError, match=f"abstain must be MEASURE:VALUE.*, got '{rule}'"):
+def test_a_rule_that_is_none_is_refused(rule, reason):
+    with pytest.raises(OptionError, match=f"^abstain={rule}: {reason}"):
         abstention(rule)
 
 
 def test_a_softmax_head_has_no_vacuity_to_go_by():
     assert abstention("uncertainty:0.2", has_opinions=False)(ROW._replace(uncertainty=0.25))
-    with pytest.raises(ValueError, match=r"\(probability, risk, uncertainty\).*got 'vacuity:0.5'"):
+    with pytest.raises(
+        OptionError, match="abstain=vacuity:0.5: .* probability, risk, uncertainty$"
+    ):
         abstention("vacuity:0.5", has_opinions=False)
 
 
-def shown(rows):
-    console = rich.console.Console(width=120)
+def shown(rows, width=120):
+    console = rich.console.Console(width=width)
     with console.capture() as capture:
-        console.print(image_prediction.table(rows))
+        console.print(image_prediction.table(rows, width))
     return capture.get()
 
 
@@ -124,6 +139,35 @@ def test_the_table_of_a_softmax_head_with_one_template_is_short():
     text = shown([ROW._replace(vacuity=None, uncertainty=0.25, templates=ROW.templates[:1])])
     assert "uncertainty" in text
     assert "vacuity" not in text and "templates" not in text
+
+
+@pytest.mark.parametrize("templates", [1, 2])
+def test_long_names_are_folded_where_their_parts_end(templates):
+    """At 80 columns. No line is wider, and no part of a name is cut."""
+    names = ("animals/dogs/golden retriever", "plants/orchids/phalaenopsis amabilis")
+    row = ROW._replace(
+        image="photos/2026/IMG_20260712_101512_HDR.jpg",
+        predicted=names[0],
+        probability=((names[0], 0.75), (names[1], 0.2)),
+        templates=((names[0], 0.5, -1.0), (names[1], 0.625, -1.5))[:templates],
+        class_set=names,
+        abstained=False,
+    )
+    lines = shown([row, row._replace(image="photos/b.jpg"), BAD], width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    parts = {part for name in (row.image, *names) for part in re.split(r"(?<=[/_])| ", name)}
+    words = {word for line in lines for word in re.split(r"(?<=[/_])|[ ,]", line)}
+    assert parts - {"photos/"} <= words
+    first = next(line for line in lines if "0.750" in line)
+    expected = "0.750 animals/dogs/" + "golden retriever" * (templates == 1)
+    assert expected in first and "0.750 animals/dogs/" in first
+
+
+def test_the_set_stands_below_the_classes():
+    row = ROW._replace(class_set=("cat", "dog, wet"), abstained=False)
+    cells = [line[: line.rindex("dog") + 8].split()[-4:] for line in shown([row]).splitlines()
+             if "set:" in line]  # fmt: skip
+    assert cells == [["set:", "cat,", "dog,", "wet"]]
 
 
 def test_json_holds_the_fields(tmp_path):

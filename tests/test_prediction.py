@@ -300,7 +300,7 @@ def test_settings_that_do_not_fit_are_refused(finished, tmp_path, change, error,
         ({"on_error": "go"}, 'on_error must be "stop" or "skip", got \'go\''),
         (
             {"abstain": "vacuity:0.5"},
-            r"measure of this method's head \(probability, risk, uncertainty\)",
+            "abstain=vacuity:0.5: .* measures are probability, risk, uncertainty$",
         ),
         (
             {"class_names": ["cat"]},

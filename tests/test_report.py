@@ -173,11 +173,20 @@ def test_a_method_that_lacks_a_dataset_has_no_average(two_datasets, tmp_path):
     assert found.mean == pytest.approx((74.786667 + 76.339869 + 77.884615) / 3, abs=1e-5)
     rows = dict(table(made, "accuracy").groups)["Average of 2 datasets"]
     assert [row.title for row in rows] == ["CDC"]
+    note = "CoOp is not in 'Average of 2 datasets': it has no run on EuroSAT"
+    assert table(made, "accuracy").notes == (note,)
+    assert table(made, "differences").notes == ()  # whose first group has all cells
     # One seed gone, the average is over the seeds that all datasets have.
     shutil.rmtree(tmp_path / "runs/EuroSAT-seed3/cdc")
     made = report.make([tmp_path / "runs"], formats=["csv"])
     found = value(made, "accuracy", "Average of 2 datasets", "CDC", "base")
     assert (found.mean, found.n) == (71, 2)
+    # And no average where the datasets share no seed.
+    for seed in (1, 2):
+        shutil.rmtree(tmp_path / f"runs/OxfordPets-seed{seed}/cdc")
+    made = report.make([tmp_path / "runs"], formats=["csv"])
+    note = "CDC is not in 'Average of 2 datasets': it has no seed on all of them"
+    assert note in table(made, "accuracy").notes
 
 
 def test_one_seed_has_no_interval(tmp_path):

@@ -1,7 +1,9 @@
 """What a run writes: complete files, one configuration a folder, scores and gallery."""
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -157,6 +159,40 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path):
                 pass
     with run_folder.locked(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("there", ["", "runs", "runs/pets"])
+def test_a_run_that_writes_nothing_leaves_nothing(tmp_path, there):
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    before = list(os.walk(tmp_path))
+    with pytest.raises(ValueError, match="refused"):
+        with run_folder.locked(tmp_path / "runs" / "pets"):
+            raise ValueError("refused")
+    assert list(os.walk(tmp_path)) == before
+
+
+def test_a_run_that_writes_keeps_its_files(tmp_path):
+    with pytest.raises(ValueError, match="stopped"):
+        with run_folder.locked(tmp_path / "run"):
+            (tmp_path / "run" / "cdc").mkdir()
+            raise ValueError("stopped")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "cdc"]
+
+
+def test_a_lock_that_its_last_holder_removes_meanwhile_is_taken_again(tmp_path, monkeypatch):
+    """The other run ends between the opening of the file and the lock on it."""
+    folder, flock = tmp_path / "run", fcntl.flock
+
+    def late(file, operation):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        shutil.rmtree(folder)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with run_folder.locked(folder):
+        with pytest.raises(ValueError, match="in use by process"):
+            with run_folder.locked(folder):
+                pass
 
 
 @pytest.mark.slow

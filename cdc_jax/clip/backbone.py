@@ -28,7 +28,7 @@ from cdc_jax.clip.tokenizer import Tokenizer
 from cdc_jax.preprocessing import Preprocessing
 
 TEXT_MEMORY = 3 * 2**30
-"""Bytes that the activations of class names may take, unless told otherwise."""
+"""Bytes that the activations of class names may take, unless the caller gives another number."""
 
 
 @flax.struct.dataclass
@@ -233,7 +233,7 @@ def load(name_or_path: str | Path, dtype: Any = jnp.float32) -> ClipBackbone:
         if _identity(folder, dtype) != key:  # the files changed meanwhile
             return loaded
         _last[key] = loaded
-    return _last[key].with_weights({})  # modules of its own, which the caller may change
+    return _last[key].with_weights({})  # new modules, which the caller may change
 
 
 def _identity(folder: Path, dtype: Any) -> Hashable:

@@ -12,7 +12,7 @@ from cdc_jax.preprocessing import MEAN, STD, Preprocessing
 from cdc_jax.schema import integer, list_of, number, one_of, optional, record, table, text
 
 _ACTIVATIONS = ("quick_gelu", "gelu")
-_OWN = "cdc_jax"  # section of config.json; transformers keeps what it does not know
+_OWN = "cdc_jax"  # section of config.json; transformers keeps unknown sections
 _REMEDY = "correct the file, or copy it again from where the model came"
 _RESCALE = 1 / 255
 

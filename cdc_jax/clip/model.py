@@ -57,7 +57,7 @@ class VisionTower(nnx.Module):
 
         Args:
           pixels: images normalised by the model's mean and standard deviation.
-          prompts: visual prompts, which stand after the patches and have no position; those of
+          prompts: visual prompts, which stand after the patches and have no position. Prompts of
             the first layer join before the pre-layer-norm.
           at: the block that each row of the prompts enters; None is 0, 1, 2, …
 
@@ -167,8 +167,8 @@ class TextTower(nnx.Module):
           prefix: of `prefix`.
           token_ids: names up to their end-of-text token, padded to the longest.
           chunk: classes at a time, where there are chunks.
-          chunks: the last chunks * chunk classes run one chunk after the other, and again in the
-            derivative instead of keeping what it needs: bounds the memory of long class lists.
+          chunks: the last chunks * chunk classes run one chunk after the other. The derivative runs
+            them again in place of keeping activations, which bounds the memory of long lists.
 
         Raises:
           ValueError: more classes in chunks than there are.

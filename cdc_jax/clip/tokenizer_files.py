@@ -18,7 +18,7 @@ _FILES = {
         added_tokens=optional(list_of(record(id=_ID, content=text(empty=False))), []),
         model=record(
             type=optional(text(), "BPE"),
-            # Lists are those of other kinds of tokenizers.
+            # Tokenizers of other kinds have lists here.
             vocab=either(_VOCABULARY, list_of(schema.anything(), 1)),
             continuing_subword_prefix=optional(text(), ""),
             merges=optional(list_of(either(text(), list_of(text(), 2, 2))), []),
@@ -36,7 +36,7 @@ _FILES = {
         added_tokens_decoder=optional(table(record(content=text())), {}),
     ),
 }
-"""Name -> what it holds. All but the vocabulary may be missing."""
+"""File name -> content. All files but the vocabulary may be missing."""
 
 
 def check(folder: Path) -> None:
@@ -78,7 +78,7 @@ def check(folder: Path) -> None:
 def _check_bpe(
     vocabulary: Mapping[str, int], merges: Iterable[str | Sequence[str]], prefix: str, where: str
 ) -> None:
-    """Raises ValueError unless ids are distinct and merges are of known tokens into known ones."""
+    """Raises ValueError unless ids are distinct and merges join two tokens to a third."""
     if len(set(vocabulary.values())) < len(vocabulary):
         raise ValueError(f"{where}: vocab gives one id to several tokens; {_REMEDY}")
     for merge in merges:

@@ -24,7 +24,7 @@ from cdc_jax.escaping import reason
 _DTYPES = ("float32", "bfloat16", "float16")
 _ANCHOR = "text_model.embeddings.token_embedding.weight"  # in every CLIP, once
 _MODULES = ("text_model.", "vision_model.", "text_projection.", "visual_projection.", "logit_scale")
-_SCALE = "log_logit_scale"  # stays float32 whatever the rest is: 1/τ multiplies every logit
+_SCALE = "log_logit_scale"  # float32 in every dtype of the towers: 1/τ multiplies each logit
 
 
 def _conv_to_patches(kernel: np.ndarray) -> np.ndarray:

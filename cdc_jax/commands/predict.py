@@ -65,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         rows = _rows(argv[1], argv[2:])
     except UnreadableImage as error:
         raise ValueError(f"{error} (--on_error=skip goes on without it)") from error
+    except image_prediction.OptionError as error:
+        raise ValueError(f"--{error}") from error
     failed, told = [], []
     for write, path in outputs.items():  # before anything is printed: that may fail, too
         try:
@@ -72,7 +74,8 @@ def main(argv: Sequence[str]) -> None:
             told.append(f"Written: {path}")
         except OSError as error:
             failed.append(f"{path} could not be written ({error})")
-    rich.console.Console().print(image_prediction.table(rows))
+    console = rich.console.Console()
+    console.print(image_prediction.table(rows, console.width))
     asked = {"abstain": bool(options.abstain), "unknown": options.unknown is not None}
     for text in image_prediction.counts(rows, **asked) + told:
         print(visible(text))
@@ -86,8 +89,8 @@ def _rows(run: str, named: Sequence[str]) -> list[image_prediction.Row]:
     chosen = photos.share(photos.gather(named, options.on_error), options.share)
     folder = adapted_folder.find(run)
     image_prediction.abstention(options.abstain)
-    image_prediction.require_share("--sets", options.sets)
-    image_prediction.require_share("--unknown", options.unknown)
+    image_prediction.require_share("sets", options.sets)
+    image_prediction.require_share("unknown", options.unknown)
     from cdc_jax import prediction, programs  # these import JAX, which takes seconds
 
     programs.keep()

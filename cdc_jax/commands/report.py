@@ -11,6 +11,7 @@ from absl import flags
 
 from cdc_jax import report
 from cdc_jax.escaping import visible
+from cdc_jax.report import request
 
 
 def define() -> None:
@@ -19,7 +20,7 @@ def define() -> None:
     flags.DEFINE_string(
         "reference", None, "Method that is compared with every other, paired; cdc if it is there."
     )
-    flags.DEFINE_list("formats", list(report.FORMATS), "What to write.")
+    flags.DEFINE_list("formats", list(request.FORMATS), "What to write.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     command, *folders = argv
     if not folders:
         raise ValueError(f"give folders of runs: {command} runs/")
+    request.check(folders, options.formats)
     made = report.make(folders, options.reference, options.formats)
     out = Path(options.out or Path(folders[0]) / "report")
     report.write(made, out)

@@ -156,14 +156,11 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str
       which a cell failed.
 
     Raises:
-      FileNotFoundError: a folder that isn't there.
       ValueError: no finished cell, or a file that is half-written or not a run's; it is named.
     """
     cells: dict[Path, Cell] = {}
     unfinished, failed = set(), set()
     for folder in (Path(folder).expanduser() for folder in folders):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder}: give folders that runs were written to")
         for path, subfolders, files in os.walk(folder):
             subfolders[:] = [] if "config.json" in files else sorted(set(subfolders) - _NOT_CELLS)
             here = Path(path)

@@ -6,16 +6,15 @@ from pathlib import Path
 
 from cdc_jax import writing
 from cdc_jax.methods.rows import ROWS
+from cdc_jax.report import request
 from cdc_jax.report.cells import Cell, find
 from cdc_jax.report.drawing import standalone
 from cdc_jax.report.families import Family, arrange
 from cdc_jax.report.formats import comma_separated, latex, markdown, overview
 from cdc_jax.report.page import page, part
+from cdc_jax.report.request import FORMATS
 from cdc_jax.report.table import Table
 from cdc_jax.report.tables import family_tables
-
-FORMATS = ("html", "markdown", "csv", "latex", "svg")
-"""What a report can be written as."""
 
 _DEFAULT_REFERENCE = next(name for name, row in ROWS.items() if row.role == "reference")
 _DRAWN_FROM = ("curve", "interpretation", "gallery", "scores")
@@ -62,9 +61,7 @@ def make(
       ValueError: no finished run, a broken file (it is named), two runs of the same settings and
         seed with different results, or an unknown reference or format.
     """
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
-        raise ValueError(f"unknown formats {unknown}: choose some of {', '.join(FORMATS)}")
+    request.check(folders, formats)
     cells, unfinished, failed = find(folders)
     missing = [f"Not finished, and in no table: {', '.join(unfinished)}."] if unfinished else []
     missing += [f"Failed, see error.txt there: {', '.join(failed)}."] if failed else []

@@ -198,10 +198,28 @@ def _table(
         columns=tuple(columns[c] for c in kept),
         groups=tuple((group, tuple(map(narrow, rows))) for group, rows in groups if rows),
         head=head,
-        notes=tuple(sorted({f"{c.task.dataset}: {c.note}" for c in family.cells if c.note})),
+        notes=(
+            *sorted({f"{c.task.dataset}: {c.note}" for c in family.cells if c.note}),
+            *_without_average(family, groups),
+        ),
         signed=signed,
     )
     return [table]
+
+
+def _without_average(family: Family, groups: Groups) -> list[str]:
+    """A note a row that stands beside single datasets and not beside their average."""
+    (together, averaged), *alone = groups
+    if together in family.datasets:
+        return []
+    notes = []
+    measured = [r.title for _, rows in alone for r in rows if r.mark != "published"]
+    for row in dict.fromkeys(measured):
+        if row not in {r.title for r in averaged}:
+            lacking = [name for name, rows in alone if row not in {r.title for r in rows}]
+            reason = f"no run on {', '.join(lacking)}" if lacking else "no seed on all of them"
+            notes.append(f"{row} is not in {together!r}: it has {reason}")
+    return notes
 
 
 def _groups(family: Family, columns: Sequence[Measure]) -> list[tuple[str, list[Row]]]:

@@ -48,7 +48,7 @@ def describe(
         if flat.get(key):
             flat[key] = Path(flat[key]).name
     return TaskRecord(
-        dataset=_dataset(settings),
+        dataset=dataset_name(settings),
         protocol=protocol,
         heading=heading,
         shots=settings["shots"],
@@ -99,7 +99,12 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join([*names[:5], *(["…"] if len(names) > 5 else [])])
 
 
-def _dataset(settings: Mapping[str, Any]) -> str:
+def dataset_name(settings: Mapping[str, Any]) -> str:
+    """The dataset's name in tables and in the names of runs, such as `folder pets`.
+
+    Args:
+      settings: of the experiment.
+    """
     dataset = settings["dataset"]
     if dataset == "world":
         return f"world {settings['world']['kind']}"

@@ -130,7 +130,8 @@ def gather(images: Any, on_error: str = "stop") -> list[Photo]:
 
     Raises:
       UnreadableImage: a path is missing, or leads to a pipe or a device.
-      FileNotFoundError: a pattern fits no file, or a folder has no image.
+      FileNotFoundError: a pattern fits no file, or a folder has no image. A path that ends with a
+        slash is missing.
       ValueError: there is no image, or a value is no image.
     """
     if on_error not in ("stop", "skip"):
@@ -184,6 +185,10 @@ def _files(pattern: str | Path) -> list[Path]:
         if not files:
             raise FileNotFoundError(f"folder {path} holds no image ({', '.join(formats())})")
         return files
+    if str(pattern).endswith("/") and not path.exists():
+        raise FileNotFoundError(
+            f"folder {pattern} is not there: name photographs, folders of them, or patterns"
+        )
     if path.exists() or not glob.has_magic(str(path)):
         return [Path(pattern)]
     files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]

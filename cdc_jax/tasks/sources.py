@@ -68,9 +68,11 @@ def check(config: ConfigDict) -> None:
       ValueError: as `load`.
     """
     targets(config)
-    names = ("world", "folder", "hf", *catalog.PUBLISHED)
-    if _require_name("dataset", config.dataset, names) == "world":
+    _require_dataset(config.dataset)
+    if config.dataset == "world":
+        fewshot.check(config)
         return
+    splits.require_shots(config.shots)
     if config.data.template:
         require_template(config.data.template, "data.template")
     _require_name("classes", config.classes, ("all", "base_new"))
@@ -274,6 +276,16 @@ def _check_shots(split: Split, shots: int) -> None:
                 f"class {split.class_names[label]!r} has {len(items)} training images, fewer than "
                 f"{shots} shots: lower shots, or set data.allow_fewer=True to take all there are"
             )
+
+
+def _require_dataset(name: str) -> None:
+    if "/" in name or Path(name).expanduser().is_dir():
+        raise ValueError(
+            f"dataset must be a name, but {name!r} is a path: for a folder of photographs set "
+            f"dataset=folder,data.root={grammar.quoted(name)}, and for several in one sweep "
+            "dataset=folder,sweep.roots=PATH,PATH"
+        )
+    _require_name("dataset", name, ("world", "folder", "hf", *catalog.PUBLISHED))
 
 
 def _require_name(key: str, value: str, names: Iterable[str]) -> str:

@@ -169,6 +169,12 @@ def safe_path(path: str, where: str) -> str:
     return str(plain)
 
 
+def require_shots(shots: int) -> None:
+    """Raises ValueError unless a class has at least one shot."""
+    if shots < 1:
+        raise ValueError(f"shots must be at least 1, got {shots}")
+
+
 def few_shot(split: Split, shots: int, seed: int) -> Split:
     """Draws a few-shot set: `shots` training images a class, or all images of a smaller class.
 
@@ -179,8 +185,7 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
     Raises:
       ValueError: shots is below 1, or there are no training images.
     """
-    if shots < 1:
-        raise ValueError(f"shots must be at least 1, got {shots}")
+    require_shots(shots)
     if not split.train:
         raise ValueError("there are no training images to draw shots from: the set is a test set")
     rng = random.Random(seed)

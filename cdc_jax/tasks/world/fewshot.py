@@ -42,6 +42,17 @@ REDRAWN = 8
 _TRAIN, _VAL, *_TEST, _ORACLE, _TARGET = range(4 + len(SPLITS))  # streams of scenes
 
 
+def check(config: ConfigDict) -> None:
+    """Checks the settings of a task of the world. For arguments and errors see `load`."""
+    kinds.find(config.world.kind)
+    if not 0 <= config.world.rho <= 1:
+        raise ValueError(f"world.rho is a probability, got {config.world.rho}")
+    bounds = {"shots": (config.shots, 1), "world.test_images": (config.world.test_images, 1)}
+    for key, (value, least) in (bounds | {"seed": (config.seed, 0)}).items():
+        if value < least:
+            raise ValueError(f"{key} must be at least {least}, got {value}")
+
+
 def load(config: ConfigDict) -> Task:
     """The few-shot task of `config.world`.
 
@@ -59,15 +70,9 @@ def load(config: ConfigDict) -> Task:
       ValueError: the kind is unknown, rho is outside [0, 1], shots or test images are below 1, the
         seed is negative, or no target can be used.
     """
+    check(config)
     settings = config.world
     kind = kinds.find(settings.kind)
-    if not 0 <= settings.rho <= 1:
-        raise ValueError(f"world.rho is a probability, got {settings.rho}")
-    if config.shots < 1 or settings.test_images < 1 or config.seed < 0:
-        raise ValueError(
-            "shots and world.test_images must be at least 1, seed at least 0; got "
-            f"{config.shots}, {settings.test_images}, {config.seed}"
-        )
     count = math.prod(kind.relevant.values())
     base, new = range(count // 2), range(count // 2, count)
     examples = partial(_examples, kind, config.seed)
