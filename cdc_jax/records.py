@@ -99,7 +99,7 @@ class Results:
       row: the row of the run.
       task: the task of the run.
       splits: split name -> record of the split.
-      figures: split name -> its figures, see `evaluate.summarize`.
+      figures: split name -> its figures, see `evaluate.summarize`. An older release wrote fewer.
       summary: the figures that tables show, see `evaluate.summarize`.
       facts: `Method.facts`, such as the phrases that the templates started from.
       steps: of training.
