@@ -10,6 +10,7 @@ from cdc_jax.inference import Inference
 from cdc_jax.interruption import Interrupted, Notice
 from cdc_jax.methods.heads import Prediction
 from cdc_jax.methods.method import Learned
+from cdc_jax.metrics import ArrayLike
 from cdc_jax.progress import Progress
 from cdc_jax.records import INTERVENTION, SplitRecord
 from cdc_jax.tasks.task import Examples
@@ -152,7 +153,7 @@ def _novelty(base: Prediction, new: Prediction) -> dict[str, float]:
     }
 
 
-def _error_auroc(uncertainty: np.ndarray | None, correct: np.ndarray) -> float | None:
+def _error_auroc(uncertainty: ArrayLike | None, correct: ArrayLike) -> float | None:
     return None if uncertainty is None else _percent(metrics.error_auroc(uncertainty, correct))
 
 

@@ -46,6 +46,10 @@ class SplitRecord:
         """The suffix of figures that compare base and new classes under this condition."""
         return self.condition or "test"
 
+    def title(self, name: str) -> str:
+        """The split in tables: the name of another task, or the group and the condition."""
+        return name if self.group == "target" else f"{self.group} {self.condition}".strip()
+
 
 @dataclasses.dataclass(frozen=True)
 class RowRecord:
