@@ -250,14 +250,18 @@ def write_gallery(folder, rng, scored, classes, each=3):
     entries = []
     for split, arrays in scored.items():
         order = np.argsort(arrays["uncertainty"], kind="stable")
-        for end, chosen in (("most", order[:each]), ("least", order[::-1][:each])):
+        wrong = order[(arrays["labels"] != arrays["predicted"])[order]]
+        for end, chosen in {
+            "most certain": order[:each], "least certain": order[::-1][:each],
+            "confident mistakes": wrong[:each], "confused pairs": wrong[-2:],
+        }.items():  # fmt: skip
             for rank, i in enumerate(chosen):
-                name = f"gallery/{split}-{end}-{rank}.png"
+                name = f"gallery/{split}-{end.split()[0]}-{rank}.png"
                 write_picture(folder / name, rng)
                 predicted, p = classes[arrays["predicted"][i]], float(arrays["confidence"][i])
                 others = [one for one in classes if one != predicted][:2]
                 entry = {
-                    "split": split, "end": f"{end} certain", "file": name,
+                    "split": split, "end": end, "file": name,
                     "label": classes[arrays["labels"][i]], "predicted": predicted,
                     "probability": [[predicted, p], *([o, (1 - p) / 2] for o in others)],
                     "uncertainty": float(arrays["uncertainty"][i]),

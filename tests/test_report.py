@@ -690,11 +690,15 @@ def test_names_are_text_and_never_markup(everything):
 
 
 SECTIONS = {
-    "scores.npz": ("Risk and coverage", "Reliability", "Uncertainty"),
+    "scores.npz": (
+        "Risk and coverage", "Reliability", "Uncertainty", "Risk of the decided images",
+    ),
     "curve.jsonl": ("Base and new by epochs, iid", "Base and new by epochs, int"),
     "interpretation.json": ("Likeness of templates: CDC", "Words nearest to"),
-    "gallery.json": ("Most certain: CDC", "Least certain: CDC"),
-}
+    "gallery.json": (
+        "Most certain: CDC", "Least certain: CDC", "Confident mistakes: CDC", "Confused pairs: CDC",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("gone", SECTIONS)
@@ -708,6 +712,7 @@ def test_sections_are_there_with_their_files_and_absent_without(everything, tmp_
             assert any(heading.startswith(title) for heading in complete)
             assert any(heading.startswith(title) for heading in found) == (file != gone), title
     assert {"Accuracy", "Calibration and uncertainty", "Templates alone and fused"} <= found
+    assert any(heading.startswith("Confusions of CDC: base_int") for heading in found)
 
 
 def headings(made):
