@@ -7,6 +7,7 @@ less certain. `correct` is whether the prediction was right.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -370,7 +371,7 @@ def area_under_risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> floa
 def mean_interval(
     values: ArrayLike,
     confidence: float = 0.95,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
+    bounds: Sequence[float] = (-math.inf, math.inf),
 ) -> Interval:
     """Mean with its t-interval, mean ± t(n - 1) s / sqrt(n), cut off at the values' bounds.
 

@@ -43,13 +43,13 @@ class Measure(Column):
       splits: of the figures.
       figure: the figure's name.
       harmonic: the harmonic mean of two splits instead.
-      largest: possible value; the least is 0.
+      bounds: the least and the greatest possible value.
     """
 
     splits: Sequence[str]
     figure: str = "accuracy"
     harmonic: bool = False
-    largest: float = 100.0
+    bounds: Sequence[float] = (0.0, 100.0)
 
     def of(self, figures: pd.DataFrame) -> pd.Series:
         """A value a line of figures; NaN where a split lacks the figure."""
@@ -162,7 +162,7 @@ def averages(
     sums = _on(figures, datasets).groupby(["row", "seed"], sort=False).sum(min_count=len(datasets))
     by_seed = sums / len(datasets)
     seeds = _measured(by_seed, columns)
-    cells = _over_seeds(seeds, [(0.0, measure.largest) for measure in columns])
+    cells = _over_seeds(seeds, [measure.bounds for measure in columns])
     for c in [c for c, measure in enumerate(columns) if measure.harmonic and len(datasets) > 1]:
         means = columns[c].of(by_seed[seeds[c].notna()].groupby("row").mean())
         for row, own in cells.items():
@@ -180,12 +180,12 @@ def differences(
         return {}
     others = values.drop(reference, level="row")
     own = values.xs(reference, level="row").reindex(others.index.droplevel("row"))
-    bounds = [(-measure.largest, measure.largest) for measure in columns]
+    bounds = [(low - high, high - low) for low, high in (measure.bounds for measure in columns)]
     return _over_seeds(own.to_numpy() - others, bounds)
 
 
 def over_seeds(
-    values: Sequence[float] | np.ndarray, bounds: tuple[float, float] = (0.0, 100.0)
+    values: Sequence[float] | np.ndarray, bounds: Sequence[float] = (0.0, 100.0)
 ) -> Value | None:
     """The value of a table's cell, from one number a seed; NaN doesn't count.
 
@@ -211,7 +211,7 @@ def _measured(figures: pd.DataFrame, columns: Sequence[Measure]) -> pd.DataFrame
 
 
 def _over_seeds(
-    values: pd.DataFrame, bounds: Sequence[tuple[float, float]]
+    values: pd.DataFrame, bounds: Sequence[Sequence[float]]
 ) -> dict[str, list[Value | None]]:
     """Row -> a value a column, of the rows that have one."""
     rows = values.groupby("row", sort=False)

@@ -26,29 +26,26 @@ def guaranteed_risk(
     """
     splits = [*filter(None, [source_split(family)]), *family.headline]
     splits = list(dict.fromkeys(splits))[:_SPLITS]
-    drawn = {
-        row: [c for c in family.rows[row] if c.scores and not np.isnan(_points([c], splits)).all()]
-        for row in list(looks)[:_PANELS]
-        if row in family.rows
-    }
-    rows = [row for row, cells in drawn.items() if cells]
-    if not rows:
+    scored = {row: [c for c in family.rows.get(row, ()) if c.scores] for row in looks}
+    drawn = {row: cells for row, cells in list(scored.items())[:_PANELS] if cells}
+    points = {row: _points(cells, splits) for row, cells in drawn.items()}
+    if all(np.isnan(own).all() for own in points.values()):
         return
     records = {s: record for cell in family.cells for s, record in cell.results.splits.items()}
     hues = {split: color(f"series-{i}") for i, split in enumerate(splits)}
     names = {"risk": 100 * RISK, "sure": 100 * (1 - DELTA)}
-    height = 58 + 150 * -(-len(rows) // 2)
+    height = 58 + 150 * -(-len(drawn) // 2)
     with plot(plots, "guarantee", f"{name}-guarantee", height, **names) as figure:
         labels = ("images decided, the most probable first (%)", "errors among them (%)")
-        for row, axes in panels(figure, rows, *labels, share=True):
+        for row, axes in panels(figure, list(drawn), *labels, share=True):
             axes.axhline(100 * RISK, color=color("muted"), linewidth=0.8, dashes=(3, 2))
-            for split, (decided, risk) in zip(splits, _points(drawn[row], splits), strict=True):
+            if np.isnan(points[row]).all():
+                axes.text(0.04, 0.95, "no rule", transform=axes.transAxes, va="top", fontsize=10)
+            for split, point in zip(splits, points[row], strict=True):
                 if curves := [_curve(cell, split) for cell in drawn[row] if split in cell.scores]:
                     mean = np.mean(curves, axis=0)
                     axes.plot(100 * _COVERAGE, mean, color=hues[split], linewidth=1.4)
-                    axes.plot(
-                        decided, risk, "o", markersize=6, color=hues[split], clip_on=False, zorder=3
-                    )
+                    axes.plot(*point, "o", markersize=6, color=hues[split], clip_on=False)
             axes.set(xlim=(0, 100), ylim=(0, None))
         handles = [figure.axes[0].plot([], [], color=hue, linewidth=5)[0] for hue in hues.values()]
         figure.legend(
