@@ -46,7 +46,8 @@ def guaranteed_risk(
                     mean = np.mean(curves, axis=0)
                     axes.plot(100 * _COVERAGE, mean, color=hues[split], linewidth=1.4)
                     axes.plot(*point, "o", markersize=6, color=hues[split], clip_on=False)
-            axes.set(xlim=(0, 100), ylim=(0, None))
+            axes.set_xlim(0, 100)
+        figure.axes[0].set_ylim(0, None)  # of all panels: none scales itself from here on
         handles = [figure.axes[0].plot([], [], color=hue, linewidth=5)[0] for hue in hues.values()]
         figure.legend(
             handles, [records[split].title(split) for split in splits], loc="outside upper left",
