@@ -143,6 +143,8 @@ def guarantees(family: Family) -> list[Table]:
         family, "guarantees", figures.guarantees(""), groups, level=100 * LEVEL, risk=100 * RISK,
         sure=100 * (1 - DELTA),
     )  # fmt: skip
+    if len(records) == 1:
+        return made
     return [dataclasses.replace(table, group_head="split") for table in made]
 
 
