@@ -7,15 +7,23 @@ images use `Prediction.novelty`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from cdc_jax import trust
 from cdc_jax.methods.heads import Prediction
+from cdc_jax.trust import conformal, selective
 
+LEVEL = 0.9
+"""Level of the sets in the results of a run."""
+RISK = 0.1
+"""Risk of the predictions that the results of a run count as decided."""
 DELTA = 0.05
 """Probability, over the draw of the validation images, that a risk is exceeded."""
+FIGURES = ("coverage", "set_size", "risk", "decided")
+"""Names of `Calibration.figures`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +76,10 @@ class Calibration:
         Raises:
           ValueError: risk out of range; too few images for it; no confidence has this risk.
         """
-        rule = trust.selective_rule(self.confidence, self.correct, risk, DELTA)
+        rule = self._rule(risk)
         if not rule.accepted:
             larger = (percent / 100 for percent in range(1, 100) if percent > 100 * risk)
-            shown = [f"{r:g}" for r in larger if self._accepts(r)]
+            shown = [f"{r:g}" for r in larger if self._rule(r).accepted]
             least = f"the least risk that they show is {shown[0]}" if shown else "they show no risk"
             raise ValueError(
                 f"a risk of at most {risk:g} is asked, but the predictions of "
@@ -80,9 +88,37 @@ class Calibration:
             )
         return rule.threshold
 
-    def _accepts(self, risk: float) -> bool:
-        rule = trust.selective_rule(self.confidence, self.correct, risk, DELTA)
-        return rule.accepted > 0
+    def _rule(self, risk: float) -> trust.SelectiveRule:
+        return trust.selective_rule(self.confidence, self.correct, risk, DELTA)
+
+    def figures(self, prediction: Prediction, labels: np.ndarray) -> dict[str, float | None]:
+        """How the guarantees at `LEVEL` and `RISK` hold on other images, such as a test split.
+
+        The classes may be other classes: the thresholds belong to no class.
+
+        Args:
+          prediction: of the images, as NumPy arrays.
+          labels: true classes, (images,).
+
+        Returns:
+          `coverage`, the share of sets that hold the true class, in percent, and `set_size`, the
+          mean number of classes in a set. `decided`, the share of images that the rule accepts,
+          and `risk`, the share of wrong predictions among them, both in percent. None for sets or
+          a rule that the validation images do not allow, and for the risk of no image.
+        """
+        figures: dict[str, float | None] = dict.fromkeys(FIGURES)
+        if len(self.true_score) >= conformal.images_needed(LEVEL):
+            sets = self.sets(LEVEL)(prediction)
+            figures["coverage"] = 100 * trust.coverage(sets, labels)
+            figures["set_size"] = trust.mean_set_size(sets)
+        if len(self.correct) >= selective.images_needed(RISK, DELTA):
+            rule = self._rule(RISK)
+            if rule.accepted:
+                confidence, correct = prediction.probability.max(-1), prediction.predicted == labels
+                risk, decided = trust.select(confidence, correct, rule.threshold)
+                figures["risk"] = None if math.isnan(risk) else 100 * risk
+                figures["decided"] = 100 * decided
+        return figures
 
     def largest_novelty(self, false_alarms: float) -> float:
         """The novelty above which an image is called unknown.

@@ -6,6 +6,8 @@ without an example. A statistic that does not exist is NaN. `uncertainty` is any
 less certain. `correct` is whether the prediction was right.
 """
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -94,6 +96,25 @@ def per_class_accuracy(predictions: ArrayLike, labels: ArrayLike, num_classes: i
     count = np.bincount(true, minlength=num_classes)
     right = np.bincount(true[predicted == true], minlength=num_classes)
     return np.divide(right, count, out=np.full(num_classes, np.nan), where=count > 0)
+
+
+def confusion_counts(predictions: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """The entries of the confusion matrix that are not zero.
+
+    Args:
+      predictions: class indices, (examples,).
+      labels: class indices, (examples,).
+
+    Returns:
+      Rows of true class, predicted class and number of examples, in the order of the matrix,
+      (entries, 3).
+
+    >>> confusion_counts([0, 1, 1, 0], [0, 1, 0, 0]).tolist()
+    [[0, 0, 2], [0, 1, 1], [1, 1, 1]]
+    """
+    predicted, true = _same_length(predictions=predictions, labels=labels)
+    pairs, counts = np.unique(np.stack([true, predicted], 1), axis=0, return_counts=True)
+    return np.column_stack([pairs, counts])
 
 
 def harmonic_mean(base: ArrayLike, new: ArrayLike) -> np.float64 | np.ndarray:
@@ -347,12 +368,18 @@ def area_under_risk_coverage(uncertainty: ArrayLike, correct: ArrayLike) -> floa
 # ---- intervals
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean with its t-interval, mean ± t(n - 1) s / sqrt(n).
+def mean_interval(
+    values: ArrayLike,
+    confidence: float = 0.95,
+    bounds: Sequence[float] = (-math.inf, math.inf),
+) -> Interval:
+    """Mean with its t-interval, mean ± t(n - 1) s / sqrt(n), cut off at the values' bounds.
 
     Args:
       values: one an independent run (a seed), (n,).
       confidence: in (0, 1).
+      bounds: the least and the greatest possible value, such as (0, 100) for percentages. The part
+        of the interval that is cut off holds no possible mean.
 
     Returns:
       Interval(mean, low, high, n); low and high are NaN for a single value.
@@ -362,6 +389,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 
     >>> [round(x, 2) for x in mean_interval([70.0, 72.0, 74.0])]
     [72.0, 67.03, 76.97, 3]
+    >>> [round(x, 2) for x in mean_interval([97.0, 99.0, 98.0], bounds=(0, 100))]
+    [98.0, 95.52, 100, 3]
 
     Student 1908.
     """
@@ -375,7 +404,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     import scipy.special
 
     half = scipy.special.stdtrit(n - 1, (1 + confidence) / 2) * (x.std(ddof=1) / np.sqrt(n))
-    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), n)
+    mean, (least, most) = float(x.mean()), bounds
+    return Interval(mean, max(float(mean - half), least), min(float(mean + half), most), n)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval:

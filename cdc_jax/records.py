@@ -46,6 +46,10 @@ class SplitRecord:
         """The suffix of figures that compare base and new classes under this condition."""
         return self.condition or "test"
 
+    def title(self, name: str) -> str:
+        """The split in tables: the name of another task, or the group and the condition."""
+        return name if self.group == "target" else f"{self.group} {self.condition}".strip()
+
 
 @dataclasses.dataclass(frozen=True)
 class RowRecord:
@@ -99,7 +103,7 @@ class Results:
       row: the row of the run.
       task: the task of the run.
       splits: split name -> record of the split.
-      figures: split name -> its figures, see `evaluate.summarize`.
+      figures: split name -> its figures, see `evaluate.summarize`. An older release wrote fewer.
       summary: the figures that tables show, see `evaluate.summarize`.
       facts: `Method.facts`, such as the phrases that the templates started from.
       steps: of training.

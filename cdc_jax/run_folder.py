@@ -8,7 +8,7 @@ results.json         every figure; it exists when the run is complete
 scores.npz           the prediction for every test image
 interpretation.json  what the templates learned
 adapted/             all that predictions need, see `export`
-gallery.json         the most and least certain test images, with gallery/*.png
+gallery.json         some test images, see `gallery`, with gallery/*.png
 
 Of several processes, process 0 writes. Folders may lie in an object store, `gs://bucket/run`.
 
@@ -37,7 +37,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from cdc_jax import older_formats, records, schema, writing
+from cdc_jax import gallery, older_formats, records, schema, writing
 from cdc_jax import settings as settings_lib
 from cdc_jax.devices import first_only
 from cdc_jax.escaping import visible
@@ -50,7 +50,6 @@ Folder: TypeAlias = epath.Path | Path
 LOCK = ".lock"
 LOGS = ("metrics.jsonl", "curve.jsonl")
 _HOLDER, _LONGEST_HOLDER = "process ", 300  # the start of a lock's text, and its most characters
-_GALLERY = 6  # images at each end of a split
 _LARGEST = 2**30  # bytes of a log or JSON file
 _LINE = schema.record(step=schema.integer(0))
 _FIELD = schema.either(schema.integer(), schema.text(unicode=False))
@@ -446,17 +445,12 @@ def write_scores(folder: Folder, scores: Mapping[str, Scores]) -> None:
 def write_gallery(
     folder: Folder, scores: Mapping[str, Scores], test: Mapping[str, Examples]
 ) -> None:
-    """Writes the most and the least certain images of every split with their opinions."""
+    """Writes the images of `gallery.ends` of every split with their opinions."""
     (folder / "gallery").mkdir(exist_ok=True)
     entries = []
     for split, one in scores.items():
         names, prediction = test[split].class_names, one.prediction
-        order = np.argsort(prediction.uncertainty, kind="stable")
-        ends = {
-            "most certain": order[:_GALLERY],
-            "least certain": order[_GALLERY:][::-1][:_GALLERY],
-        }
-        for end, indices in ends.items():
+        for end, indices in gallery.ends(one).items():
             for rank, i in enumerate(indices):
                 file = f"gallery/{folder_name(split)}-{end.split()[0]}-{rank}.png"
                 png = io.BytesIO()

@@ -252,6 +252,7 @@ def _run(run: Run) -> records.Results:
     with Log(run.folder, run.config.tensorboard) as log:
         learned = _concluded(run, inference, _train(run, inference, log))
         text = inference.class_list(learned, task.class_names).text
+        calibrated = _calibrated(run, inference, learned)
         adapted = export.describe(
             method,
             run.choice.family_name,
@@ -260,7 +261,7 @@ def _run(run: Run) -> records.Results:
             backbone,
             run.weights_hash,
             text,
-            _validated(run, inference, learned),
+            calibrated.arrays() if calibrated else {},
         )
         export.write(run.folder / "adapted", adapted)
         title = f"{run.choice.title}: evaluating"
@@ -272,7 +273,7 @@ def _run(run: Run) -> records.Results:
                 f"{run.folder} was stopped while it was evaluated: the same command repeats the "
                 "evaluation"
             ) from None
-        figures = summarize(scores)
+        figures = summarize(scores, calibrated)
         log.finish({"step": run.steps, **figures["summary"]})
     run_folder.write_json(
         run.folder / "interpretation.json",
@@ -315,12 +316,12 @@ def _concluded(run: Run, inference: Inference, learned: Learned) -> Learned:
     return devices.replicate(concluded, devices.make_mesh())
 
 
-def _validated(run: Run, inference: Inference, learned: Learned) -> dict[str, np.ndarray]:
-    """Numbers of the validation images, see `calibration`; {} for a task without them."""
+def _calibrated(run: Run, inference: Inference, learned: Learned) -> calibration.Calibration | None:
+    """Numbers of the validation images; None for a task without them."""
     if not len(run.task.val):
-        return {}
+        return None
     prediction = inference.split(learned, run.task.val)
-    return calibration.of(prediction, run.task.val.labels).arrays()
+    return calibration.of(prediction, run.task.val.labels)
 
 
 def _train(run: Run, inference: Inference, log: Log) -> Learned:

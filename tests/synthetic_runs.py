@@ -24,6 +24,7 @@ def write_cell(
     folder, method="cdc", *, dataset="world", kind="aligned", rho=0.9, shots=16, seed=1,
     splits=WORLD_SPLITS, model="world", changes=(), classes=("star", "disc", "key", "bell"),
     images=60, accuracy=None, optional=(), note="", skipped=0, results_format=2,
+    by_class=True,
 ):  # fmt: skip
     """Writes a cell.
 
@@ -34,6 +35,7 @@ def write_cell(
       optional: which of "scores", "curve", "interpretation" and "gallery" there are.
       note: what sets the task apart.
       skipped: number of images that could not be used.
+      by_class: whether there are figures by class and of guarantees; format 2 once had none.
       results_format: of results.json and config.json; 1 is what release 0.1.0 wrote.
     """
     folder.mkdir(parents=True)
@@ -59,14 +61,21 @@ def write_cell(
         for split in splits
     }
     figures = {split: figures_of(arrays) for split, arrays in scored.items()}
+    if by_class:
+        figures = {s: own | later_figures_of(scored[s], classes) for s, own in figures.items()}
     if accuracy is not None:
-        figures = {
-            split: figures_of(scored[split]) | {"accuracy": accuracy[split]} for split in splits
-        }
+        figures = {split: own | {"accuracy": accuracy[split]} for split, own in figures.items()}
     summary = {split: figure["accuracy"] for split, figure in figures.items()}
     for new in [split for split in splits if split.startswith("new_")]:
-        halves = [scored[half + new[4:]]["uncertainty"] for half in ("base_", "new_")]
-        summary[f"novelty_{new[4:]}"] = 100 * metrics.novelty_auroc(*halves)
+        halves = [scored[half + new[4:]] for half in ("base_", "new_")]
+        base, other = (half["uncertainty"] for half in halves)
+        summary[f"novelty_{new[4:]}"] = 100 * metrics.novelty_auroc(base, other)
+        if by_class:
+            doubts = (1 - half["confidence"] for half in halves)
+            summary[f"novelty_probability_{new[4:]}"] = 100 * metrics.novelty_auroc(*doubts)
+            summary[f"novelty_fpr95_{new[4:]}"] = 100 * float(
+                np.mean(base >= np.quantile(other, 0.05, method="inverted_cdf"))
+            )
     epochs = choice.config.optimizer.epochs
     results = Results(
         row=choice.record(changes_images=prompts["modality"] == "multimodal"),
@@ -178,6 +187,33 @@ def figures_of(arrays):
     }
 
 
+def later_figures_of(arrays, classes):
+    """Those that format 2 did not have at first; the guarantees are made up."""
+    labels, predicted = arrays["labels"], arrays["predicted"]
+    correct, numbers = labels == predicted, range(len(classes))
+    own = [correct[labels == k] for k in numbers]
+    matrix = [[int(((labels == i) & (predicted == j)).sum()) for j in numbers] for i in numbers]
+    accuracies = [100 * float(one.mean()) if len(one) else None for one in own]
+    decided = arrays["confidence"] > 0.7
+
+    def auroc(uncertainty, correct):
+        value = 100 * metrics.error_auroc(uncertainty, correct)
+        return None if np.isnan(value) else value
+
+    return {
+        "auroc_probability": auroc(1 - arrays["confidence"], correct),
+        "auroc_vacuity": auroc(arrays["uncertainty"], correct),
+        "coverage": 100 * float((correct | (arrays["confidence"] < 0.6)).mean()),
+        "set_size": 1 + float((arrays["confidence"] < 0.6).mean()),
+        "risk": 100 * float((~correct[decided]).mean()) if decided.any() else None,
+        "decided": 100 * float(decided.mean()),
+        "classes": list(classes),
+        "class_accuracy": accuracies,
+        "macro_accuracy": float(np.mean([one for one in accuracies if one is not None])),
+        "confusion": [[i, j, matrix[i][j]] for i in numbers for j in numbers if matrix[i][j]],
+    }
+
+
 def write_curve(folder, rng, figures, epochs=8):
     lines = []
     for epoch in range(1, epochs + 1):
@@ -214,14 +250,18 @@ def write_gallery(folder, rng, scored, classes, each=3):
     entries = []
     for split, arrays in scored.items():
         order = np.argsort(arrays["uncertainty"], kind="stable")
-        for end, chosen in (("most", order[:each]), ("least", order[::-1][:each])):
+        wrong = order[(arrays["labels"] != arrays["predicted"])[order]]
+        for end, chosen in {
+            "most certain": order[:each], "least certain": order[::-1][:each],
+            "confident mistakes": wrong[:each], "confused pairs": wrong[-2:],
+        }.items():  # fmt: skip
             for rank, i in enumerate(chosen):
-                name = f"gallery/{split}-{end}-{rank}.png"
+                name = f"gallery/{split}-{end.split()[0]}-{rank}.png"
                 write_picture(folder / name, rng)
                 predicted, p = classes[arrays["predicted"][i]], float(arrays["confidence"][i])
                 others = [one for one in classes if one != predicted][:2]
                 entry = {
-                    "split": split, "end": f"{end} certain", "file": name,
+                    "split": split, "end": end, "file": name,
                     "label": classes[arrays["labels"][i]], "predicted": predicted,
                     "probability": [[predicted, p], *([o, (1 - p) / 2] for o in others)],
                     "uncertainty": float(arrays["uncertainty"][i]),

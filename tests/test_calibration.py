@@ -180,6 +180,25 @@ def test_calibration_needs_validation_images(get_config, tmp_path):
     assert not (tmp_path / "run" / "coop@head.calibrated=True" / "config.json").exists()
 
 
+def test_results_say_how_the_guarantees_hold_on_test_images(finished):
+    """As predictions of the test images with the same level and risk."""
+    run, task = finished
+    examples, names = task.test["base_iid"], task.class_names
+    figures = json.loads((run / "results.json").read_text())["splits"]["base_iid"]
+    truth = [names[y] for y in examples.labels]
+    rows = cdc_jax.predict(run, examples.images[:], sets=calibration.LEVEL)
+    covered = [name in row.class_set for name, row in zip(truth, rows, strict=True)]
+    assert figures["coverage"] == pytest.approx(100 * np.mean(covered))
+    assert figures["set_size"] == pytest.approx(np.mean([len(row.class_set) for row in rows]))
+    rows = cdc_jax.predict(run, examples.images[:], abstain=f"risk:{calibration.RISK}")
+    decided = np.array([not row.abstained for row in rows])
+    wrong = np.array([row.predicted != name for name, row in zip(truth, rows, strict=True)])
+    assert figures["decided"] == pytest.approx(100 * decided.mean())
+    assert figures["risk"] == pytest.approx(100 * wrong[decided].mean())
+    assert figures["classes"] == list(names)
+    assert sum(count for *_, count in figures["confusion"]) == len(truth)
+
+
 def test_guarantees_are_refused_for_other_classes(finished):
     run, task = finished
     image = task.val.images[:1]

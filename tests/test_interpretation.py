@@ -17,7 +17,7 @@ WORDS, TABLE = [f"w{i}" for i in range(9)], jnp.asarray(EMBEDDINGS)
 def scores(template_predicted):
     predicted = np.array(template_predicted)
     one = np.zeros(len(predicted))
-    return Scores(SplitRecord(), one, Prediction(one, one, one, one, predicted, one, one))
+    return Scores(SplitRecord(), one, Prediction(one, one, one, one, predicted, one, one), ())
 
 
 def test_nearest_words_are_those_at_the_least_distance():

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.stats
 import sklearn.metrics
 from hypothesis import given, settings
@@ -145,6 +146,23 @@ def test_interval_of_one_value_is_unknown_and_of_equal_values_a_point():
     one = metrics.mean_interval([71.0])
     assert one.mean == 71 and one.n == 1 and np.isnan([one.low, one.high]).all()
     assert metrics.mean_interval([71.0, 71.0]) == (71, 71, 71, 2)
+
+
+def test_an_interval_ends_at_the_bounds():
+    values = [96.0, 99.0, 98.5]
+    whole = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert whole.high > 100
+    expected = (np.mean(values), whole.low, 100, 3)
+    np.testing.assert_allclose(metrics.mean_interval(values, bounds=(0, 100)), expected)
+    flipped = metrics.mean_interval(-np.array(values), bounds=(-100, 100))
+    np.testing.assert_allclose(flipped, (-expected[0], -100, -whole.low, 3))
+
+
+def test_entries_of_the_confusion_matrix_against_scikit_learn():
+    labels, predicted = np.random.default_rng(0).integers(0, 7, (2, 40))
+    found = scipy.sparse.coo_array(sklearn.metrics.confusion_matrix(labels, predicted))
+    expected = np.column_stack([found.row, found.col, found.data])
+    assert np.array_equal(metrics.confusion_counts(predicted, labels), expected)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import html.parser
 import io
 import json
@@ -156,8 +157,9 @@ def test_the_long_table_has_a_line_for_every_figure_of_every_split(everything):
         run = (results["row"]["title"], results["task"]["dataset"], results["task"]["seed"])
         for split, record in results["splits"].items():
             numbers = {k: v for k, v in record.items() if type(v) in (int, float)}
-            if record["group"] == "new":
-                numbers["novelty"] = results["summary"][f"novelty_{record['condition']}"]
+            for key in ("novelty", "novelty_probability", "novelty_fpr95"):
+                if record["group"] == "new":
+                    numbers[key] = results["summary"][f"{key}_{record['condition']}"]
             expected |= {(*run, split, key): value for key, value in numbers.items()}
     assert found.to_dict() == expected
 
@@ -403,6 +405,99 @@ def test_shares_of_the_gain_are_of_the_seeds_that_all_have(tmp_path):
     assert [row.title for row, cells in shown if cells[0].best] == ["CoOp"]
 
 
+def test_intervals_end_where_percentages_end(tmp_path):
+    for seed, (base, new) in enumerate(((99, 1), (95, 60), (98, 99)), 1):
+        base_new(tmp_path, "EuroSAT", seed, base, new)
+        base_new(tmp_path, "EuroSAT", seed, new, base, "coop")
+    made = report.make([tmp_path], formats=["csv"])
+    # s of 99, 95, 98 is sqrt(13 / 3); t = 4.302653 at 2 degrees of freedom
+    low = 292 / 3 - 4.302653 * (13 / 9) ** 0.5
+    ends = value(made, "accuracy", "", "CDC", "base")
+    assert (ends.low, ends.high) == (pytest.approx(low, abs=1e-5), 100)
+    ends = value(made, "accuracy", "", "CDC", "new")
+    assert (ends.low, ends.high) == (0, 100)
+    # s of 98, 35, -1 is sqrt(2511): 44 ± 124.480
+    ends = value(made, "differences", "", "− CoOp", "base")
+    assert (ends.mean, ends.low, ends.high) == (44, pytest.approx(-80.480, abs=1e-3), 100)
+    ends = value(made, "differences", "", "− CoOp", "new")
+    assert (ends.low, ends.high) == (-100, pytest.approx(80.480, abs=1e-3))
+    nll = value(made, "calibration", "", "CDC", "NLL")
+    assert nll.low == 0 or nll.low == pytest.approx(2 * nll.mean - nll.high)
+
+
+def set_figures(cell, split, **figures):
+    """Changes a split's figures in results.json, or those of the summary."""
+    results = json.loads((cell / "results.json").read_text())
+    (results["splits"][split] if split else results["summary"]).update(figures)
+    (cell / "results.json").write_text(json.dumps(results))
+
+
+def test_the_guarantees_of_every_split(tmp_path):
+    for seed, (coverage, risk) in enumerate(((91, 8.0), (89, None), (96, 12.0)), 1):
+        cell = write_cell(tmp_path / f"{seed}/cdc", seed=seed, images=40)
+        figures = {"coverage": coverage, "set_size": 1.5, "risk": risk, "auroc_vacuity": None}
+        set_figures(cell, "base_rev", **figures)
+        set_figures(cell, "", novelty_fpr95_rev=60 + seed)
+    made = report.make([tmp_path], formats=["csv", "markdown"])
+    of = functools.partial(value, made, "guarantees")
+    titles = [title for title, _ in table(made, "guarantees").groups]
+    assert titles == [split.replace("_", " ") for split in WORLD_SPLITS]
+    assert numbers(of("base rev", "CDC", "coverage"))[::4] == (92, 3)
+    assert numbers(of("base rev", "CDC", "set size")) == (1.5, 0, 1.5, 1.5, 3)
+    # A run without such a rule has no risk. Two runs, and t = 12.706205 at 1 degree of freedom.
+    assert numbers(of("base rev", "CDC", "risk")) == (10, 8**0.5, 0, pytest.approx(35.41241), 2)
+    assert of("base rev", "CDC", "AUROC u") is None
+    assert of("base rev", "CDC", "FPR95") is None
+    assert of("new rev", "CDC", "FPR95").mean == 62
+    text = made.files["tables.md"]
+    assert "Sets of classes at level 90 %" in text and "risk of at most 10 % (with" in text
+    assert "| base rev | CDC | 92.0 ± 3.6" in text
+
+
+def test_results_without_later_figures_give_the_other_tables(tmp_path):
+    for name, by_class in (("old", False), ("new", True)):
+        write_cell(tmp_path / name / "cdc", images=40, by_class=by_class, optional=EVERYTHING)
+    old, new = (report.make([tmp_path / name]) for name in ("old", "new"))
+    later = {name for name in new.files if re.search("guarantee|class|confus", name)}
+    assert len(later) >= 4 and set(new.files) - later == set(old.files)
+    tables = [name for name in old.files if name.startswith("tables/")]
+    assert tables and all(old.files[name] == new.files[name] for name in tables)
+
+
+def test_accuracies_and_confusions_by_class(tmp_path):
+    figures = {
+        1: (["key", "=disc"], [50.0, None], [[0, 0, 1], [0, 1, 1]]),
+        2: (["=disc", "key"], [25.0, 100.0], [[0, 0, 1], [0, 1, 3], [1, 1, 2]]),
+    }
+    for seed, own in figures.items():
+        folder = tmp_path / f"{seed}/coop"
+        cell = write_cell(folder, "coop", dataset="EuroSAT", seed=seed, splits=("test",))
+        keys = ("classes", "class_accuracy", "confusion")
+        set_figures(cell, "test", **dict(zip(keys, own, strict=True)))
+    files = report.make([tmp_path], formats=["csv"]).files
+
+    def lines(name):
+        return list(csv.DictReader(io.StringIO(files[f"tables/few-shot-{name}.csv"])))
+
+    place = {"dataset": "EuroSAT", "shots": "16", "method": "CoOp", "split": "test"}
+    assert all(
+        line.items() >= place.items() for name in ("classes", "confusion") for line in lines(name)
+    )
+    # 50 and 100: 75 ± 12.7 · 25, of 0..100; the disc has images in one seed only
+    found = [[line[k] for k in ("class", "mean", "low", "high", "n")] for line in lines("classes")]
+    assert found == [
+        ["key", "75.000000", "0.000000", "100.000000", "2"],
+        ["'=disc", "25.000000", "", "", "1"],
+    ]
+    found = [[line[k] for k in ("class", "predicted", "images")] for line in lines("confusion")]
+    assert found == [
+        ["'=disc", "key", "3"],
+        ["key", "key", "3"],
+        ["'=disc", "'=disc", "1"],
+        ["key", "'=disc", "1"],
+    ]
+
+
 # ---- files
 
 
@@ -410,7 +505,8 @@ def write_all_kinds(folder, results_format):
     """Cells of all protocols, some of a probe, an oracle, visual prompts and changed settings."""
 
     def write(name, *args, **more):
-        write_cell(folder / name, *args, images=20, results_format=results_format, **more)
+        more |= {"results_format": results_format, "by_class": False}
+        write_cell(folder / name, *args, images=20, **more)
 
     base = tuple(split for split in WORLD_SPLITS if split.startswith("base"))
     for kind in ("aligned", "domain_gap"):
@@ -603,11 +699,15 @@ def test_names_are_text_and_never_markup(everything):
 
 
 SECTIONS = {
-    "scores.npz": ("Risk and coverage", "Reliability", "Uncertainty"),
+    "scores.npz": (
+        "Risk and coverage", "Reliability", "Uncertainty", "Risk of the decided images",
+    ),
     "curve.jsonl": ("Base and new by epochs, iid", "Base and new by epochs, int"),
     "interpretation.json": ("Likeness of templates: CDC", "Words nearest to"),
-    "gallery.json": ("Most certain: CDC", "Least certain: CDC"),
-}
+    "gallery.json": (
+        "Most certain: CDC", "Least certain: CDC", "Confident mistakes: CDC", "Confused pairs: CDC",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("gone", SECTIONS)
@@ -621,6 +721,7 @@ def test_sections_are_there_with_their_files_and_absent_without(everything, tmp_
             assert any(heading.startswith(title) for heading in complete)
             assert any(heading.startswith(title) for heading in found) == (file != gone), title
     assert {"Accuracy", "Calibration and uncertainty", "Templates alone and fused"} <= found
+    assert any(heading.startswith("Confusions of CDC: base_int") for heading in found)
 
 
 def headings(made):
@@ -677,6 +778,9 @@ def spoil(cell, file, change):
 
 TEST = {"group": "all", "condition": "", "headline": True, "images": 3}
 
+FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
+WHOLE = dict.fromkeys(FIGURES, 1.0) | {"template_accuracy": [1.0], "class_accuracy": [1.0]}
+
 
 @pytest.mark.parametrize(
     ("file", "change", "message"),
@@ -686,6 +790,21 @@ TEST = {"group": "all", "condition": "", "headline": True, "images": 3}
         ("results.json", '{"accuracy": 0.9}', "lacks method, splits"),
         ("results.json", {"splits": {}}, "at least one test split"),
         ("results.json", {"splits": {"test": TEST}}, r"splits\.test\.accuracy must be a"),
+        (
+            "results.json",
+            {"splits": {"test": TEST | {"risk": "low"}}},
+            r"splits\.test\.risk must be a finite number",
+        ),
+        (
+            "results.json",
+            {"splits": {"test": TEST | {"confusion": [[0, 1]]}}},
+            r"confusion\[0\] must be a list of 3 items, got \[0, 1\]",
+        ),
+        (
+            "results.json",
+            {"splits": {"test": TEST | WHOLE | {"confusion": [[0, 1, 2]], "classes": ["a"]}}},
+            "an accuracy for each of its 1 classes, and no other class in its confusion",
+        ),
         ("config.json", "{", "half-written"),
         ("config.json", '{"model_type": "clip"}', "lacks method"),
         ("curve.jsonl", '{"epoch": 1}\n{"epo', "half-written"),

@@ -44,7 +44,7 @@ def split():
         template_confidence=templates.max(-1),
         template_uncertainty=1 - templates.max(-1),
     )
-    return examples, Scores(SplitRecord(), examples.labels, prediction)
+    return examples, Scores(SplitRecord(), examples.labels, prediction, NAMES)
 
 
 DEFAULTS = {"views": "shared", "prompts": {"class_specific": False}}

@@ -18,12 +18,13 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from cdc_jax import older_formats, run_folder, schema
+from cdc_jax import calibration, older_formats, run_folder, schema
 from cdc_jax.escaping import visible, visible_tree
 from cdc_jax.methods import defaults, rows
 from cdc_jax.records import Results, RowRecord, SplitRecord, TaskRecord
 
 _FIGURES = ("images", "accuracy", "ece", "nll", "brier", "auroc", "aurc")
+_NOVELTY = ("novelty", "novelty_probability", "novelty_fpr95")  # of the summary
 _SCORES = ("labels", "predicted", "confidence", "uncertainty")
 _ENTRY = ("split", "end", "file", "label", "predicted", "probability", "uncertainty")
 _SHARE = (str, int | float)  # class, probability
@@ -31,6 +32,17 @@ _OPINION = (*_SHARE, int | float)  # class, probability, uncertainty
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
 _REMEDY = "delete its folder and run it again"
 
+_FIGURE = schema.either(schema.number(), schema.one_of(None))
+_LATER = schema.record(  # figures of a split that older releases did not write
+    classes=schema.optional(schema.list_of(schema.text(unicode=False)), []),
+    class_accuracy=schema.optional(schema.list_of(_FIGURE), []),
+    confusion=schema.optional(schema.list_of(schema.list_of(schema.integer(0), 3, 3)), []),
+    **dict.fromkeys(
+        (*calibration.FIGURES, "auroc_probability", "auroc_vacuity", "macro_accuracy"),
+        schema.optional(schema.number(0)),
+    ),
+)
+_LATER_SPLITS = schema.record(splits=schema.table(_LATER))
 _SQUARE = schema.list_of(schema.list_of(schema.number()))
 _NEAR = schema.record(word=schema.text(), distance=schema.number())
 _INTERPRETATION = schema.record(
@@ -51,7 +63,8 @@ class Cell:
       task: what it was run on.
       choices: the method's settings, keys joined by dots.
       records: split -> what it is.
-      splits: split -> figures of `evaluate.summarize`; for new classes the `novelty` as well.
+      splits: split -> figures of `evaluate.summarize`; for new classes those
+        about novelty as well. Figures that older releases did not write are NaN or empty.
       results: everything in results.json.
       note: what sets the task apart from the published one, or nothing.
     """
@@ -226,7 +239,8 @@ def _splits(path: Path, results: Results) -> dict[str, dict[str, Any]]:
     if not results.figures:
         raise ValueError(f"{path}: splits must name at least one test split, got {{}}")
     splits = {}
-    for split, figures in results.figures.items():
+    content = schema.check({"splits": results.figures}, _LATER_SPLITS, str(path), _REMEDY)
+    for split, figures in content["splits"].items():
         for key in _FIGURES:
             value = figures.get(key, "nothing")
             if not isinstance(value, int | float | None):
@@ -235,9 +249,16 @@ def _splits(path: Path, results: Results) -> dict[str, dict[str, Any]]:
                 )
         if not isinstance(figures.get("template_accuracy"), list):
             raise ValueError(f"{path}: splits.{split}.template_accuracy must be a list; {_REMEDY}")
+        known = len(figures["classes"])
+        largest = max((max(pair) for *pair, _ in figures["confusion"]), default=-1)
+        if len(figures["class_accuracy"]) != known or largest >= known:
+            raise ValueError(
+                f"{path}: splits.{split} must have an accuracy for each of its {known} classes, "
+                f"and no other class in its confusion; {_REMEDY}"
+            )
         splits[split] = {k: np.nan if value is None else value for k, value in figures.items()}
         record = results.splits[split]
-        novelty = results.summary.get(f"novelty_{record.suffix}")
-        if record.group == "new" and novelty is not None:
-            splits[split]["novelty"] = novelty
+        for key in _NOVELTY if record.group == "new" else ():
+            if (novelty := results.summary.get(f"{key}_{record.suffix}")) is not None:
+                splits[split][key] = novelty
     return splits

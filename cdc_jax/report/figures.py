@@ -43,11 +43,13 @@ class Measure(Column):
       splits: of the figures.
       figure: the figure's name.
       harmonic: the harmonic mean of two splits instead.
+      bounds: the least and the greatest possible value.
     """
 
     splits: Sequence[str]
     figure: str = "accuracy"
     harmonic: bool = False
+    bounds: Sequence[float] = (0.0, 100.0)
 
     def of(self, figures: pd.DataFrame) -> pd.Series:
         """A value a line of figures; NaN where a split lacks the figure."""
@@ -84,6 +86,14 @@ def calibration(family: Family, *figures: str) -> list[Measure]:
         Measure(**column, figure=figure, splits=over.get(figure, family.headline))
         for figure, column in words("calibration").items()
         if figure in figures or not figures
+    ]
+
+
+def guarantees(split: str) -> list[Measure]:
+    """How far guarantees hold on a split, and how uncertainties find errors and new classes."""
+    return [
+        Measure(**({"falling": None} | column), figure=figure, splits=[split])
+        for figure, column in words("guarantees").items()
     ]
 
 
@@ -152,7 +162,7 @@ def averages(
     sums = _on(figures, datasets).groupby(["row", "seed"], sort=False).sum(min_count=len(datasets))
     by_seed = sums / len(datasets)
     seeds = _measured(by_seed, columns)
-    cells = _over_seeds(seeds)
+    cells = _over_seeds(seeds, [measure.bounds for measure in columns])
     for c in [c for c, measure in enumerate(columns) if measure.harmonic and len(datasets) > 1]:
         means = columns[c].of(by_seed[seeds[c].notna()].groupby("row").mean())
         for row, own in cells.items():
@@ -170,16 +180,24 @@ def differences(
         return {}
     others = values.drop(reference, level="row")
     own = values.xs(reference, level="row").reindex(others.index.droplevel("row"))
-    return _over_seeds(own.to_numpy() - others)
+    bounds = [(low - high, high - low) for low, high in (measure.bounds for measure in columns)]
+    return _over_seeds(own.to_numpy() - others, bounds)
 
 
-def over_seeds(values: Sequence[float] | np.ndarray) -> Value | None:
-    """The value of a table's cell, from one number a seed; NaN doesn't count."""
+def over_seeds(
+    values: Sequence[float] | np.ndarray, bounds: Sequence[float] = (0.0, 100.0)
+) -> Value | None:
+    """The value of a table's cell, from one number a seed; NaN doesn't count.
+
+    Args:
+      values: the numbers.
+      bounds: the least and the greatest possible number, where an interval ends.
+    """
     x = np.asarray(values, np.float64)
     x = x[~np.isnan(x)]
     if not x.size:
         return None
-    mean, low, high, n = metrics.mean_interval(x)
+    mean, low, high, n = metrics.mean_interval(x, bounds=bounds)
     return Value(mean, float(x.std(ddof=1)) if n > 1 else np.nan, low, high, n)
 
 
@@ -192,8 +210,10 @@ def _measured(figures: pd.DataFrame, columns: Sequence[Measure]) -> pd.DataFrame
     return pd.DataFrame({c: measure.of(figures) for c, measure in enumerate(columns)})
 
 
-def _over_seeds(values: pd.DataFrame) -> dict[str, list[Value | None]]:
+def _over_seeds(
+    values: pd.DataFrame, bounds: Sequence[Sequence[float]]
+) -> dict[str, list[Value | None]]:
     """Row -> a value a column, of the rows that have one."""
     rows = values.groupby("row", sort=False)
-    cells = {row: [over_seeds(x) for x in own.to_numpy().T] for row, own in rows}
+    cells = {row: list(map(over_seeds, own.to_numpy().T, bounds)) for row, own in rows}
     return {row: own for row, own in cells.items() if any(own)}

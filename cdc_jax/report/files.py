@@ -8,6 +8,7 @@ from cdc_jax import writing
 from cdc_jax.methods.rows import ROWS
 from cdc_jax.report import request
 from cdc_jax.report.cells import Cell, find
+from cdc_jax.report.classes import accuracy_csv, confusion_csv
 from cdc_jax.report.drawing import standalone
 from cdc_jax.report.families import Family, arrange
 from cdc_jax.report.formats import comma_separated, latex, markdown, overview
@@ -72,7 +73,7 @@ def make(
                 getattr(cell, optional)
     families = _compared(cells, reference)
     tables = {family.name: family_tables(family) for family in families}
-    files = _table_files(tables, formats)
+    files = _table_files(tables, formats) | _class_files(families, formats)
     parts = [part(family, tables[family.name]) for family in families if drawn]
     if "svg" in formats:
         plots = [p for one in parts for _, own in [("", one.general), *one.plots] for p in own]
@@ -102,6 +103,17 @@ def _compared(cells: Sequence[Cell], reference: str | None) -> list[Family]:
         raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
     pairs = zip(families, rows, strict=True)
     return [dataclasses.replace(family, reference=row) for family, row in pairs]
+
+
+def _class_files(families: Sequence[Family], formats: Sequence[str]) -> dict[str, str]:
+    """The CSV files of figures by class, of the families that have such figures."""
+    files = {
+        f"tables/{family.name}-{name}.csv": render(family)
+        for name, render in (("classes", accuracy_csv), ("confusion", confusion_csv))
+        for family in families
+        if "csv" in formats
+    }
+    return {name: text for name, text in files.items() if text}
 
 
 def _table_files(tables: Mapping[str, Sequence[Table]], formats: Sequence[str]) -> dict[str, str]:

@@ -18,17 +18,21 @@ import markupsafe
 import PIL.Image
 
 from cdc_jax.report.cells import Cell
+from cdc_jax.report.confusion import confusion_maps
 from cdc_jax.report.curves import ablation_curves, difference_plot, epoch_curves, few_shot_curves
 from cdc_jax.report.drawing import Plot, Style, styles, stylesheet
 from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import primary
 from cdc_jax.report.formats import environment
+from cdc_jax.report.guarantee import guaranteed_risk
 from cdc_jax.report.table import Table, joined, number
 from cdc_jax.report.templates import template_accuracy, template_maps
 from cdc_jax.report.trust import reliability, risk_coverage, uncertainties
+from cdc_jax.report.words import words
 
 _TASK_PLOTS: Sequence[Callable[[list[Plot], Family, Mapping[str, Style], str], None]] = (
-    epoch_curves, risk_coverage, reliability, uncertainties, template_accuracy, template_maps,
+    epoch_curves, reliability, guaranteed_risk, risk_coverage, confusion_maps, uncertainties,
+    template_accuracy, template_maps,
 )  # fmt: skip
 _SMALL = 96  # pixels; below that, pixels are shown as squares
 _VERDICTS = {
@@ -43,9 +47,9 @@ _VERDICTS = {
 class Gallery:
     """The images of a cell and the words near its learned vectors.
 
-    `images` has the entries of the most and of the least certain images, `words` the nearest words
-    for every template and vector. The title is the row's, with dataset and shots if there are
-    several.
+    `images` has the entries at each end of a gallery (a key of its captions), `words` the nearest
+    words for every template and vector. The title is the row's, with dataset and shots if there
+    are several.
     """
 
     row: str
@@ -151,7 +155,7 @@ def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -
 
 def _gallery(cell: Cell, row: str, title: str) -> Gallery | None:
     """The gallery of a row's cell; None without images and words."""
-    images: dict[str, list[dict[str, Any]]] = {"most certain": [], "least certain": []}
+    images: dict[str, list[dict[str, Any]]] = {end: [] for end in words("galleries", "ends")}
     for entry in cell.gallery:
         if entry["end"] in images and entry["split"] in cell.headline:
             image, size = _image(cell.gallery_path(entry["file"]))

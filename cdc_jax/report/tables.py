@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
+from cdc_jax.calibration import DELTA, LEVEL, RISK
 from cdc_jax.report import figures
 from cdc_jax.report.families import Family, plural, title_of, varying
 from cdc_jax.report.figures import Measure, calibration, measures, over_seeds, primary
@@ -128,6 +129,25 @@ def trust(family: Family) -> list[Table]:
     return _table(family, "calibration", columns, _groups(family, columns), splits=splits)
 
 
+def guarantees(family: Family) -> list[Table]:
+    """How far sets, decided predictions and uncertainties can be trusted on each test split."""
+    if not any(own["classes"] for cell in family.cells for own in cell.splits.values()):
+        return []  # older releases wrote only one of the columns
+    records = {s: record for cell in family.cells for s, record in cell.results.splits.items()}
+    groups = [
+        (joined(title, record.title(split) * (len(records) > 1), by=", "), rows)
+        for split, record in records.items()
+        for title, rows in _groups(family, figures.guarantees(split))
+    ]
+    made = _table(
+        family, "guarantees", figures.guarantees(""), groups, level=100 * LEVEL, risk=100 * RISK,
+        sure=100 * (1 - DELTA),
+    )  # fmt: skip
+    if len(records) == 1:
+        return made
+    return [dataclasses.replace(table, group_head="split") for table in made]
+
+
 def templates(family: Family) -> list[Table]:
     """Each template's accuracy alone beside the fused one's, of the methods with several."""
     groups = [
@@ -163,7 +183,7 @@ def ablations(family: Family, shots: int) -> list[Table]:
 
 
 _KINDS: Sequence[Callable[[Family], list[Table]]] = (
-    accuracy, by_dataset, differences, shares, trust, templates,
+    accuracy, by_dataset, differences, shares, trust, guarantees, templates,
 )  # fmt: skip
 
 
