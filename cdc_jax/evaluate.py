@@ -26,12 +26,15 @@ class Scores(NamedTuple):
       labels: (examples,).
       prediction: of every image, as NumPy arrays.
       class_names: of the classes among which the images are classified.
+      among_training: of images of new classes, the prediction among the training classes, from
+        which a user would tell that they are new; None for other splits.
     """
 
     split: SplitRecord
     labels: np.ndarray
     prediction: Prediction
     class_names: Sequence[str]
+    among_training: Prediction | None = None
 
 
 def evaluate(
@@ -54,10 +57,17 @@ def evaluate(
       Interrupted: the notice stopped the evaluation.
     """
     scores = {}
+    training = inference.class_list(learned, inference.method.class_names)
     for name, examples in test.items():
         if inference.method.covers(examples.class_names):
-            prediction = inference.split(learned, examples)
-            scores[name] = Scores(examples.split, examples.labels, prediction, examples.class_names)
+            new = examples.split.group == "new"
+            scores[name] = Scores(
+                examples.split,
+                examples.labels,
+                inference.split(learned, examples),
+                examples.class_names,
+                inference.split(learned, examples, training) if new else None,
+            )
         if progress:
             progress.advance()
         if notice and notice.came():
@@ -87,12 +97,12 @@ def summarize(
       `confusion`: a list of [true class, predicted class, number of images].
 
       `summary`, in percent: the accuracy of every split. For base and new classes under a condition
-      x, their harmonic mean `H_x`, and three figures about new classes as the positive class:
-      the AUROC `novelty_x` of the vacuity (a softmax head has its uncertainty in place of the
-      vacuity), the AUROC `novelty_probability_x` of 1 − max p, and `novelty_fpr95_x`: the share
-      of base images that are called new where the score of `novelty_x` finds 95 % of new images.
-      `ece` and `auroc`, averaged over the splits under do(), or over all splits of a task without
-      do(); None if a split has no AUROC.
+      x, their harmonic mean `H_x`. With new classes as the positive class, and from the predictions
+      of all images among the training classes: the AUROC `novelty_x` of the vacuity (a softmax head
+      has its uncertainty in place of the vacuity), the AUROC `novelty_probability_x` of 1 − max p,
+      and `novelty_fpr95_x`: the share of base images that are called new where the score of
+      `novelty_x` finds 95 % of new images. `ece` and `auroc`, averaged over the splits under do(),
+      or over all splits of a task without do(); None if a split has no AUROC.
     """
     splits = {name: _figures(one, calibrated) for name, one in scores.items()}
     summary = {name: figures["accuracy"] for name, figures in splits.items()}
@@ -101,8 +111,9 @@ def summarize(
         if group == "base" and (new := halves.get(("new", condition))):
             suffix = scores[base].split.suffix
             summary[f"H_{suffix}"] = float(metrics.harmonic_mean(summary[base], summary[new]))
-            novelty = _novelty(scores[base].prediction, scores[new].prediction)
-            summary |= {f"{name}_{suffix}": figure for name, figure in novelty.items()}
+            if among_training := scores[new].among_training:
+                novelty = _novelty(scores[base].prediction, among_training)
+                summary |= {f"{name}_{suffix}": figure for name, figure in novelty.items()}
     under_do = [name for name, one in scores.items() if one.split.condition == INTERVENTION]
     for key in ("ece", "auroc"):
         values = [splits[name][key] for name in under_do or scores]

@@ -317,9 +317,18 @@ class Inference:
             return ClassList(classes, None, scale)
         return ClassList(None, self._text(backbone, learned, classes), scale)
 
-    def split(self, learned: Learned, examples: Examples) -> Prediction:
-        """Predictions of a test split among its own classes, as NumPy arrays."""
-        class_list = self.class_list(learned, examples.class_names, examples.template)
+    def split(
+        self, learned: Learned, examples: Examples, class_list: ClassList | None = None
+    ) -> Prediction:
+        """Predictions of a test split, as NumPy arrays.
+
+        Args:
+          learned: the method's arrays, on the mesh.
+          examples: the split.
+          class_list: the classes to tell apart; None for the split's own.
+        """
+        if class_list is None:
+            class_list = self.class_list(learned, examples.class_names, examples.template)
         return self._answers(learned, class_list, self._features(learned, examples))
 
     def logits(self, learned: Learned, examples: Examples) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+import sklearn.metrics
 from PIL import Image
 
 import cdc_jax
@@ -159,6 +160,15 @@ def test_a_calibrated_run(get_config, tmp_path):
     with np.load(runs[2] / "scores.npz") as scores:
         kept = scores["new_int/confidence"]
     np.testing.assert_allclose(kept, scaled.max(1), atol=1e-5)
+    # New classes are told by predictions among the training classes.
+    for run in runs:
+        base, new = (
+            [row.uncertainty for row in cdc_jax.predict(run, task.test[split].images[:])]
+            for split in ("base_int", "new_int")
+        )
+        auroc = sklearn.metrics.roc_auc_score([0] * len(base) + [1] * len(new), base + new)
+        summary = json.loads((run / "results.json").read_text())["summary"]
+        assert summary["novelty_int"] == pytest.approx(100 * auroc, abs=0.2)
 
 
 def test_calibration_needs_validation_images(get_config, tmp_path):

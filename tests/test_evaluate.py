@@ -66,7 +66,8 @@ def scores_of(split, labels, predicted, uncertainty, log_vacuity=None):
         template_uncertainty=np.full((count, 2), 0.2),
         log_vacuity=None if log_vacuity is None else np.array(log_vacuity),
     )
-    return evaluate.Scores(split, np.array(labels), prediction, ("star", "key"))
+    among_training = prediction if split.group == "new" else None
+    return evaluate.Scores(split, np.array(labels), prediction, ("star", "key"), among_training)
 
 
 BASE_INT, NEW_INT = SplitRecord("base", "int"), SplitRecord("new", "int")

@@ -19,6 +19,7 @@ TABLE = {
     "dstc": (4, "multimodal", 9, 2, "crop_flip", "evidential", "dempster", 0.0, 0.0),
     "cdc": (4, "multimodal", 9, 2, "set2", "evidential", "dempster", 0.1, 8.0),
     "cdc_plus": (4, "text", 1, 4, "shared", "softmax", "mean_logit", 0.0, 8.0),  # ours
+    "cdc_plus_calibrated": (4, "text", 1, 4, "shared", "softmax", "mean_logit", 0.0, 8.0),
 }
 
 
@@ -38,7 +39,16 @@ MULTIMODAL = {
     "maple", "multi_template", "vsd", "dstc", "cdc", "cdc_shared_views", "cdc_mean_softmax",
     "maple_con", "cdc_visual", "oracle_visual",
 }  # fmt: skip
-TEXT = {"coop", "coop_con", "kgcoop", "cdc_plus", "coop_con_picked", "trusted_one", "oracle"}
+TEXT = {
+    "coop",
+    "coop_con",
+    "kgcoop",
+    "cdc_plus",
+    "cdc_plus_calibrated",
+    "coop_con_picked",
+    "trusted_one",
+    "oracle",
+}
 UNTRAINED = {"zero_shot", "zero_shot_ensemble", "zero_shot_trusted", "zero_shot_aspects"}
 
 
