@@ -294,8 +294,8 @@ def test_prompts_of_format_1_are_read(world, write_1):
     assert read.learned.fixed == {}
     assert read.family == "prompt_tuning"
     assert read.settings.prompts.to_dict() == DESCRIPTION_1["method"]["prompts"]
-    shift = {"shift": 1.5 * 24.125}  # shift_multiple * mean_logit
-    assert read.settings.head.to_dict() == DESCRIPTION_1["method"]["head"] | shift
+    added = {"shift": 1.5 * 24.125, "calibrated": False}  # shift_multiple * mean_logit
+    assert read.settings.head.to_dict() == DESCRIPTION_1["method"]["head"] | added
     assert read.settings.is_locked
     assert read.settings.keys() == methods.configure("cdc").config.keys()
     for name in ("class_names", "template", "base", "preprocessing"):

@@ -24,9 +24,10 @@ Logits = Float[Array, "*b templates classes"]
 
 @runtime_checkable
 class Arrays(Protocol):
-    """The learned arrays of a head."""
+    """The arrays of a head."""
 
     trained: Any
+    fixed: Any
 
 
 class Scale(NamedTuple):
@@ -86,6 +87,10 @@ class Head(Protocol):
 
     def initialize(self) -> dict[str, Any]:
         """The head's initial arrays by name of their part; {} for a head that learns nothing."""
+        ...
+
+    def fixed(self) -> dict[str, Any]:
+        """The head's fixed arrays by name of their part."""
         ...
 
     def predict(self, learned: Arrays, logits: Logits, scale: Scale | None = None) -> Prediction:
@@ -195,6 +200,10 @@ class SoftmaxHead:
         """See `Head`."""
         return _initial_scale(self.learned)
 
+    def fixed(self) -> dict[str, Any]:
+        """See `Head`."""
+        return {}
+
     def predict(self, learned: Arrays, logits: Logits, scale: Scale | None = None) -> Prediction:
         """See `Head`."""
         logits = self._logits(learned, logits)
@@ -289,6 +298,10 @@ class EvidentialHead:
         """See `Head`."""
         return _initial_scale(self.learned)
 
+    def fixed(self) -> dict[str, Any]:
+        """The shift. As an argument it leaves programs alike for all training images."""
+        return {"head": {"shift": np.float32(self.shift)}}
+
     def predict(self, learned: Arrays, logits: Logits, scale: Scale | None = None) -> Prediction:
         """See `Head`. The conflict is that of the unscaled opinions."""
         log_evidence = self._evidence(learned, logits)
@@ -338,7 +351,9 @@ class EvidentialHead:
     def _evidence(self, learned: Arrays, logits: Logits) -> Logits:
         if self.learned:
             logits = _scaled(logits, learned.trained)
-        shift = logits.mean(-1, keepdims=True) if self.centred else self.shift
+        shift = learned.fixed.get("shift", self.shift)
+        if self.centred:
+            shift = logits.mean(-1, keepdims=True)
         return evidence.from_logits(logits, self.kind, shift=shift)
 
 

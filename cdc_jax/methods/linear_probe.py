@@ -27,7 +27,7 @@ class LinearProbe(Method):
         del key, support
         shape = (1, len(self.class_names), backbone.sizes.embed_width)
         weights = jnp.zeros(shape, jnp.float32)
-        return Learned({"classifier": weights} | self.head.initialize(), {})
+        return Learned({"classifier": weights} | self.head.initialize(), self.head.fixed())
 
     def classes(self, backbone: Backbone, names: Sequence[str], template: Template = "") -> None:
         """Returns None: the weights already belong to the classes."""

@@ -62,7 +62,7 @@ class PromptTuning(Method):
         """See `Method`."""
         del support
         trained = self.prompts.initialize(key, backbone, len(self.class_names))
-        return Learned({"prompts": trained} | self.head.initialize(), {})
+        return Learned({"prompts": trained} | self.head.initialize(), self.head.fixed())
 
     def classes(self, backbone: Backbone, names: Sequence[str], template: Template = "") -> Classes:
         """See `Method`."""
