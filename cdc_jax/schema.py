@@ -309,6 +309,18 @@ def list_of(kind: Kind, least: int = 0, most: int | None = None) -> Kind:
     return Kind(what, read)
 
 
+def items(*kinds: Kind) -> Kind:
+    """A list with one item of each of these kinds, in their order."""
+    what = f"a list of {len(kinds)} items"
+
+    def read(value: Any, key: str) -> list[Any]:
+        if not isinstance(value, list) or len(value) != len(kinds):
+            raise misfit(value, key, what)
+        return [kind.read(value[i], f"{key}[{i}]") for i, kind in enumerate(kinds)]
+
+    return Kind(what, read)
+
+
 def table(kind: Kind, least: int = 0) -> Kind:
     """An object with any keys, whose values are all of one kind."""
     what = f"an object of at least {least} entries" if least else "an object"

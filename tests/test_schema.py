@@ -136,6 +136,11 @@ NAN, INF = float("nan"), float("inf")
         (one_of(3), [3], [4, 3.0, "3"]),
         (one_of(True), [True], [1, False]),
         (list_of(integer(), 2, 2), [[1, 2]], [[1], [1, 2, 3], (1, 2), "12", {"0": 1}, ["a", 1]]),
+        (
+            schema.items(text(), integer()),
+            [["a", 1]],
+            [["a"], ["a", 1, 2], [1, "a"], ("a", 1), "a1"],
+        ),
         (schema.table(integer(), least=1), [{"a": 1}], [{}, [], {"a": "b"}, None]),
         (either(integer(1), list_of(integer(1), 2, 2)), [3, [1, 2]], [0, [1], [1, 0], "3", 3.0]),
         (schema.anything(), [None, 3, [1]], []),

@@ -21,34 +21,50 @@ from flax.traverse_util import flatten_dict
 from cdc_jax import calibration, older_formats, run_folder, schema
 from cdc_jax.escaping import visible, visible_tree
 from cdc_jax.methods import defaults, rows
-from cdc_jax.records import Results, RowRecord, SplitRecord, TaskRecord
+from cdc_jax.records import Results, RowRecord, TaskRecord
 
-_FIGURES = ("images", "accuracy", "ece", "nll", "brier", "auroc", "aurc")
 _NOVELTY = ("novelty", "novelty_probability", "novelty_fpr95")  # of the summary
 _SCORES = ("labels", "predicted", "confidence", "uncertainty")
-_ENTRY = ("split", "end", "file", "label", "predicted", "probability", "uncertainty")
-_SHARE = (str, int | float)  # class, probability
-_OPINION = (*_SHARE, int | float)  # class, probability, uncertainty
 _NOT_CELLS = {"adapted", "checkpoints", "gallery"}
 _REMEDY = "delete its folder and run it again"
 
-_FIGURE = schema.either(schema.number(), schema.one_of(None))
-_LATER = schema.record(  # figures of a split that older releases did not write
-    classes=schema.optional(schema.list_of(schema.text(unicode=False)), []),
-    class_accuracy=schema.optional(schema.list_of(_FIGURE), []),
+_NAME = schema.text(unicode=False)
+_NUMBER = schema.number()
+
+
+def _read_figure(value: Any, key: str) -> float:
+    if not isinstance(value, int | float | None):
+        raise schema.misfit(value, key, "a number or null")
+    return np.nan if value is None else value
+
+
+_FIGURE = schema.Kind("a number or null", _read_figure)
+_FIGURES = ("accuracy", "ece", "nll", "brier", "auroc", "aurc")
+_LATER = (*calibration.FIGURES, "auroc_probability", "auroc_vacuity", "macro_accuracy")
+_SPLIT = schema.record(
+    images=schema.integer(0),
+    template_accuracy=schema.list_of(_FIGURE),
+    **dict.fromkeys(_FIGURES, _FIGURE),
+    # Older releases did not write these.
+    **dict.fromkeys(_LATER, schema.optional(schema.number(0), np.nan)),
+    classes=schema.optional(schema.list_of(_NAME), []),
+    class_accuracy=schema.optional(schema.list_of(schema.either(_NUMBER, schema.one_of(None))), []),
     confusion=schema.optional(schema.list_of(schema.list_of(schema.integer(0), 3, 3)), []),
-    **dict.fromkeys(
-        (*calibration.FIGURES, "auroc_probability", "auroc_vacuity", "macro_accuracy"),
-        schema.optional(schema.number(0)),
-    ),
 )
-_LATER_SPLITS = schema.record(splits=schema.table(_LATER))
-_SQUARE = schema.list_of(schema.list_of(schema.number()))
-_NEAR = schema.record(word=schema.text(), distance=schema.number())
+_SPLITS = schema.record(splits=schema.table(_SPLIT))
+_LINE = schema.record(epoch=schema.anything())
+_SQUARE = schema.list_of(schema.list_of(_NUMBER))
+_NEAR = schema.record(word=schema.text(), distance=_NUMBER)
 _INTERPRETATION = schema.record(
     words=schema.list_of(schema.list_of(schema.list_of(_NEAR))),
     template_cosine=_SQUARE,
     disagreement=_SQUARE,
+)
+_IMAGE = schema.record(
+    **dict.fromkeys(("split", "end", "file", "label", "predicted"), _NAME),
+    uncertainty=_NUMBER,
+    probability=schema.list_of(schema.items(_NAME, _NUMBER)),
+    templates=schema.optional(schema.list_of(schema.items(_NAME, _NUMBER, _NUMBER)), []),
 )
 
 
@@ -59,13 +75,10 @@ class Cell:
     Attributes:
       name: its path below the folder that was searched.
       folder: the same as a path that opens.
-      row: the method.
-      task: what it was run on.
+      row, task, results: the records in results.json.
       choices: the method's settings, keys joined by dots.
-      records: split -> what it is.
-      splits: split -> figures of `evaluate.summarize`; for new classes those
-        about novelty as well. Figures that older releases did not write are NaN or empty.
-      results: everything in results.json.
+      splits: split -> figures of `evaluate.summarize`; for new classes those about novelty as well.
+        Figures that older releases did not write are NaN or empty.
       note: what sets the task apart from the published one, or nothing.
     """
 
@@ -73,20 +86,15 @@ class Cell:
     folder: Path
     row: RowRecord
     task: TaskRecord
-    choices: Mapping[str, Any]
-    records: Mapping[str, SplitRecord]
-    splits: Mapping[str, Mapping[str, Any]]
     results: Results
+    choices: Mapping[str, Any]
+    splits: Mapping[str, Mapping[str, Any]]
     note: str
-
-    def where(self, *groups: str) -> list[str]:
-        """The splits of some groups of classes, in order."""
-        return [name for name, record in self.records.items() if record.group in groups]
 
     @property
     def headline(self) -> list[str]:
         """The splits that stand for all."""
-        return [name for name, record in self.records.items() if record.headline]
+        return [name for name, record in self.results.splits.items() if record.headline]
 
     @functools.cached_property
     def scores(self) -> dict[str, dict[str, np.ndarray]]:
@@ -112,45 +120,29 @@ class Cell:
     @functools.cached_property
     def curve(self) -> list[dict[str, Any]]:
         """The lines of `curve.jsonl`; none where the cell has none."""
-        path = self.folder / "curve.jsonl"
-        lines = read_json(path, lines=True) if path.exists() else []
-        if any("epoch" not in line for line in lines):
-            raise ValueError(f"{path}: a line without an epoch; run that cell again")
-        return lines
+        return self._optional("curve.jsonl", _LINE, lines=True) or []
 
     @functools.cached_property
     def interpretation(self) -> dict[str, Any] | None:
         """The content of `interpretation.json`; None where the cell has none."""
-        path = self.folder / "interpretation.json"
-        if not path.exists():
-            return None
-        content = read_json(path, _INTERPRETATION)
-        for key in ("template_cosine", "disagreement"):
+        content = self._optional("interpretation.json", _INTERPRETATION)
+        for key in ("template_cosine", "disagreement") if content else ():
             if any(len(row) != len(content[key]) for row in content[key]):
+                path = self.folder / "interpretation.json"
                 raise ValueError(f"{path}: {key} must be square, templates by templates")
         return content
 
     @functools.cached_property
     def gallery(self) -> list[dict[str, Any]]:
-        """The entries of `gallery.json`; empty where the cell has none."""
-        path = self.folder / "gallery.json"
-        if not path.exists():
-            return []
-        entries = read_json(path, schema.list_of(schema.table(schema.anything())))
-        for entry in entries:
-            if missing := [key for key in _ENTRY if key not in entry]:
-                raise ValueError(
-                    f"{path}: an image lacks {', '.join(missing)}; run that cell again"
-                )
-            for key, kinds in (("probability", _SHARE), ("templates", _OPINION)):
-                for item in entry.get(key) or ():
-                    fits = isinstance(item, list) and len(item) == len(kinds)
-                    if not fits or not all(map(isinstance, item, kinds)):
-                        raise ValueError(f"{path}: {key} holds {item!r}; run that cell again")
-            self.gallery_path(entry["file"])
-        return entries
+        """The entries of `gallery.json` with the `path` of their images; empty without the file."""
+        entries = self._optional("gallery.json", schema.list_of(_IMAGE)) or []
+        return [entry | {"path": self._image(entry["file"])} for entry in entries]
 
-    def gallery_path(self, name: str) -> Path:
+    def _optional(self, file: str, kind: schema.Kind, lines: bool = False) -> Any:
+        path = self.folder / file
+        return read_json(path, kind, lines) if path.exists() else None
+
+    def _image(self, name: str) -> Path:
         """The path of an image; an entry can't name one outside of the cell."""
         for path in (self.folder / name, self.folder / "gallery" / name):
             if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
@@ -159,14 +151,10 @@ class Cell:
 
 
 def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str]]:
-    """Reads the cells below some folders.
-
-    Args:
-      folders: searched to the bottom, in any order; a cell that is met twice counts once.
+    """Reads the cells below some folders, in any order; a cell that is met twice counts once.
 
     Returns:
-      The cells, ordered by name; the names of the unfinished ones; and the names of the folders in
-      which a cell failed.
+      The cells by name; the names of unfinished ones, and of the folders in which one failed.
 
     Raises:
       ValueError: no finished cell, or a file that is half-written or not a run's; it is named.
@@ -193,12 +181,7 @@ def find(folders: Sequence[Path | str]) -> tuple[list[Cell], list[str], list[str
 
 
 def read_json(path: Path, kind: schema.Kind | None = None, lines: bool = False) -> Any:
-    """The JSON in a file of a run, its texts made visible.
-
-    Args:
-      path: of the file.
-      kind: what it must be; None takes any object.
-      lines: a list of the values of all lines, instead of one value.
+    """The JSON in a file of a run or in each of its `lines`, its texts made visible.
 
     Raises:
       ValueError: damaged, or not of that kind; the message names the file.
@@ -228,27 +211,16 @@ def _read(folder: Path, name: str) -> Cell:
     if row.row in rows.ROWS:
         family = defaults.of_family(rows.ROWS[row.row].family).to_dict()
         choices = flatten_dict(family, sep=".") | choices
-    notes = [task.note, f"{skipped} images can't be used" * bool(skipped)]
-    note = "; ".join(filter(None, notes))
-    splits = _splits(path, results)
-    return Cell(name, folder, row, task, choices, results.splits, splits, results, note)
+    note = "; ".join(filter(None, [task.note, f"{skipped} images can't be used" * bool(skipped)]))
+    return Cell(name, folder, row, task, results, choices, _splits(path, results), note)
 
 
 def _splits(path: Path, results: Results) -> dict[str, dict[str, Any]]:
     """Split -> figures, NaN for null."""
     if not results.figures:
         raise ValueError(f"{path}: splits must name at least one test split, got {{}}")
-    splits = {}
-    content = schema.check({"splits": results.figures}, _LATER_SPLITS, str(path), _REMEDY)
-    for split, figures in content["splits"].items():
-        for key in _FIGURES:
-            value = figures.get(key, "nothing")
-            if not isinstance(value, int | float | None):
-                raise ValueError(
-                    f"{path}: splits.{split}.{key} must be a number, got {value!r}; {_REMEDY}"
-                )
-        if not isinstance(figures.get("template_accuracy"), list):
-            raise ValueError(f"{path}: splits.{split}.template_accuracy must be a list; {_REMEDY}")
+    checked = schema.check({"splits": results.figures}, _SPLITS, str(path), _REMEDY)["splits"]
+    for split, figures in checked.items():
         known = len(figures["classes"])
         largest = max((max(pair) for *pair, _ in figures["confusion"]), default=-1)
         if len(figures["class_accuracy"]) != known or largest >= known:
@@ -256,9 +228,8 @@ def _splits(path: Path, results: Results) -> dict[str, dict[str, Any]]:
                 f"{path}: splits.{split} must have an accuracy for each of its {known} classes, "
                 f"and no other class in its confusion; {_REMEDY}"
             )
-        splits[split] = {k: np.nan if value is None else value for k, value in figures.items()}
         record = results.splits[split]
         for key in _NOVELTY if record.group == "new" else ():
             if (novelty := results.summary.get(f"{key}_{record.suffix}")) is not None:
-                splits[split][key] = novelty
-    return splits
+                figures[key] = novelty
+    return checked

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from cdc_jax.records import INTERVENTION, SplitRecord
 from cdc_jax.report.drawing import Plot, Style, color, label_ends, name_rows, plot, styles
-from cdc_jax.report.families import Family, plural, varying
+from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import averages, over_seeds, primary, runs
 from cdc_jax.report.table import Table, Value
 
@@ -67,14 +67,8 @@ def difference_plot(plots: list[Plot], family: Family, name: str, table: Table) 
 
 def epoch_curves(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """Base and new accuracy after every epoch, the paper's figure 1b; of what kept a curve."""
-    lines = pd.DataFrame(
-        [
-            {"row": row} | line
-            for row, cells in family.rows.items()
-            for cell in cells
-            for line in cell.curve
-        ]
-    )
+    cells = ((row, cell) for row, own in family.rows.items() for cell in own)
+    lines = pd.DataFrame([{"row": row} | line for row, cell in cells for line in cell.curve])
     for condition, where in _CONDITIONS.items():
         if family.splits.get(("base", condition)) not in lines.columns:
             continue
@@ -83,9 +77,8 @@ def epoch_curves(plots: list[Plot], family: Family, looks: Mapping[str, Style], 
         names["condition"] = condition and f", {condition}"
         with plot(plots, "epochs", f"{name}-epochs-{suffix}", 380, **names) as figure:
             for axes, half in zip(figure.subplots(2, sharex=True), ("base", "new"), strict=True):
-                _draw(
-                    axes, _by_epoch(family, lines, family.splits.get((half, condition), "")), looks
-                )
+                split = family.splits.get((half, condition), "")
+                _draw(axes, _by_epoch(family, lines, split), looks)
                 axes.set_ylabel(f"{half} (%)")
                 axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
             axes.set_xlabel("epoch")
@@ -109,24 +102,21 @@ def _by_epoch(
 def ablation_curves(plots: list[Plot], family: Family, name: str) -> None:
     """The primary measure by a number that alone differs among a method's variants, such as M."""
     measure = primary(family)
-    for method in dict.fromkeys(cell.row.row for cell in family.cells):
-        variants = family.of({row: family.rows[row] for row in family.variants(method)})
-        keys = varying(variants.cells)
-        if len(keys) != 1 or len(variants.rows) < 3:
-            continue
+    for method, variants, (key, *others) in family.ablations():
         settings: dict[str, Any] = {
-            row: cells[0].choices.get(keys[0]) for row, cells in variants.rows.items()
+            row: cells[0].choices.get(key) for row, cells in variants.rows.items()
         }
-        if not all(isinstance(x, int | float) for x in settings.values()):
+        numeric = all(isinstance(x, int | float) for x in settings.values())
+        if others or len(settings) < 3 or not numeric:
             continue
         values = averages(runs(variants), variants.datasets, [measure])
         line = {settings[row]: cells[0] for row, cells in values.items()}
-        names: dict[str, Any] = {"key": keys[0], "enough": _ENOUGH, "measure": measure.title}
+        names: dict[str, Any] = {"key": key, "enough": _ENOUGH, "measure": measure.title}
         with plot(plots, "ablation", f"{name}-by-{method}", **names) as figure:
             axes = figure.subplots()
-            _draw(axes, {"": line}, styles([""], "", None))
+            _draw(axes, {"": line}, styles([""], ""))
             axes.set_xticks(sorted(line), [f"{x:g}" for x in sorted(line)])
-            axes.set(xlabel=keys[0], ylabel=f"{measure.title} (%)")
+            axes.set(xlabel=key, ylabel=f"{measure.title} (%)")
 
 
 def _draw(

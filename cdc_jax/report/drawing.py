@@ -19,7 +19,7 @@ import scipy.optimize
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cdc_jax.report.words import capitalized, words
+from cdc_jax.report.words import titled, words
 
 COLORS = {
     "ink": ("#22252b", "#e6e4df"), "muted": ("#6a6f78", "#9a9ea6"), "grid": ("#dcd9d2", "#34383f"),
@@ -37,8 +37,8 @@ _DASHES = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 _NEUTRAL = len([name for name in COLORS if name.startswith("series")]) - 1
 _SETTINGS: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "cdc_jax", "text.parse_math": False,
-    "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11,
-    "xtick.labelsize": 10, "ytick.labelsize": 10,
+    "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "figure.labelsize": 11,
+    "axes.titlelocation": "left", "xtick.labelsize": 10, "ytick.labelsize": 10,
     "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.linewidth": 0.7, "axes.axisbelow": True, "grid.color": _DRAWN["grid"],
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), _DRAWN["muted"]),
@@ -76,7 +76,9 @@ class Style:
         return {"color": self.color, "dashes": self.dashes, "linewidth": self.width}
 
 
-def styles(rows: Sequence[str], reference: str | None, neutral: str | None) -> dict[str, Style]:
+def styles(
+    rows: Sequence[str], reference: str | None, neutral: str | None = None
+) -> dict[str, Style]:
     """A style for each row: the reference stands out, one (zero-shot) is grey."""
     special = {
         neutral: Style(color(f"series-{_NEUTRAL}"), _MARKERS[1], (1.5, 1.5), 1.4),
@@ -99,10 +101,9 @@ def plot(
 
     Args:
       plots: to be extended.
-      kind: of plot; `words.toml` has its title, its caption and the label that is read aloud.
+      kind: of plot; `words.toml` has its texts, into which the other names go.
       name: unique on the page; begins every id.
-      height: of the figure in CSS pixels.
-      **names: for the words.
+      height: in CSS pixels.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the reader's own matplotlibrc says
@@ -111,10 +112,8 @@ def plot(
         yield figure
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    title, caption, label = (
-        words("plots", kind, k, **names) for k in ("title", "caption", "label")
-    )
-    plots.append(Plot(name, title, capitalized(caption), _svg(out.getvalue(), name, label)))
+    drawing = _svg(out.getvalue(), name, words("plots", kind, "label", **names))
+    plots.append(Plot(name, *titled("plots", kind, **names), drawing))
 
 
 def _svg(text: str, name: str, label: str) -> ET.Element:
@@ -157,8 +156,7 @@ def label_ends(
     axes: Axes, ends: Mapping[str, tuple[float, float]], looks: Mapping[str, Style]
 ) -> None:
     """Writes each line's name beside its last point (x, y), apart from one another."""
-    names = sorted(ends, key=lambda name: (ends[name][1], name))
-    if not names:
+    if not (names := sorted(ends, key=lambda name: (ends[name][1], name))):
         return
     low, high = axes.get_ylim()
     height = axes.bbox.height / axes.figure.dpi * 72
@@ -191,10 +189,10 @@ def panels(
     for axes in flat[max(len(names) - 2, 0) : len(names)]:
         axes.xaxis.set_tick_params(labelbottom=True)
     for axes, name in zip(flat, names, strict=False):
-        axes.set_title(name, loc="left", fontsize=10.5)
+        axes.set_title(name, fontsize=10.5)
         yield name, axes
-    figure.supxlabel(x, fontsize=11)
-    figure.supylabel(y, fontsize=11)
+    figure.supxlabel(x)
+    figure.supylabel(y)
 
 
 def name_rows(axes: Axes, names: Sequence[str], top: float = -0.5) -> None:

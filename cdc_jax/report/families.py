@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cdc_jax.methods.rows import ROWS
@@ -25,6 +25,8 @@ DATASETS = (
 )  # fmt: skip
 """The order of rows and columns: the papers'. Others follow, by name."""
 
+_REFERENCE = next(name for name, row in ROWS.items() if row.role == "reference")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
@@ -36,11 +38,9 @@ class Family:
       protocol: of `PROTOCOLS`.
       title: what distinguishes it from the other families of a report.
       name: its protocol, numbered where there are several; begins the names of its files.
-      datasets: in order.
-      shots: ascending.
-      rows: title -> its cells, in order: a method, or a method with the settings in which it
-        differs from the published row; without a published row, the settings in which its cells on
-        the same task differ.
+      datasets, shots: in order.
+      rows: title -> its cells, in order: a method with the settings in which it differs from the
+        published row; without a published row, in which its cells on the same task differ.
       reference: title of the row that the others are compared with, or None.
     """
 
@@ -65,7 +65,7 @@ class Family:
     @functools.cached_property
     def splits(self) -> dict[tuple[str, str], str]:
         """Group of classes and condition -> the test split."""
-        records = [item for cell in self.cells for item in cell.records.items()]
+        records = [item for cell in self.cells for item in cell.results.splits.items()]
         return {(record.group, record.condition): split for split, record in records}
 
     @property
@@ -108,17 +108,19 @@ class Family:
 
     def published(self, method: str) -> str | None:
         """A method's row with its published settings: one of its variants, or its only row."""
-        rows = self.variants(method)
-        if len(rows) == 1 or title_of(method) in rows:
-            return rows[0] if len(rows) == 1 else title_of(method)
-        return None
+        rows, title = self.variants(method), title_of(method)
+        return rows[0] if len(rows) == 1 else title if title in rows else None
 
-    def named(self, reference: str) -> str | None:
+    def named(self, reference: str | None) -> str | None:
         """The row that a method's name, or a row's title, means; None where there is none.
+
+        Without a name it is the row whose role that is.
 
         Raises:
           ValueError: several variants of the method, none of which is the published one.
         """
+        if reference is None:
+            return self.published(_REFERENCE)
         if reference in self.rows:
             return reference
         row = self.published(reference)
@@ -126,11 +128,21 @@ class Family:
             raise ValueError(f"reference {reference!r} could be each of {'; '.join(variants)}")
         return row
 
+    def ablations(self) -> Iterator[tuple[str, "Family", list[str]]]:
+        """Methods with several variants on a task, their cells there and what settings differ."""
+        for method in dict.fromkeys(cell.row.row for cell in self.cells):
+            rows = {row: self.rows[row] for row in self.variants(method)}
+            count = Counter(d for cells in rows.values() for d in {c.task.dataset for c in cells})
+            rows = {r: [c for c in own if count[c.task.dataset] > 1] for r, own in rows.items()}
+            if rows := {row: cells for row, cells in rows.items() if cells}:
+                variants = self.of(rows)
+                yield method, variants, varying(variants.cells)
+
     def main(self) -> "Family":
         """The family without the rows that only ablations show.
 
-        Of a method's variants, the published one remains, and the reference; all of them where
-        none is the published one. One that remains alone is called by the method's name.
+        Of a method's variants, the published one and the reference remain, or all of them. One
+        that remains alone is called by the method's name.
         """
         kept = {
             row: cells
@@ -156,7 +168,8 @@ def arrange(cells: Sequence[Cell]) -> list[Family]:
     groups: dict[Any, list[Cell]] = defaultdict(list)
     for cell in cells:
         # A linear probe of the source's classes can be tested in other domains, on no new classes.
-        tested = tuple(sorted(cell.where("all", "base", "target")))
+        records = cell.results.splits
+        tested = tuple(sorted(split for split in records if records[split].group != "new"))
         targets = (cell.task.dataset, *tested) if cell.task.protocol == "transfer" else ()
         settings = tuple(sorted(cell.task.settings.items()))
         groups[cell.task.protocol, cell.task.heading, settings, targets].append(cell)
@@ -214,10 +227,9 @@ def _family_title(settings: Mapping[str, Any], siblings: Sequence[Mapping[str, A
 
 def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     methods = {cell.row.row for cell in cells}
-    rows: dict[str, list[Cell]] = {}
-    for method in (*filter(methods.__contains__, ROWS), *sorted(methods - set(ROWS))):
-        rows |= _variants(method, [cell for cell in cells if cell.row.row == method])
-    return rows
+    ordered = (*filter(methods.__contains__, ROWS), *sorted(methods - set(ROWS)))
+    each = (_variants(method, [c for c in cells if c.row.row == method]) for method in ordered)
+    return {title: variant for variants in each for title, variant in variants.items()}
 
 
 def _variants(method: str, cells: Sequence[Cell]) -> dict[str, list[Cell]]:

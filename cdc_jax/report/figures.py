@@ -37,13 +37,9 @@ def long_table(rows: Mapping[str, Sequence[Cell]]) -> pd.DataFrame:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measure(Column):
-    """A column that is computed from figures: their mean over splits.
+    """A column of a figure: its mean over some splits, or the harmonic mean over two.
 
-    Attributes:
-      splits: of the figures.
-      figure: the figure's name.
-      harmonic: the harmonic mean of two splits instead.
-      bounds: the least and the greatest possible value.
+    Its intervals end at the `bounds`, the least and the greatest possible value.
     """
 
     splits: Sequence[str]
@@ -74,12 +70,7 @@ def primary(family: Family) -> Measure:
 
 
 def calibration(family: Family, *figures: str) -> list[Measure]:
-    """Figures of the predictions' trustworthiness, averaged over the headline splits.
-
-    Args:
-      family: of the cells.
-      *figures: which; all of them without any.
-    """
+    """Figures of the predictions' trustworthiness (all or some), over the headline splits."""
     new = [split for (group, _), split in family.splits.items() if group == "new"]
     over = {"novelty": [split for split in family.headline if split in new]}
     return [
@@ -121,11 +112,12 @@ def _base_new(family: Family) -> list[Measure]:
         for condition in conditions
         if (half, condition) in splits
     ]
-    pairs = {c: [splits.get((half, c), "") for half in ("base", "new")] for c in conditions}
     means = [
-        Measure(title, digits, splits=pairs[condition], harmonic=True)
-        for condition, title in ((INTERVENTION, "H_int"), ("iid", "H"), ("", "H"))
-        if condition in conditions
+        Measure(
+            title, digits, splits=[splits.get((h, c), "") for h in ("base", "new")], harmonic=True
+        )
+        for c, title in ((INTERVENTION, "H_int"), ("iid", "H"), ("", "H"))
+        if c in conditions
     ]
     return accuracies + means if alone else means + accuracies
 
@@ -151,14 +143,8 @@ def shared(figures: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
 def averages(
     figures: pd.DataFrame, datasets: Sequence[str], columns: Sequence[Measure]
 ) -> dict[str, list[Value | None]]:
-    """Row -> a value a measure: over seeds, of one dataset or of the average over several.
-
-    Args:
-      figures: see `runs`.
-      datasets: what is averaged; a seed that lacks one of them doesn't count.
-      columns: the measures.
-    """
-    # A sum is NaN unless every dataset has the figure.
+    """Row -> a value a measure: over the seeds of one dataset, or of the average over several."""
+    # A sum is NaN unless every dataset has the figure: a seed that lacks one doesn't count.
     sums = _on(figures, datasets).groupby(["row", "seed"], sort=False).sum(min_count=len(datasets))
     by_seed = sums / len(datasets)
     seeds = _measured(by_seed, columns)
@@ -206,7 +192,6 @@ def _on(figures: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
 
 
 def _measured(figures: pd.DataFrame, columns: Sequence[Measure]) -> pd.DataFrame:
-    """A column a measure."""
     return pd.DataFrame({c: measure.of(figures) for c, measure in enumerate(columns)})
 
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cdc_jax import writing
-from cdc_jax.methods.rows import ROWS
 from cdc_jax.report import request
-from cdc_jax.report.cells import Cell, find
+from cdc_jax.report.cells import find
 from cdc_jax.report.classes import accuracy_csv, confusion_csv
 from cdc_jax.report.drawing import standalone
 from cdc_jax.report.families import Family, arrange
@@ -17,18 +16,14 @@ from cdc_jax.report.request import FORMATS
 from cdc_jax.report.table import Table
 from cdc_jax.report.tables import family_tables
 
-_DEFAULT_REFERENCE = next(name for name, row in ROWS.items() if row.role == "reference")
 _DRAWN_FROM = ("curve", "interpretation", "gallery", "scores")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a report holds.
+    """Tables, files (path below the report's folder -> content), and what is `missing`.
 
-    Attributes:
-      tables: in order.
-      files: path below the report's folder -> content.
-      missing: sentences about cells that failed or haven't finished, and so are in no table.
+    The latter are sentences about cells that failed or haven't finished, and so are in no table.
     """
 
     tables: Sequence[Table]
@@ -71,7 +66,13 @@ def make(
         for cell in cells:
             for optional in _DRAWN_FROM:
                 getattr(cell, optional)
-    families = _compared(cells, reference)
+    families = arrange(cells)
+    named = [family.named(reference) for family in families]
+    if reference is not None and not any(named):
+        methods = ", ".join(sorted({cell.row.row for cell in cells}))
+        raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
+    pairs = zip(families, named, strict=True)
+    families = [dataclasses.replace(family, reference=row) for family, row in pairs]
     tables = {family.name: family_tables(family) for family in families}
     files = _table_files(tables, formats) | _class_files(families, formats)
     parts = [part(family, tables[family.name]) for family in families if drawn]
@@ -89,20 +90,6 @@ def write(report: Report, out: Path | str) -> None:
         path = Path(out).expanduser() / name
         path.parent.mkdir(parents=True, exist_ok=True)
         writing.write_text(path, content)
-
-
-def _compared(cells: Sequence[Cell], reference: str | None) -> list[Family]:
-    """The cells' families with the reference of each."""
-    families = arrange(cells)
-    rows = [
-        family.named(reference) if reference else family.published(_DEFAULT_REFERENCE)
-        for family in families
-    ]
-    if reference is not None and not any(rows):
-        methods = ", ".join(sorted({cell.row.row for cell in cells}))
-        raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
-    pairs = zip(families, rows, strict=True)
-    return [dataclasses.replace(family, reference=row) for family, row in pairs]
 
 
 def _class_files(families: Sequence[Family], formats: Sequence[str]) -> dict[str, str]:
@@ -123,8 +110,10 @@ def _table_files(tables: Mapping[str, Sequence[Table]], formats: Sequence[str]) 
         files = {"tables.md": markdown([table for _, table in each])}
         if short := overview(tables.values()):
             files["overview.md"] = short
-    for kind, suffix, render in (("csv", "csv", comma_separated), ("latex", "tex", latex)):
-        for family, table in each if kind in formats else ():
-            shots = f"-{table.shots}shot" if table.shots else ""
-            files[f"tables/{family}-{table.name}{shots}.{suffix}"] = render(table)
+    for family, table in each:
+        name = f"tables/{family}-{table.name}" + (f"-{table.shots}shot" if table.shots else "")
+        if "csv" in formats:
+            files[f"{name}.csv"] = comma_separated(table)
+        if "latex" in formats:
+            files[f"{name}.tex"] = latex(table)
     return files

@@ -3,14 +3,13 @@
 Text formats are Jinja2 templates in this folder, whose environment escapes every name.
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
 import markupsafe
+import pandas as pd
 
 from cdc_jax.escaping import spreadsheet_cell
 from cdc_jax.report.table import Row, Shown, Table, Value, joined, shown
@@ -29,12 +28,7 @@ _MARKDOWN = str.maketrans({c: "\\" + c for c in "\\|`*_[]<>&"} | {"\n": " "})
 
 
 def environment(escapes: Mapping[int, str] | None = None, **syntax: Any) -> jinja2.Environment:
-    """Templates in which whatever is filled in is text.
-
-    Args:
-      escapes: character -> what stands for it; None for HTML's.
-      **syntax: delimiters other than Jinja2's own.
-    """
+    """Templates in which whatever is filled in is text, escaped by a table or else as HTML."""
 
     def finalize(value: Any) -> Any:
         if escapes is None or isinstance(value, markupsafe.Markup):
@@ -63,15 +57,9 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def overview(families: Iterable[Sequence[Table]]) -> str:
-    """The means of every dataset, beside the reference's paired difference to each row.
+    """What a README has room for: means, beside the reference's paired difference to each row.
 
-    This is what a README has room for.
-
-    Args:
-      families: the tables of each family.
-
-    Returns:
-      Markdown; nothing without tables of accuracies.
+    It is Markdown of the tables of each family, and empty without tables of accuracies.
     """
     overviews = [
         (table, *_beside(tables, table.shots))
@@ -84,10 +72,7 @@ def overview(families: Iterable[Sequence[Table]]) -> str:
 
 
 def _beside(tables: Sequence[Table], shots: int | None) -> tuple[str, dict[tuple[str, str], str]]:
-    """Title of the column of differences, and group and row -> difference with its interval.
-
-    The difference is in H_int, H or the average, if there is one.
-    """
+    """Title of the differences in H_int, H or the average, and (group, row) -> difference."""
     for table in tables:
         if (table.name, table.shots) == ("differences", shots):
             c = table.column("H_int", "H", "average") or 0
@@ -106,40 +91,36 @@ def comma_separated(table: Table) -> str:
 
     Texts are such that no spreadsheet runs them, see `spreadsheet_cell`.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    lines = [
+        (group, row.title, column.title, cell, row.source)
+        for group, rows in table.groups
+        for row in rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+        if cell is not None
+    ]
+    lines += [("", "", "note", note, "") for note in table.notes]
     names = ["column", "mean", "sd", "low", "high", "n", "text", "source"]
-    writer.writerow(map(spreadsheet_cell, (table.group_head, table.head, *names)))
-    for group, rows in table.groups:
-        for row in rows:
-            for column, cell in zip(table.columns, row.cells, strict=True):
-                if cell is not None:
-                    titles = map(spreadsheet_cell, (group, row.title, column.title))
-                    writer.writerow([*titles, *_figures(cell), spreadsheet_cell(row.source)])
-    for note in table.notes:
-        writer.writerow(["", "", "note", *[""] * 5, spreadsheet_cell(note), ""])
-    return out.getvalue()
+    figures = pd.DataFrame(
+        [(*titles, *_figures(cell), source) for *titles, cell, source in lines],
+        columns=list(map(spreadsheet_cell, (table.group_head, table.head, *names))),
+    )
+    texts = figures.map(lambda x: spreadsheet_cell(x) if isinstance(x, str) else x)
+    return texts.to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
 
-def _figures(cell: Value | str) -> list[str]:
+def _figures(cell: Value | str) -> tuple[float | str, ...]:
     """Mean, sd, low, high, n and text."""
     if isinstance(cell, str):
-        return [*[""] * 5, spreadsheet_cell(cell)]
-    figures = (cell.mean, cell.sd, cell.low, cell.high)
-    texts = ["" if math.isnan(x) else f"{x:.6f}" for x in figures]
-    return [*texts, str(cell.n or ""), ""]
+        return (*[math.nan] * 4, "", cell)
+    return cell.mean, cell.sd, cell.low, cell.high, str(cell.n or ""), ""
 
 
 def latex(table: Table) -> str:
-    """`table` environments; they need the packages booktabs and graphicx.
-
-    As many groups in one as a page holds; no wider than the text.
-    """
-    pages: list[list[tuple[str, list[tuple[Row, list[Shown]]]]]] = [[]]
-    used = 0
+    """`table` environments of a page each; they need the packages booktabs and graphicx."""
+    pages, used = list[list[tuple[str, list[tuple[Row, list[Shown]]]]]](), _PAGE
     for group, rows in shown(table):
         lines = len(rows) + 1 + bool(group)
-        if pages[-1] and used + lines > _PAGE:
+        if not pages or used + lines > _PAGE:
             pages.append([])
             used = 0
         pages[-1].append((group, rows))

@@ -47,9 +47,8 @@ _VERDICTS = {
 class Gallery:
     """The images of a cell and the words near its learned vectors.
 
-    `images` has the entries at each end of a gallery (a key of its captions), `words` the nearest
-    words for every template and vector. The title is the row's, with dataset and shots if there
-    are several.
+    `images` has the entries at each end of a gallery (a key of its captions). The title is the
+    row's, with dataset and shots if there are several.
     """
 
     row: str
@@ -61,14 +60,9 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A family with what is shown of it.
+    """A family, without what only ablations show, and what is shown of it.
 
-    Attributes:
-      family: its cells, without what only ablations show.
-      tables: in order.
-      general: plots of all its tasks together.
-      plots: (task, plots) at its most shots, in order.
-      galleries: of the same.
+    `general` are plots of all its tasks together, `plots` (task, plots) at the most shots.
     """
 
     family: Family
@@ -113,7 +107,7 @@ def part(family: Family, tables: Sequence[Table]) -> Part:
     main, by_name = family.main(), {(table.name, table.shots): table for table in tables}
     rows = sorted(main.rows, key=lambda row: row != main.reference)  # the reference first
     zero_shot = [row for row, cells in main.rows.items() if cells[0].row.role == "zero-shot"]
-    looks = styles(rows, main.reference, next(iter(zero_shot), None))
+    looks = styles(rows, main.reference, *zero_shot[:1])
     general: list[Plot] = []
     if table := by_name.get(("differences", family.shots[-1])):
         difference_plot(general, main, family.name, table)
@@ -122,17 +116,16 @@ def part(family: Family, tables: Sequence[Table]) -> Part:
     plots, galleries = [], list[Gallery]()
     for d, dataset in enumerate(family.datasets):
         shots = family.at(dataset=dataset).shots[-1]
-        here = main.at(dataset=dataset, shots=shots)
+        here, name = main.at(dataset=dataset, shots=shots), f"{family.name}-{d}"
         drawn: list[Plot] = []
-        ablation_curves(drawn, family.at(dataset=dataset, shots=shots), f"{family.name}-{d}")
+        ablation_curves(drawn, family.at(dataset=dataset, shots=shots), name)
         for draw in _TASK_PLOTS if here.rows else ():
-            draw(drawn, here, looks, f"{family.name}-{d}")
+            draw(drawn, here, looks, name)
         several = (len(family.datasets) > 1, len(family.shots) > 1)
         place = ", ".join(itertools.compress((dataset, plural(shots)), several))
         plots.append((place, drawn))
         order = sorted(reversed(list(here.rows)), key=lambda row: row != main.reference)
-        titles = {row: joined(row, place, by=", ") for row in order}
-        each = (_gallery(cell, row, titles[row]) for row in order for cell in here.rows[row])
+        each = (_gallery(cell, row, place) for row in order for cell in here.rows[row])
         galleries += itertools.islice(filter(None, each), 1)
     return Part(main, tables, general, plots, galleries)
 
@@ -153,17 +146,17 @@ def page(parts: Sequence[Part], cells: Sequence[Cell], missing: Sequence[str]) -
     )
 
 
-def _gallery(cell: Cell, row: str, title: str) -> Gallery | None:
+def _gallery(cell: Cell, row: str, place: str) -> Gallery | None:
     """The gallery of a row's cell; None without images and words."""
     images: dict[str, list[dict[str, Any]]] = {end: [] for end in words("galleries", "ends")}
     for entry in cell.gallery:
         if entry["end"] in images and entry["split"] in cell.headline:
-            image, size = _image(cell.gallery_path(entry["file"]))
+            image, size = _image(entry["path"])
             images[entry["end"]].append(entry | {"image": image, "size": size})
     near = (cell.interpretation or {"words": []})["words"]
     if not near and not any(images.values()):
         return None
-    return Gallery(row, title, cell.task.seed, images, near)
+    return Gallery(row, joined(row, place, by=", "), cell.task.seed, images, near)
 
 
 def _image(path: Path) -> tuple[str, str]:

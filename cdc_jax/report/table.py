@@ -160,10 +160,9 @@ def number(value: float, digits: int, signed: bool = False) -> str:
 
 
 def _best(table: Table, rows: tuple[Row, ...]) -> set[tuple[int, int]]:
-    """Positions (row, column) in a group of what stands out.
+    """Positions (row, column) of the best means among measured rows of the most seeds.
 
-    The best mean of each column among the measured rows, of those over the most seeds; in a table
-    of differences every one whose interval leaves 0 out.
+    In a table of differences, they are those of intervals that leave 0 out.
     """
     positions: set[tuple[int, int]] = set()
     for c, column in enumerate(table.columns):

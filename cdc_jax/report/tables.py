@@ -6,7 +6,6 @@ of shots, except `by_shots`. A table without values is left out.
 
 import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,11 +14,11 @@ import pandas as pd
 
 from cdc_jax.calibration import DELTA, LEVEL, RISK
 from cdc_jax.report import figures
-from cdc_jax.report.families import Family, plural, title_of, varying
+from cdc_jax.report.families import Family, plural, title_of
 from cdc_jax.report.figures import Measure, calibration, measures, over_seeds, primary
 from cdc_jax.report.published import published_rows
 from cdc_jax.report.table import Column, Row, Table, Value, joined
-from cdc_jax.report.words import capitalized, words
+from cdc_jax.report.words import titled
 
 Groups: TypeAlias = Sequence[tuple[str, Sequence[Row]]]
 Cells: TypeAlias = Mapping[str, Sequence[Value | None]]
@@ -97,8 +96,7 @@ def differences(family: Family, kind: str = "differences", name: str = "") -> li
 def shares(family: Family) -> list[Table]:
     """The share of the way from zero-shot to an upper bound that each method goes.
 
-    An upper bound with visual prompts is one for the methods with visual prompts, another for the
-    others.
+    Methods with visual prompts are compared with an upper bound that has them, too.
     """
     rows = {row: cells[0].row for row, cells in family.rows.items()}
     start = next((row for row, record in rows.items() if record.role == "zero-shot"), None)
@@ -162,21 +160,12 @@ def templates(family: Family) -> list[Table]:
 
 
 def ablations(family: Family, shots: int) -> list[Table]:
-    """For each method with several variants, the settings that differ and what they give.
-
-    Beside that of the reference, its paired differences to its variants.
-    """
-    part = family.at(shots=shots)
+    """For each method with several variants, what they give, and paired differences to them."""
     tables = []
-    for method in dict.fromkeys(cell.row.row for cell in part.cells):
-        rows = {row: part.rows[row] for row in part.variants(method)}
-        count = Counter(d for cells in rows.values() for d in {c.task.dataset for c in cells})
-        rows = {r: [c for c in own if count[c.task.dataset] > 1] for r, own in rows.items()}
-        variants = part.of({row: cells for row, cells in rows.items() if cells})
-        if variants.rows:
-            tables += _ablation(variants, method)
+    for method, variants, keys in family.at(shots=shots).ablations():
+        tables += _ablation(variants, method, keys)
         # Without a published variant, the main tables show and compare all of them.
-        if variants.rows and family.published(method):
+        if family.published(method):
             name = f"ablation-{method}-differences"
             tables += differences(variants, "ablation_differences", name)
     return tables
@@ -193,7 +182,7 @@ def _table(
 ) -> list[Table]:  # fmt: skip
     """A table without its empty columns and groups; none without values.
 
-    Its name is that of its kind, if none is given. The names are for the words of the kind.
+    It is called by its kind if no name is given. The other names are for the kind's words.
     """
     filled = {c for _, rows in groups for row in rows for c, cell in enumerate(row.cells) if cell}
     if not filled:
@@ -204,7 +193,7 @@ def _table(
         cells = (*row.cells, *[None] * len(columns))
         return dataclasses.replace(row, cells=tuple(cells[c] for c in kept))
 
-    title, caption = (capitalized(words("tables", kind, k, **names)) for k in ("title", "caption"))
+    title, caption = titled("tables", kind, **names)
     abouts = "; ".join(f"{columns[c].title}: {columns[c].about}" for c in kept if columns[c].about)
     dataset = family.datasets[0] if len(family.datasets) == 1 else ""
     shots = family.shots[0] if len(family.shots) == 1 else None
@@ -264,10 +253,7 @@ def _across(family: Family, columns: Sequence[Cells]) -> list[Row]:
 def _shares(
     runs: pd.DataFrame, datasets: Sequence[str], columns: Sequence[Measure], *rows: str
 ) -> tuple[Value | None, ...]:
-    """Of zero-shot, an oracle and a method the share, of the first two alone the room in points.
-
-    They are figures of means, which have no interval.
-    """
+    """Of zero-shot, an oracle and a method the share, of the first two alone the room in points."""
     cells = figures.averages(figures.shared(runs, rows), datasets, columns)
     values = [cells.get(row, [None] * len(columns)) for row in rows]
     start, end, *method = np.array([[v.mean if v else np.nan for v in own] for own in values])
@@ -292,9 +278,8 @@ def _template_rows(family: Family) -> list[Row]:
     return rows
 
 
-def _ablation(family: Family, method: str) -> list[Table]:
+def _ablation(family: Family, method: str, keys: Sequence[str]) -> list[Table]:
     """What the settings in which a method's variants differ give."""
-    keys = varying(family.cells)
     measured = measures(family) + calibration(family, "ece", "auroc")
     groups = _groups(family, measured)
     for _, rows in groups:

@@ -1,6 +1,7 @@
 """Plots of the templates: each alone beside the fused prediction, and how alike they are."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,21 +48,15 @@ def template_accuracy(
 
 def template_maps(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """How alike templates are: cosine of class features, and disagreement of choices."""
-    maps = {
-        row: [content for cell in cells if (content := cell.interpretation)]
-        for row, cells in family.rows.items()
-    }
-    several = {
-        row: own for row, contents in maps.items()
-        if (own := [content for content in contents if len(content["template_cosine"]) > 1])
-    }  # fmt: skip
-    for i, (row, contents) in enumerate(several.items()):
+    each = ((row, cell.interpretation) for row, cells in family.rows.items() for cell in cells)
+    maps: dict[str, list[Any]] = {}
+    for row, content in each:
+        if content and len(content["template_cosine"]) > 1:
+            maps.setdefault(row, []).append((content["template_cosine"], content["disagreement"]))
+    for i, (row, seeds) in enumerate(maps.items()):
         with plot(plots, "maps", f"{name}-maps{i}", 225, row=row) as figure:
             left, right = figure.subplots(1, 2)
-            cosine, disagreement = (
-                np.mean([content[key] for content in contents], axis=0)
-                for key in ("template_cosine", "disagreement")
-            )
+            cosine, disagreement = np.mean(seeds, axis=0)
             _map(left, "cosine", cosine, 2)
             _map(right, "disagreement (%)", 100 * disagreement, 1)
 
@@ -87,4 +82,4 @@ def _map(axes: Axes, title: str, values: np.ndarray, digits: int) -> None:
             j + 0.5, i + 0.5, f"{values[i, j]:.{digits}f}", ha="center", va="center",
             fontsize=9.5 if n <= 4 else 6.5, color="#111111" if light else "#ffffff",
         )  # fmt: skip
-    axes.set_title(title, loc="left")
+    axes.set_title(title)

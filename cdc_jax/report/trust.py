@@ -22,24 +22,16 @@ def _scores(family: Family) -> dict[str, pd.DataFrame]:
 
     Of the rows that have scores, and of the splits that stand for all.
     """
-    rows = {
-        row: [
-            pd.DataFrame(
-                {
-                    "confidence": arrays["confidence"].astype(np.float64),
-                    "uncertainty": arrays["uncertainty"].astype(np.float64),
-                    "correct": arrays["labels"] == arrays["predicted"],
-                    "group": cell.records[split].group,
-                    "seed": cell.task.seed,
-                }
-            )
-            for cell in cells
-            for split, arrays in cell.scores.items()
-            if split in cell.headline
-        ]
-        for row, cells in family.rows.items()
-    }
-    return {row: pd.concat(own, ignore_index=True) for row, own in rows.items() if own}
+    rows: dict[str, list[pd.DataFrame]] = {}
+    for row, cells in family.rows.items():
+        for cell, split in ((c, split) for c in cells for split in c.scores if split in c.headline):
+            images = pd.DataFrame(cell.scores[split])
+            images = images.astype({"confidence": np.float64, "uncertainty": np.float64})
+            images["correct"] = images.labels == images.predicted
+            images["group"] = cell.results.splits[split].group
+            images["seed"] = cell.task.seed
+            rows.setdefault(row, []).append(images)
+    return {row: pd.concat(own, ignore_index=True) for row, own in rows.items()}
 
 
 def _panels(family: Family, looks: Mapping[str, Style]) -> dict[str, pd.DataFrame]:

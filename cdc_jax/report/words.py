@@ -12,9 +12,11 @@ def words(*keys: str, **names: Any) -> Any:
     return value.format(**names) if isinstance(value, str) else value
 
 
-def capitalized(text: str) -> str:
-    """The text as a heading or a sentence."""
-    return text[:1].upper() + text[1:]
+def titled(*keys: str, **names: Any) -> tuple[str, str]:
+    """The title and the caption under some keys, each with a capital."""
+    texts = (words(*keys, key, **names) for key in ("title", "caption"))
+    title, caption = (text[:1].upper() + text[1:] for text in texts)
+    return title, caption
 
 
 @functools.cache
