@@ -25,8 +25,9 @@ from cdc_jax.wording import Template
 
 PyTree = Any
 Logits = Float[Array, "batch templates classes"]
-Text = Float[Array, "templates *image classes embed"]
-"""Class features. The axis over images exists if the method's text depends on the image."""
+Text = Float[Array, "templates *image classes width"]
+"""Class features. The axis over images exists if the method's text depends on the image. A method
+with `logits` of its own may have columns beside the embedding."""
 
 SCALE_DEVIATION = 0.5
 """Standard deviation of the prior on the log of a scale. ECE changes little from 0.35 to 1
