@@ -298,6 +298,22 @@ def test_texts_are_shuffled_in_each_of_their_epochs():
     assert set(np.asarray(strong_probes.shuffled(3, 7, 3, 4)).tolist()) == {0, 1, 2}
 
 
+def test_the_rates_of_the_cross_modal_probe():
+    """As the authors' scheduler: 1e-5, then k / 50 of the rate, then a cosine of 12,800 steps."""
+    config = methods.configure("cross_modal_probe").config.optimizer
+    with config.unlocked():
+        config.weight_decay = 0.0
+    update, p = optimizer.make(config, 7), jnp.zeros(())
+    state, moves = update.init(p), []
+    for _ in range(53):  # Adam moves by the rate while the gradient stays the same
+        move, state = update.update(jnp.ones(()), state, p)
+        moves.append(-float(move))
+    cosine = [0.001 * 0.5 * (1 + np.cos(np.pi * k / 12_800)) for k in range(3)]
+    rates = [1e-5, *(0.001 * k / 50 for k in range(1, 50)), *cosine]
+    np.testing.assert_allclose(moves, rates, rtol=1e-4)
+    assert optimizer.steps(config, 7) == 12_800
+
+
 # ---- Choices on validation images
 
 

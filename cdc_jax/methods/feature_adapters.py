@@ -120,7 +120,7 @@ class ClipAdapter(FeatureMethod):
         self,
         backbone: Backbone,
         learned: Learned,
-        classes: Classes,
+        classes: Classes | None,
         image: Float[Array, "templates_or_1 batch embed"],
         text: Text | None = None,
     ) -> Forward:
