@@ -29,6 +29,7 @@ from cdc_jax import (
     views,
 )  # fmt: skip
 from cdc_jax.methods import strong_probes
+from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.tasks.batches import TrainingBatches
 
 TEMPLATES = "a {}.|the {}."
@@ -53,6 +54,10 @@ def stored():
 class Encoder(backbone.Backbone):
     """A backbone that knows raw features of some texts."""
 
+    preprocessing = Preprocessing(4)
+    mean = std = (0.5, 0.5, 0.5)
+    dtype, profile, logit_bias = "float32", "", 0.0
+
     def __init__(self, width, texts=None, scale=20.0):
         self.width, self.texts, self.scale = width, texts, scale
 
@@ -63,10 +68,6 @@ class Encoder(backbone.Backbone):
     @property
     def logit_scale(self):
         return jnp.asarray(self.scale)
-
-    @property
-    def logit_bias(self):
-        return 0.0
 
     def encode_texts(self, texts, raw=False):
         places = [text.removesuffix(".").split(" ") for text in texts]
