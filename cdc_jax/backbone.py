@@ -53,7 +53,8 @@ class Backbone(Protocol):
     """A frozen dual encoder.
 
     It is a pytree whose leaves are the weights. Jitted functions take it as an argument, so that
-    weights never become constants of a program. All features are L2-normalised float32.
+    weights never become constants of a program. All features are float32. They are L2-normalised
+    unless the caller asks for raw features.
 
     Prompts are arrays (layers, prompt, width): row 0 is part of the first block's input, row j
     replaces the tokens at the same positions before block `at[j]`, which is j unless given.
@@ -112,11 +113,12 @@ class Backbone(Protocol):
         pixels: Float[Array, "batch rows columns 3"],
         prompts: Float[Array, "layers prompt width"] | None = None,
         at: tuple[int, ...] | None = None,
+        raw: bool = False,
     ) -> Float[Array, "batch embed"]:
-        """Features of normalised pixels; prompts stand after the patches."""
+        """Features of normalised pixels; prompts stand after the patches. Raw ones have norms."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> Float[Array, "texts embed"]:
+    def encode_texts(self, texts: Sequence[str], raw: bool = False) -> Float[Array, "texts embed"]:
         """Features of whole texts.
 
         Raises:

@@ -1,9 +1,10 @@
 """Thresholds of `predict` for a level of sets, a risk or a rate of false alarms.
 
-No method trains on the validation images of a run. The run predicts them, and keeps four numbers of
-each image beside the adapted model. The user can therefore ask for any level later, without the
-images. `trust` computes the thresholds. Sets and the risk use the fused probability, and unknown
-images use `Prediction.novelty`.
+No method trains on the validation images of a run. A method that chooses on them does not choose on
+the images that are used here, see `selection`. The run predicts these images, and keeps four
+numbers of each image beside the adapted model. The user can therefore ask for any level later,
+without the images. `trust` computes the thresholds. Sets and the risk use the fused probability,
+and unknown images use `Prediction.novelty`.
 """
 
 import dataclasses

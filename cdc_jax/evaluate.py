@@ -9,7 +9,7 @@ from cdc_jax import calibration, metrics, trust
 from cdc_jax.inference import Inference
 from cdc_jax.interruption import Interrupted, Notice
 from cdc_jax.methods.heads import Prediction
-from cdc_jax.methods.method import Learned
+from cdc_jax.methods.stage import Learned
 from cdc_jax.metrics import ArrayLike
 from cdc_jax.progress import Progress
 from cdc_jax.records import INTERVENTION, SplitRecord

@@ -19,7 +19,8 @@ from cdc_jax import devices, programs, views
 from cdc_jax.backbone import Backbone
 from cdc_jax.feature_cache import EncoderFeatures
 from cdc_jax.methods.heads import Prediction, Scale
-from cdc_jax.methods.method import Learned, Method, Text, frozen_features
+from cdc_jax.methods.method import Method, Text, frozen_features
+from cdc_jax.methods.stage import Learned
 from cdc_jax.tasks import content
 from cdc_jax.tasks.task import Examples, Images
 from cdc_jax.wording import Template

@@ -33,8 +33,8 @@ class Phase:
       make_views: the view function.
       first: number of the steps before this stage.
       steps: number of the steps of this stage.
-      cached_views: number of views of each image whose features are encoded before the first step;
-        0 makes views in the step.
+      cached_views: number of views of each image whose features are computed before the first
+        step; 0 makes views in the step.
     """
 
     stage: Stage
@@ -58,7 +58,7 @@ def initial_state(
     trained: dict[str, PyTree],
     step: int = 0,
 ) -> State:
-    """The state of training: trained parts, optimiser, step, and the average of some stages."""
+    """The state of training: trained parts, optimiser, step; of some stages an average or best."""
     moving, _ = stage.split(trained)
     state = {
         "trained": trained,
@@ -67,6 +67,8 @@ def initial_state(
     }
     if stage.average:
         state["average"] = jax.tree.map(jnp.zeros_like, trained)
+    if stage.best:
+        state["best"] = stage.best.initial(trained)
     return state
 
 
@@ -80,8 +82,10 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         images, gradients and losses are means over them.
 
     Returns:
-      (state, backbone, fixed, classes, batch) -> (state, losses by name and the norms of gradient
-      and update). With cached views the batch holds their `features`, and no image is encoded.
+      (state, backbone, fixed, classes, batch, validation) -> (state, losses by name and the norms
+      of gradient and update). With cached views the batch holds their `features`, and no image is
+      encoded. `validation` holds frozen `features` (1, images, embed) and `labels` for a stage that
+      keeps its best parts; without it the last parts are kept.
     """
     stage, method = phase.stage, phase.stage.method
     traced_seed = np.uint32(seed)  # as a plain number it would have to be below 2^31
@@ -92,6 +96,7 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         fixed: PyTree,
         classes: PyTree,
         batch: dict[str, jax.Array],
+        validation: dict[str, jax.Array] | None = None,
     ):
         views = features = None
         if phase.cached_views:
@@ -111,9 +116,9 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         def objective(moving):
             learned = Learned(moving | resting, fixed)
             progress = done / phase.steps
-            return methods.objective(
-                method, backbone, learned, classes, views, batch["labels"], progress, features
-            )
+            labels = batch["labels"]
+            arguments = (method, backbone, learned, classes, views, labels, progress, features)
+            return methods.objective(*arguments, step=done, seed=traced_seed)
 
         outputs = jax.grad(objective, has_aux=True)(moving)
         gradients, losses = outputs if axis is None else jax.lax.pmean(outputs, axis)
@@ -128,6 +133,19 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
             new["average"] = jax.tree.map(
                 lambda mean, value: mean + weight * value, state["average"], trained
             )
+        if stage.best:
+            new["best"] = state["best"]
+        if stage.best and validation is not None:
+            images, labels = validation["features"], validation["labels"]
+
+            def check():
+                learned = Learned(trained, fixed)
+                logits = method.forward(backbone, learned, classes, images).logits
+                correct = method.predict(learned, logits).predicted == labels
+                return correct.sum(dtype=jnp.int32)
+
+            per_epoch = phase.batches.per_epoch
+            new["best"] = stage.best.keep(done + 1, per_epoch, check, state["best"], trained)
         return new, losses
 
     return step

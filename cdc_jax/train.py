@@ -29,6 +29,7 @@ from cdc_jax import (
     programs,
     records,
     run_folder,
+    selection,
     views,
 )
 from cdc_jax import settings as settings_lib
@@ -135,7 +136,19 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
             min(config.evaluation_batch_size, largest),  # one size needs one program
             cache.of(*encoder(backbone)),
         )
-        support = Support(jnp.asarray(frozen.of(task.train)[0]), task.train.labels)
+
+        def before_batch() -> None:
+            if notice.came():
+                raise Interrupted(
+                    f"{root} was stopped while views of the shots were encoded: the same command "
+                    "encodes them again"
+                )
+
+        raw_views = cached_views.RawViews(
+            task.train, config.seed, frozen, task.label_properties, before_batch
+        )
+        features = jnp.asarray(frozen.of(task.train)[0])
+        support = Support(features, task.train.labels, raw_views)
         runs = []
         for name in missing:  # all methods are built before the first one is trained
             choice = choices[name]
@@ -148,12 +161,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path | str) -> dict[str, dic
                     "data with a validation split, or set head.calibrated=False"
                 )
             key = jax.random.key(config.seed)
+            training_features = method.training_features(support)
             run = Run(
                 config=config,
                 choice=choice,
                 method=method,
                 initial=method.initialize(key, frozen.backbone, support),
-                phases=tuple(_phases(config, method, task, backbone)),
+                phases=tuple(_phases(config, method, task, backbone, training_features)),
+                features=training_features,
                 task=task,
                 frozen=frozen,
                 weights_hash=weights_hash,
@@ -183,6 +198,7 @@ class Run:
       method: the method.
       initial: the arrays that training starts from.
       phases: the stages of training; empty for a method that is not trained.
+      features: of `Method.training_features`.
       task: the task.
       frozen: image features that no method changes, and the backbone.
       weights_hash: of the backbone.
@@ -195,6 +211,7 @@ class Run:
     method: Method
     initial: Learned
     phases: tuple[Phase, ...]
+    features: np.ndarray | None
     task: Task
     frozen: FrozenFeatures
     weights_hash: str
@@ -205,6 +222,11 @@ class Run:
     def steps(self) -> int:
         """Number of steps of the whole training."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def validation(self) -> selection.Parts:
+        """The validation images by use."""
+        return selection.parts(self.method, self.task.val)
 
 
 class Resumed(NamedTuple):
@@ -221,7 +243,13 @@ class Resumed(NamedTuple):
     window: list[Any]
 
 
-def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) -> list[Phase]:
+def _phases(
+    config: ConfigDict,
+    method: Method,
+    task: Task,
+    backbone: Backbone,
+    features: np.ndarray | None,
+) -> list[Phase]:
     """The stages of a method on a task. Raises ValueError for wrong settings of a stage."""
     examples = task.training_set(method.config.train_on)
     make_views = views.build(
@@ -236,9 +264,11 @@ def _phases(config: ConfigDict, method: Method, task: Task, backbone: Backbone) 
     for number, stage in enumerate(method.stages()):
         seed = (config.seed + 100_003 * number) % 2**32  # each stage has an order of its own
         batches = TrainingBatches(examples, stage.optimizer.batch_size, seed)
-        update = optimizer.make(stage.optimizer, batches.per_epoch)
-        steps = stage.optimizer.epochs * batches.per_epoch
-        cached = cached_views.count(stage, task.label_properties)
+        update = stage.update or optimizer.make(stage.optimizer, batches.per_epoch)
+        steps = optimizer.steps(stage.optimizer, batches.per_epoch)
+        cached = cached_views.count(stage, task.label_properties, batches.per_epoch)
+        if features is not None:
+            cached = features.shape[1]
         phases.append(Phase(stage, examples, batches, update, make_views, first, steps, cached))
         first += steps
     return phases
@@ -293,7 +323,7 @@ def _run(run: Run) -> records.Results:
         splits={name: one.split for name, one in scores.items()},
         figures=figures["splits"],
         summary=figures["summary"],
-        facts=method.facts(),
+        facts=method.facts(learned),
         steps=run.steps,
         trainable_parameters=sum(p.size for p in jax.tree.leaves(learned.trained)),
         skipped=[skipped._asdict() for skipped in task.skipped],
@@ -307,21 +337,22 @@ def _run(run: Run) -> records.Results:
 
 def _concluded(run: Run, inference: Inference, learned: Learned) -> Learned:
     """The arrays with what validation images decide, see `Method.conclude`."""
-    method, frozen, val = run.method, run.frozen, run.task.val
-    if not method.needs_validation:
+    method, frozen, val, numbers = run.method, run.frozen, run.task.val, run.validation.choosing
+    if not (method.needs_validation or method.selects) or not len(numbers):
         return learned
-    validation = Support(frozen.of(val)[0], val.labels)
-    logits = inference.logits(learned, val)
+    validation = Support(frozen.of(val)[0, numbers], val.labels[numbers])
+    logits = inference.logits(learned, val)[numbers]
     concluded = method.conclude(frozen.backbone, learned, validation, logits)
     return devices.replicate(concluded, devices.make_mesh())
 
 
 def _calibrated(run: Run, inference: Inference, learned: Learned) -> calibration.Calibration | None:
-    """Numbers of the validation images; None for a task without them."""
-    if not len(run.task.val):
+    """Numbers of the validation images that calibrate; None without such images."""
+    numbers = run.validation.calibrating
+    if not len(numbers):
         return None
-    prediction = inference.split(learned, run.task.val)
-    return calibration.of(prediction, run.task.val.labels)
+    prediction = jax.tree.map(lambda a: a[numbers], inference.split(learned, run.task.val))
+    return calibration.of(prediction, run.task.val.labels[numbers])
 
 
 def _train(run: Run, inference: Inference, log: Log) -> Learned:
@@ -365,7 +396,8 @@ def _train_phase(
     config, stage, batches = run.config, phase.stage, phase.batches
     first = start.step if start else phase.first
     if phase.cached_views and first < phase.end:  # else only the evaluation was interrupted
-        batches = batches.of_features(_cached_features(run, phase))
+        known = run.features
+        batches = batches.of_features(_cached_features(run, phase) if known is None else known)
     mesh = devices.make_mesh(images=len(batches.indices(0)))
     with jax.set_mesh(mesh):
         backbone, fixed = run.frozen.backbone, devices.replicate(run.initial.fixed, mesh)
@@ -377,13 +409,17 @@ def _train_phase(
             if stage.begin:
                 trained = stage.begin(backbone, Learned(trained, fixed), classes)
             state = initial_state(stage, phase.update, trained, phase.first)
-        state, classes = devices.replicate((state, classes), mesh)
+        validation = None
+        if stage.best and len(numbers := run.validation.choosing):
+            images = run.frozen.of(run.task.val)[:, numbers]
+            validation = {"features": images, "labels": run.task.val.labels[numbers]}
+        state, classes, validation = devices.replicate((state, classes, validation), mesh)
         options = programs.options(backbone.dtype)
         step = jax.jit(make_step(phase, config.seed), donate_argnums=0, compiler_options=options)
         put = functools.partial(devices.shard, mesh=mesh)
         stream = batches.stream(first - phase.first, phase.steps, put)
         for done, batch in zip(itertools.count(first + 1), stream, strict=False):
-            state, losses = step(state, backbone, fixed, classes, batch)
+            state, losses = step(state, backbone, fixed, classes, batch, validation)
             window.append(losses)
             progress.advance()
             epoch, within = divmod(done - phase.first, batches.per_epoch)
@@ -413,6 +449,8 @@ def _train_phase(
                     f"{run.folder} was stopped after step {done} of {run.steps} and saved: the "
                     "same command goes on with it"
                 )
+    if validation is not None:
+        return state["best"]["trained"]
     return state["average"] if stage.average else state["trained"]
 
 

@@ -76,7 +76,7 @@ def phase_of(world, examples, row, cached=0, **changes):
     batches = TrainingBatches(examples, stage.optimizer.batch_size, SEED)
     update = optimizer.make(stage.optimizer, batches.per_epoch)
     steps = stage.optimizer.epochs * batches.per_epoch
-    count = cached_views.count(stage, ())
+    count = cached_views.count(stage, (), batches.per_epoch)
     phase = train.Phase(stage, examples, batches, update, make_views, FIRST, steps, count)
     return phase, method.initialize(jax.random.key(0), world, support)
 

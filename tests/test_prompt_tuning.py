@@ -170,7 +170,11 @@ def test_own_anchors_and_the_phrase_that_the_training_images_pick(world):
     support = methods.Support(seen, predicted[2])
     best = int(np.argmax([(p == support.labels).mean() for p in predicted]))
     method = methods.build(choice, world, NAMES, TEMPLATE, support)
-    assert method.config.prompts.phrases == phrases[best] == method.facts()["phrases"]
+    assert (
+        method.config.prompts.phrases
+        == phrases[best]
+        == method.facts(methods.Learned({}, {}))["phrases"]
+    )
     assert not method.config.prompts.pick
     np.testing.assert_allclose(method.classes(world, NAMES).anchors[0], texts[best], atol=1e-6)
     # Its evidence would be shifted by what this phrase gives these images.

@@ -50,16 +50,20 @@ TEXT = {
     "oracle",
 }
 UNTRAINED = {"zero_shot", "zero_shot_ensemble", "zero_shot_trusted", "zero_shot_aspects"}
+FEATURES = {
+    "linear_probe", "clip_adapter", "taskres", "tip_adapter", "tip_adapter_f", "lp_plus_plus",
+    "cross_modal_probe",
+}  # fmt: skip
 
 
 def test_what_is_changed_for_a_transfer():
-    assert methods.ROWS.keys() == MULTIMODAL | TEXT | UNTRAINED | {"linear_probe"}
+    assert methods.ROWS.keys() == MULTIMODAL | TEXT | UNTRAINED | FEATURES
     maple = {"prompts.layers": 3, "optimizer.epochs": 2, "optimizer.learning_rate": 0.0026}
     for name, row in methods.ROWS.items():
         kinds = {name in MULTIMODAL: maple, name in TEXT: {"optimizer.epochs": 50}}
         assert row.transfer == kinds.get(True, {}), name
         config = methods.configure(name).config
-        if name != "linear_probe":
+        if name not in FEATURES:
             assert (config.prompts.modality == "multimodal") == (name in MULTIMODAL)
             assert (config.prompts.context == 0) == (name in UNTRAINED)
 
@@ -84,9 +88,10 @@ def test_every_row_has_a_role_and_a_family():
     assert by_role["zero-shot"] == ["zero_shot"]
     assert by_role["upper bound"] == ["oracle", "oracle_visual"]
     families = {name: row.family for name, row in methods.ROWS.items()}
-    assert set(families.values()) == FAMILIES.keys() == {"prompt_tuning", "linear_probe"}
-    assert defaults.OF_FAMILIES.keys() == FAMILIES.keys()
-    assert [name for name in families if families[name] != "prompt_tuning"] == ["linear_probe"]
+    assert set(families.values()) == FAMILIES.keys() == defaults.OF_FAMILIES.keys()
+    assert FAMILIES.keys() == FEATURES - {"tip_adapter_f"} | {"prompt_tuning"}
+    assert {name for name in families if families[name] != "prompt_tuning"} == FEATURES
+    assert families["tip_adapter_f"] == "tip_adapter"
     for name, family in families.items():
         choice = methods.configure(name)
         assert choice.family_name == family

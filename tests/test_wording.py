@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cdc_jax import backbone, export, methods, prediction, tasks, train, wording
-from cdc_jax.methods.method import hand_crafted_features
+from cdc_jax.methods.support import hand_crafted_features
 from cdc_jax.tasks import class_folders
 from cdc_jax.wording import Wording, sentences
 
@@ -62,7 +62,7 @@ def test_features_are_normalised_averaged_and_normalised_again(world, monkeypatc
     found = hand_crafted_features(world, [OWN], NAMES)
     assert found.shape == (1, 3, world.sizes.embed_width)
     np.testing.assert_allclose(found[0], expected, atol=2e-6)
-    monkeypatch.setattr("cdc_jax.methods.method._TEXTS", 6)  # in chunks
+    monkeypatch.setattr("cdc_jax.methods.support._TEXTS", 6)  # in chunks
     np.testing.assert_allclose(hand_crafted_features(world, [OWN], NAMES)[0], expected, atol=2e-6)
 
 

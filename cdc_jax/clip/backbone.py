@@ -104,15 +104,17 @@ class ClipBackbone:
         pixels: Float[Array, "batch rows columns 3"],
         prompts: Float[Array, "layers prompt width"] | None = None,
         at: tuple[int, ...] | None = None,
+        raw: bool = False,
     ) -> Float[Array, "batch embed"]:
         """See `Backbone`."""
         if prompts is None:
-            return self.clip.encode_image(pixels)
-        return normalize(self.clip.vision(pixels, prompts, at))
+            return self.clip.encode_image(pixels, normalize=not raw)
+        features = self.clip.vision(pixels, prompts, at)
+        return features if raw else normalize(features)
 
-    def encode_texts(self, texts: Sequence[str]) -> Float[Array, "texts embed"]:
+    def encode_texts(self, texts: Sequence[str], raw: bool = False) -> Float[Array, "texts embed"]:
         """See `Backbone`."""
-        return self.clip.encode_text(self.tokenizer(texts))
+        return self.clip.encode_text(self.tokenizer(texts), normalize=not raw)
 
     @partial(jax.jit, static_argnames=("at", "memory"))
     def encode_prompted(

@@ -13,21 +13,14 @@ from cdc_jax.methods.rows import ROWS, Row
 
 with epy.lazy_api_imports(globals()):
     from cdc_jax.methods.assembly import build, rebuild
-    from cdc_jax.methods.method import (
-        Batch,
-        Forward,
-        Learned,
-        Method,
-        Stage,
-        Support,
-        Term,
-        Text,
-        objective,
-    )
+    from cdc_jax.methods.method import Batch, Forward, Method, Term, Text, objective
+    from cdc_jax.methods.stage import Best, Learned, Stage
+    from cdc_jax.methods.support import Support
 
 __all__ = [
     "ROWS",
     "Batch",
+    "Best",
     "Choice",
     "Forward",
     "Learned",

@@ -6,7 +6,8 @@ from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods.choice import Choice
 from cdc_jax.methods.families import FAMILIES
-from cdc_jax.methods.method import Method, Support
+from cdc_jax.methods.method import Method
+from cdc_jax.methods.support import Support
 from cdc_jax.wording import Template
 
 

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     # See optimizer.make.
     "optimizer": {
         "name": "sgd", "learning_rate": 0.002, "warmup_rate": 1e-5, "weight_decay": 5e-4,
-        "batch_size": 32, "epochs": 50,
+        "batch_size": 32, "epochs": 50, "steps": 0, "unit": "epoch", "warmup": 1, "epsilon": 1e-8,
     },
 }  # fmt: skip
 """Settings of all families."""
@@ -50,7 +50,28 @@ PROMPT_TUNING: dict[str, Any] = {
 }  # fmt: skip
 """Settings of prompt tuning beside `SETTINGS`."""
 
-OF_FAMILIES: dict[str, dict[str, Any]] = {"prompt_tuning": PROMPT_TUNING, "linear_probe": {}}
+# Texts with {} separated by "|", whose features are averaged; "" is the task's text.
+_TEXTS: dict[str, Any] = {"templates": ""}
+
+OF_FAMILIES: dict[str, dict[str, Any]] = {
+    "prompt_tuning": PROMPT_TUNING,
+    "linear_probe": {},
+    # The bottleneck's share of the feature, and the feature's width over the bottleneck's.
+    "clip_adapter": _TEXTS | {"adapter": {"ratio": 0.2, "reduction": 4}},
+    "taskres": _TEXTS | {"residual": {"scale": 0.5}},
+    # Number of views whose mean is a key, initial alpha and beta, and the grid of the choice.
+    "tip_adapter": _TEXTS | {
+        "cache": {
+            "views": 10, "trained": False, "alpha": 1.17, "beta": 1.0, "alpha_most": 3.0,
+            "alpha_steps": 20, "beta_most": 7.0, "beta_steps": 200,
+        },
+    },
+    # Alpha starts at `alpha` times a mean similarity. Rates of 0 follow from the shots.
+    "lp_plus_plus": _TEXTS | {
+        "probe": {"alpha": 250.0, "alpha_every": 10, "classifier_rate": 0.0, "alpha_rate": 0.0},
+    },
+    "cross_modal_probe": _TEXTS,
+}  # fmt: skip
 """Family, a key of `families.FAMILIES` -> its settings beside `SETTINGS`."""
 
 

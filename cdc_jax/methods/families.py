@@ -6,13 +6,17 @@ from typing import Protocol, runtime_checkable
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import linear_probe, prompt_tuning
-from cdc_jax.methods.method import Method, Support
+from cdc_jax.methods.cache_adapters import TIP_ADAPTER
+from cdc_jax.methods.feature_adapters import CLIP_ADAPTER, TASKRES
+from cdc_jax.methods.method import Method
+from cdc_jax.methods.strong_probes import CROSS_MODAL_PROBE, LP_PLUS_PLUS
+from cdc_jax.methods.support import Support
 from cdc_jax.wording import Template
 
 
 @runtime_checkable
 class Family(Protocol):
-    """A module of methods that differ by settings only; `defaults` has the settings."""
+    """A module or object: methods that differ by settings only. `defaults` has the settings."""
 
     def settle(
         self,
@@ -40,5 +44,13 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: dict[str, Family] = {"prompt_tuning": prompt_tuning, "linear_probe": linear_probe}
+FAMILIES: dict[str, Family] = {
+    "prompt_tuning": prompt_tuning,
+    "linear_probe": linear_probe,
+    "clip_adapter": CLIP_ADAPTER,
+    "taskres": TASKRES,
+    "tip_adapter": TIP_ADAPTER,
+    "lp_plus_plus": LP_PLUS_PLUS,
+    "cross_modal_probe": CROSS_MODAL_PROBE,
+}
 """The families by name."""

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads
-from cdc_jax.methods.method import Learned, Method, Support, support_logits
+from cdc_jax.methods.method import Learned, Method
+from cdc_jax.methods.support import Support, support_logits
 from cdc_jax.wording import Template, require_template, single
 
 

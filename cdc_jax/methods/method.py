@@ -7,60 +7,31 @@ settings.
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods.heads import Head, Prediction, Scale
-from cdc_jax.wording import Template, sentences
+from cdc_jax.methods.stage import Learned, Stage
+from cdc_jax.methods.support import Support, support_logits
+from cdc_jax.wording import Template
 
 PyTree = Any
 Logits = Float[Array, "batch templates classes"]
-Text = Float[Array, "templates *image classes embed"]
-"""Class features. The axis over images exists if the method's text depends on the image."""
+Text = Float[Array, "templates *image classes width"]
+"""Class features. The axis over images exists if the method's text depends on the image. A method
+with `logits` of its own may have columns beside the embedding."""
 
 SCALE_DEVIATION = 0.5
 """Standard deviation of the prior on the log of a scale. ECE changes little from 0.35 to 1
 (validation seeds 11 to 13 of the three kinds of the bundled world)."""
-_TEXTS = 256  # sentences that are encoded at once, for classes with several sentences
-
-
-class Support(NamedTuple):
-    """The shots, from which a method is initialised.
-
-    Attributes:
-      features: frozen image features of their clean views, normalised.
-      labels: indices into the training classes.
-    """
-
-    features: Float[Array | np.ndarray, "images embed"]
-    labels: Int[np.ndarray, "images"]
-
-
-@flax.struct.dataclass
-class Learned:
-    """The arrays of a method, by the names of its parts.
-
-    Attributes:
-      trained: arrays that are differentiated. The optimiser and checkpoints hold them.
-      fixed: arrays that are computed once from the support, such as caches. They are never
-        differentiated. An exported model holds both kinds.
-    """
-
-    trained: PyTree
-    fixed: PyTree
-
-    def part(self, name: str) -> "Learned":
-        """The trained and fixed arrays of one part; empty if the method lacks the part."""
-        return Learned(self.trained.get(name, {}), self.fixed.get(name, {}))
 
 
 class Forward(NamedTuple):
@@ -94,6 +65,8 @@ class Batch(NamedTuple):
       forward: of `Method.forward`.
       labels: indices into the classes.
       progress: share of the stage's training that is done, in [0, 1].
+      step: number of the stage's steps that are done.
+      seed: of the run, for terms with random draws.
     """
 
     backbone: Backbone
@@ -102,47 +75,8 @@ class Batch(NamedTuple):
     forward: Forward
     labels: Int[Array | np.ndarray, "batch"]
     progress: Float[Array, ""] | float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stage:
-    """A stage of training, with its own optimiser state and schedule.
-
-    Attributes:
-      method: the method of this stage. The method of the last stage predicts.
-      optimizer: `name`, rates, `weight_decay`, `batch_size` and `epochs`, see `optimizer.make`.
-      trains: parts of `Learned.trained` that change; None is all.
-      begin: (backbone, learned, classes) -> the trained parts that the stage starts from; None
-        keeps the parts of the stage before.
-      average: a weight for each epoch's end. The stage then ends with the average of the trained
-        parts by these weights, which must sum to 1; empty takes the last.
-    """
-
-    method: "Method"
-    optimizer: ConfigDict
-    trains: tuple[str, ...] | None = None
-    begin: Callable[[Backbone, Learned, PyTree], dict[str, PyTree]] | None = None
-    average: tuple[float, ...] = ()
-
-    def __post_init__(self):
-        epochs = self.optimizer.epochs
-        if self.average and (len(self.average) != epochs or abs(sum(self.average) - 1) > 1e-6):
-            raise ValueError(
-                f"an average over {epochs} epochs needs as many weights that sum to 1, got "
-                f"{self.average}"
-            )
-
-    def split(self, trained: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-        """The parts that change in this stage, and the parts that stay.
-
-        Raises:
-          ValueError: the stage trains a part that the method does not have.
-        """
-        names = tuple(trained) if self.trains is None else self.trains
-        if unknown := set(names) - set(trained):
-            raise ValueError(f"a stage trains {sorted(unknown)}, the method has {sorted(trained)}")
-        moving = {name: part for name, part in trained.items() if name in names}
-        return moving, {name: part for name, part in trained.items() if name not in names}
+    step: Int[Array, ""] | int = 0
+    seed: UInt[Array | np.uint32, ""] | int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,9 +134,25 @@ class Method(abc.ABC):
         """Whether the method can classify among these names."""
         return True
 
+    @property
+    def selects(self) -> bool:
+        """Whether the method chooses something on validation images."""
+        return type(self).conclude is not Method.conclude or any(s.best for s in self.stages())
+
     @abc.abstractmethod
     def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
         """The arrays that training starts from."""
+
+    def training_features(
+        self, support: Support
+    ) -> Float[np.ndarray, "images views templates_or_1 embed"] | None:
+        """Frozen features on which all stages train, epoch e on view e mod views.
+
+        None, the default, trains on the views of the setting `views`. The method must not change
+        image features.
+        """
+        del support
+        return None
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages of training, in order."""
@@ -309,7 +259,9 @@ class Method(abc.ABC):
         validation: Support,
         logits: Float[np.ndarray, "images templates classes"],
     ) -> Learned:
-        """Fixes what validation images decide, after training; by default the head's scales.
+        """Fixes what validation images decide, after training: the scales of a calibrated head.
+
+        A method that `selects` gets half of the validation images, see `selection`.
 
         Shots are few, and a model that predicts all validation images would get infinite
         confidence. The scales therefore have a prior, log T ~ N(0, `SCALE_DEVIATION`²). Tuned
@@ -326,6 +278,8 @@ class Method(abc.ABC):
         Returns:
           The arrays, with the fixed part `calibration`.
         """
+        if not self.config.head.calibrated:
+            return learned
         from cdc_jax import trust  # imports SciPy, which takes half a second
 
         head, labels = learned.part("head"), validation.labels
@@ -358,8 +312,9 @@ class Method(abc.ABC):
         del learned
         return None
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self, learned: Learned) -> Mapping[str, Any]:
         """Facts about the method for results.json, beside its figures."""
+        del learned
         return {}
 
 
@@ -372,6 +327,8 @@ def objective(
     labels: Int[Array | np.ndarray, "batch"],
     progress: Float[Array, ""] | float,
     image: Float[Array, "templates_or_1 batch embed"] | None = None,
+    step: Int[Array, ""] | int = 0,
+    seed: UInt[Array | np.uint32, ""] | int = 0,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The training objective: sum of the terms by their weights.
 
@@ -384,6 +341,8 @@ def objective(
       labels: indices into the classes.
       progress: share of the stage's training that is done.
       image: frozen features of the views, for a method that changes no images; None with `views`.
+      step: see `Batch`.
+      seed: see `Batch`.
 
     Returns:
       The objective; and the terms by name, their sum and the accuracy on the batch.
@@ -397,7 +356,8 @@ def objective(
     elif image is None:
         raise ValueError("the objective needs views or their features, and got neither")
     forward = method.forward(backbone, learned, classes, image)
-    terms = method.terms(Batch(backbone, learned, classes, forward, labels, progress))
+    batch = Batch(backbone, learned, classes, forward, labels, progress, step, seed)
+    terms = method.terms(batch)
     first, *others = (term.weight * term.value for term in terms.values())
     total = sum(others, first)
     predicted = method.predict(learned, forward.logits).predicted
@@ -410,36 +370,6 @@ def frozen_features(
 ) -> Float[Array, "views batch embed"]:
     """Normalised image features of the frozen backbone."""
     return jax.vmap(backbone.encode_images)(views)
-
-
-def hand_crafted_features(
-    backbone: Backbone, templates: Sequence[Template], names: Sequence[str]
-) -> Float[Array, "templates classes embed"]:
-    """Normalised features of plain texts: every class name in every template."""
-    return jnp.stack([_wording_features(backbone, template, names) for template in templates])
-
-
-def _wording_features(
-    backbone: Backbone, template: Template, names: Sequence[str]
-) -> Float[Array, "classes embed"]:
-    """The normalised mean of the features of a class's texts."""
-    texts = [sentences(template, name) for name in names]
-    flat = [text for class_texts in texts for text in class_texts]
-    if len(flat) == len(names):
-        return backbone.encode_texts(flat)
-    chunks = (flat[i : i + _TEXTS] for i in range(0, len(flat), _TEXTS))
-    features = jnp.concatenate([backbone.encode_texts(chunk) for chunk in chunks])
-    owners = np.repeat(np.arange(len(names)), [len(class_texts) for class_texts in texts])
-    sums = jax.ops.segment_sum(features, owners, len(names))
-    return sums / jnp.linalg.norm(sums, axis=-1, keepdims=True)
-
-
-def support_logits(
-    backbone: Backbone, templates: Sequence[Template], names: Sequence[str], support: Support
-) -> np.ndarray:
-    """Zero-shot logits of the shots under hand-crafted texts, (templates, images, classes)."""
-    text = hand_crafted_features(backbone, templates, names)
-    return np.asarray(backbone.logit_scale * jnp.einsum("bd,mkd->mbk", support.features, text))
 
 
 def require_choice(value: str, choices: Mapping[str, Any], key: str) -> None:

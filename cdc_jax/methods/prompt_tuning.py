@@ -15,14 +15,12 @@ from cdc_jax.methods.method import (
     Batch,
     Learned,
     Method,
-    Support,
     Term,
     frozen_features,
-    hand_crafted_features,
     require_choice,
-    support_logits,
 )
 from cdc_jax.methods.prompts import Classes
+from cdc_jax.methods.support import Support, hand_crafted_features, support_logits
 from cdc_jax.wording import Template, require_template, single
 
 _LEARNED: Mapping[str, Mapping[bool, type[prompts.HandCrafted]]] = {
@@ -113,8 +111,9 @@ class PromptTuning(Method):
         """See `Method`."""
         return self.prompts.vectors(learned.part("prompts").trained)
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self, learned: Learned) -> Mapping[str, Any]:
         """The phrases that the templates started from."""
+        del learned
         return {"phrases": self.config.prompts.phrases}
 
 

@@ -70,7 +70,7 @@ class Task:
 
     Attributes:
       train: the shots.
-      val: a validation split, for choices. No method of the protocol selects on it.
+      val: a validation split, for choices and guarantees, see `selection`.
       test: test splits by name. Splits of new classes have their own class names.
       class_names: the training classes.
       template: the hand-crafted text t^0.

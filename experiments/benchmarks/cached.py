@@ -26,7 +26,7 @@ def build(
     """The step on fresh views, the step on cached views, and the encoding of a batch of views."""
     fresh, (*others, images) = step.prepare(step.Setup(METHOD, sizes, CLASSES))
     cached = dataclasses.replace(fresh, cached_views=1)
-    views = cached_views.ViewRows(fresh.examples, fresh.batches, fresh.first, 1)[:]
+    views = cached_views.view_rows(cached)[:]
     drawn = np.random.default_rng(0).standard_normal((len(images["labels"]), 1, sizes.embed_width))
     features = {
         "features": np.asarray(clip_lib.normalize(drawn), np.float32),
@@ -36,7 +36,7 @@ def build(
     return {
         "fresh": (train.make_step(fresh, 0), (*others, images)),
         "cached": (train.make_step(cached, 0), (*others, features)),
-        "encode": (cached_views.encoder(cached, 0), (others[1], views)),
+        "encode": (cached_views.encoder(cached.make_views, 0), (others[1], views)),
     }
 
 
