@@ -63,7 +63,7 @@ def test_zero_shot_is_clip(world, support, template):
         ("kl_weight", 0.3, "kl_weight", 0.3),
         ("centred", True, "centred", True),
         ("learned", True, "learned", True),
-        ("uncertainty", "confidence", "uncertainty", "confidence"),
+        ("uncertainty", "vacuity", "uncertainty", "vacuity"),
     ],
 )
 def test_settings_reach_the_evidential_head(world, support, key, value, field, expected):
