@@ -128,6 +128,10 @@ def _splits(names: Mapping[str, Any]) -> tuple[str, dict[str, SplitRecord]]:
     return "transfer" if transfer else "base_new" if halves else "few_shot", splits
 
 
+_DEFAULTS = {"head.uncertainty": "vacuity"}
+"""Defaults of format 1 that are others today."""
+
+
 def _row(name: str, config: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     method = upgrade_settings(config["method"])
     prompts = method.get("prompts") or {}
@@ -138,7 +142,7 @@ def _row(name: str, config: Mapping[str, Any], protocol: str) -> dict[str, Any]:
         small = config["model"] == "world"  # the only model that was called small
         unfamiliar = small and config["dataset"] != "world" and protocol == "few_shot"
         default = choice.configure(row, "small" if small else "", unfamiliar_names=unfamiliar)
-        row_settings = flatten_dict(default.config.to_dict(), sep=".")
+        row_settings = flatten_dict(default.config.to_dict(), sep=".") | _DEFAULTS
         run_settings = row_settings | flatten_dict(method, sep=".")
         changes = {
             key: value for key, value in run_settings.items() if row_settings.get(key) != value

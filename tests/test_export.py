@@ -315,7 +315,8 @@ def test_a_probe_of_format_1_is_read(world, write_1):
     assert read.learned.fixed == {}
     assert read.family == "linear_probe"
     assert "prompts" not in read.settings and "loss" not in read.settings
-    assert read.settings.head.to_dict() == DESCRIPTION_1["method"]["head"] | softmax
+    expected = DESCRIPTION_1["method"]["head"] | softmax | {"calibrated": False}
+    assert read.settings.head.to_dict() == expected
     method = methods.rebuild(read.family, read.settings, world, read.class_names, read.template)
     assert method.covers(NAMES) and not method.covers(("dog", "cat"))
 

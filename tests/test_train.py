@@ -354,8 +354,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypat
     config.methods = "coop,coop_con,zero_shot"
     objective = methods.objective
 
-    def failing(method, clip, learned, classes, images, labels, progress, features):
-        loss, parts = objective(method, clip, learned, classes, images, labels, progress, features)
+    def failing(method, clip, learned, classes, images, labels, progress, features, **draws):
+        arguments = (method, clip, learned, classes, images, labels, progress, features)
+        loss, parts = objective(*arguments, **draws)
         scale = jnp.where(progress * 40 >= 4.5, jnp.nan, 1.0)  # from the sixth of 40 steps on
         return scale * loss, parts | {"loss": scale * loss}
 

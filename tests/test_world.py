@@ -440,7 +440,7 @@ def test_training_sets_are_drawn_when_asked_for(monkeypatch):
         ),
         ({"world.rho": 1.5}, "world.rho is a probability, got 1.5"),
         ({"shots": 0}, "must be at least 1"),
-        ({"seed": -1}, "seed at least 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_a_bad_task_is_refused(changes, message):
