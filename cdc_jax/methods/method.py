@@ -67,6 +67,7 @@ class Batch(NamedTuple):
       progress: share of the stage's training that is done, in [0, 1].
       step: number of the stage's steps that are done.
       seed: of the run, for terms with random draws.
+      views: the views of the images; None with cached features, which `forward.image` holds then.
     """
 
     backbone: Backbone
@@ -77,6 +78,7 @@ class Batch(NamedTuple):
     progress: Float[Array, ""] | float
     step: Int[Array, ""] | int = 0
     seed: UInt[Array | np.uint32, ""] | int = 0
+    views: Float[Array, "views batch height width 3"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -356,7 +358,7 @@ def objective(
     elif image is None:
         raise ValueError("the objective needs views or their features, and got neither")
     forward = method.forward(backbone, learned, classes, image)
-    batch = Batch(backbone, learned, classes, forward, labels, progress, step, seed)
+    batch = Batch(backbone, learned, classes, forward, labels, progress, step, seed, views)
     terms = method.terms(batch)
     first, *others = (term.weight * term.value for term in terms.values())
     total = sum(others, first)
