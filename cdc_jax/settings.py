@@ -56,6 +56,7 @@ def experiment() -> ConfigDict:
     config.model = "world"  # or a Hugging Face id, or a folder in its format
     config.dtype = "float32"  # of the frozen CLIP; bfloat16 where the hardware has it
     config.shots = 16
+    config.validation_shots = 0  # a class; 0: min(shots, 4), the field's protocol
     config.seed = 1
     config.methods = "zero_shot,linear_probe,coop,coop_con,cdc,cdc_plus"
     # Lists separated by commas: a cell for each combination; empty ones are the single value above.

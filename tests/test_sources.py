@@ -314,6 +314,7 @@ def test_bad_lists(photos, config, name, text, message):
         ({"data__workers": -1}, "data.workers must be at least 0"),
         ({"data__side": -5}, "data.side must be at least 0"),
         ({"shots": 0}, "shots must be at least 1, got 0"),
+        ({"validation_shots": -1}, "validation_shots must be at least 0, got -1: 0 takes"),
     ],
 )
 def test_bad_settings(photos, config, changes, message):
@@ -626,6 +627,14 @@ def test_the_world_needs_no_data(get_config):
     world = get_config("fewshot", "shots=1,world.test_images=1")
     task = tasks.load(world)
     assert task.items()["base_iid"][0] == ("base_iid/0", 0, task.class_names[0])
+
+
+def test_validation_images_of_the_world(get_config):
+    world = get_config("fewshot", "shots=2,world.test_images=1,validation_shots=5")
+    more = tasks.load(world)
+    world.validation_shots = 0
+    assert len(more.val) == 5 * len(more.class_names)
+    assert len(tasks.load(world).val) == 2 * len(more.class_names)
 
 
 def test_documented_defaults():

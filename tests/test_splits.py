@@ -110,6 +110,17 @@ def test_val_shots_are_four_at_most():
     assert [len(g) for g in splits.by_label(sampled.train).values()] == [16, 16]
 
 
+def test_val_shots_as_asked():
+    split = synthetic({"train": [20, 20], "val": [9, 3], "test": [1, 1]}, {})
+    sampled = few_shot(split, 16, seed=2, validation=6)
+    assert [len(g) for g in splits.by_label(sampled.val).values()] == [6, 3]
+    assert sampled.train == few_shot(split, 16, seed=2).train
+    unusable = {item.path for item in sampled.val[:2]}
+    refilled = splits.refill(split, sampled, unusable, 16, 2, validation=6)
+    assert [len(g) for g in splits.by_label(refilled.val).values()] == [6, 3]
+    assert unusable.isdisjoint(item.path for item in refilled.val)
+
+
 def test_base_and_new_of_an_odd_number_of_classes():
     split = synthetic({"train": [2] * 5, "val": [1] * 5, "test": [1] * 5}, {})
     base, new = base_new(split)

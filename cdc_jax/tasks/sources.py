@@ -69,6 +69,11 @@ def check(config: ConfigDict) -> None:
     """
     targets(config)
     _require_dataset(config.dataset)
+    if config.validation_shots < 0:
+        raise ValueError(
+            f"validation_shots must be at least 0, got {config.validation_shots}: 0 takes the "
+            "protocol's number"
+        )
     if config.dataset == "world":
         fewshot.check(config)
         return
@@ -96,8 +101,8 @@ def load(config: ConfigDict, image_size: int | Preprocessing = 32) -> Task:
 
     Args:
       config: `dataset` ("world", "folder", "hf" or a key of `catalog.PUBLISHED`), `shots`, `seed`,
-        `classes` ("all" or "base_new"; the world always has both halves), and `world` or `data`;
-        see `settings.experiment`.
+        `validation_shots`, `classes` ("all" or "base_new"; the world always has both halves), and
+        `world` or `data`; see `settings.experiment`.
       image_size: side of the CLIP's images, in pixels, or its preprocessing. The world always has
         32 pixels.
 
@@ -256,7 +261,8 @@ def _draw(
     dataset: Dataset, config: ConfigDict, image_size: int | Preprocessing
 ) -> tuple[Split, list[Skipped]]:
     """The few-shot split, and skipped images. data.on_error=skip draws readable images only."""
-    split = splits.few_shot(dataset.split, config.shots, config.seed)
+    draw = (config.shots, config.seed, config.validation_shots)
+    split = splits.few_shot(dataset.split, *draw)
     if config.data.on_error == "stop":
         return split, []
     unusable: dict[str, UnreadableImage] = {}
@@ -265,7 +271,7 @@ def _draw(
         errors = _photographs(new, dataset, config, image_size).unusable(decoding=True)
         readable.update(item.path for number, item in enumerate(new) if number not in errors)
         unusable |= {new[number].path: error for number, error in errors.items()}
-        split = splits.refill(dataset.split, split, unusable, config.shots, config.seed)
+        split = splits.refill(dataset.split, split, unusable, *draw)
     return split, [Skipped(error.name, error.reason) for error in unusable.values()]
 
 

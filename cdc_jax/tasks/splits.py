@@ -175,12 +175,17 @@ def require_shots(shots: int) -> None:
         raise ValueError(f"shots must be at least 1, got {shots}")
 
 
-def few_shot(split: Split, shots: int, seed: int) -> Split:
+def validation_shots(shots: int, asked: int = 0) -> int:
+    """Number of validation images a class: the number asked, or min(shots, 4) for 0 (CoOp)."""
+    return asked or min(shots, 4)
+
+
+def few_shot(split: Split, shots: int, seed: int, validation: int = 0) -> Split:
     """Draws a few-shot set: `shots` training images a class, or all images of a smaller class.
 
     One random.Random(seed) draws from the classes in the order in which they first appear. It draws
-    training images first, then min(shots, 4) validation images a class. The test images stay. The
-    sets equal the sets of CoOp's code, image for image.
+    training images first, then the `validation_shots` of each class. The test images stay. Without
+    `validation` the sets equal the sets of CoOp's code, image for image.
 
     Raises:
       ValueError: shots is below 1, or there are no training images.
@@ -190,10 +195,19 @@ def few_shot(split: Split, shots: int, seed: int) -> Split:
         raise ValueError("there are no training images to draw shots from: the set is a test set")
     rng = random.Random(seed)
     train = _sample(split.train, shots, rng)
-    return dataclasses.replace(split, train=train, val=_sample(split.val, min(shots, 4), rng))
+    return dataclasses.replace(
+        split, train=train, val=_sample(split.val, validation_shots(shots, validation), rng)
+    )
 
 
-def refill(split: Split, subset: Split, unusable: Container[str], shots: int, seed: int) -> Split:
+def refill(
+    split: Split,
+    subset: Split,
+    unusable: Container[str],
+    shots: int,
+    seed: int,
+    validation: int = 0,
+) -> Split:
     """Replaces unusable images of a few-shot set by other images of their class, if there are any.
 
     The usable images stay.
@@ -204,6 +218,7 @@ def refill(split: Split, subset: Split, unusable: Container[str], shots: int, se
       unusable: paths of unusable images.
       shots: see `few_shot`.
       seed: see `few_shot`.
+      validation: see `few_shot`.
     """
 
     def refilled(items: Sequence[Item], few: Sequence[Item], count: int) -> tuple[Item, ...]:
@@ -221,7 +236,7 @@ def refill(split: Split, subset: Split, unusable: Container[str], shots: int, se
         return tuple(result)
 
     train = refilled(split.train, subset.train, shots)
-    val = refilled(split.val, subset.val, min(shots, 4))
+    val = refilled(split.val, subset.val, validation_shots(shots, validation))
     return dataclasses.replace(subset, train=train, val=val)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.records import INTERVENTION, SplitRecord
+from cdc_jax.tasks import splits
 from cdc_jax.tasks.describe import describe
 from cdc_jax.tasks.task import Examples, Task
 from cdc_jax.tasks.world import factors, kinds
@@ -57,8 +58,9 @@ def load(config: ConfigDict) -> Task:
     """The few-shot task of `config.world`.
 
     Args:
-      config: `seed`, `shots`, and `world` with `kind` (a key of `kinds.KINDS`), `rho` (strength of
-        the spurious correlation, in [0, 1]) and `test_images` (a class and test split).
+      config: `seed`, `shots`, `validation_shots`, and `world` with `kind` (a key of `kinds.KINDS`),
+        `rho` (strength of the spurious correlation, in [0, 1]) and `test_images` (a class and test
+        split).
 
     Returns:
       The task. The first half of the classes is base and trained on, the second half is new. The
@@ -99,8 +101,12 @@ def load(config: ConfigDict) -> Task:
     train = examples(base, config.shots, _TRAIN, rho=settings.rho)
     return Task(
         train=train,
-        # Four a class at most, as in the field's protocol.
-        val=examples(base, min(config.shots, 4), _VAL, rho=settings.rho),
+        val=examples(
+            base,
+            splits.validation_shots(config.shots, config.validation_shots),
+            _VAL,
+            rho=settings.rho,
+        ),
         test=test,
         class_names=train.class_names,
         template=TEMPLATE,
