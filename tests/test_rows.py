@@ -309,5 +309,12 @@ def test_a_list_of_methods_that_can_not_be_read_is_refused(given, message):
         methods.names(given)
 
 
+def test_all_rows_but_those_that_only_the_world_can_train():
+    rows = [name for name in methods.ROWS if name not in ("oracle", "oracle_visual")]
+    assert methods.names("all, oracle") == [*rows, "oracle"]
+    with pytest.raises(ValueError, match="has cdc twice"):
+        methods.names("all,cdc")
+
+
 def test_spaces_around_names_are_none():
     assert methods.names(" cdc , coop@views=flip ") == ["cdc", "coop@views=flip"]

@@ -132,16 +132,24 @@ def _check_cached_views(name: str, family: str, config: ConfigDict) -> None:
         )
 
 
+_ALL = [name for name, row in rows.ROWS.items() if row.role != "upper bound"]
+
+
 def names(methods: str) -> list[str]:
     """The methods in a list separated by commas. A comma within brackets belongs to a value.
 
     >>> names("coop, cdc@views=crop(scale=(0.4,1))|flip")
     ['coop', 'cdc@views=crop(scale=(0.4,1))|flip']
 
+    The entry `all` stands for every row but the upper bounds, which need the bundled world.
+
     Raises:
       ValueError: a name is empty, occurs twice, or begins with an unknown row.
     """
-    entries = [name.strip() for name in grammar.split(methods, ",")]
+    entries = []
+    for entry in grammar.split(methods, ","):
+        name = entry.strip()
+        entries += _ALL if name == "all" else [name]
     if not all(entries):
         raise ValueError(
             f"methods={methods!r} has an empty name: separate methods by one comma, as in "
