@@ -1,7 +1,7 @@
 """Speed and memory on this machine: `python experiments/benchmark.py [--only=evidence,text]`.
 
-Without `--only` all parts run but pytorch, which needs PyTorch, and accelerator, which needs a GPU
-or TPU.
+Without `--only` all parts run but cost, which runs every method, pytorch, which needs PyTorch, and
+accelerator, which needs a GPU or TPU.
 
 Every part prints a table; `> experiments/results/benchmarks/PART.txt` makes the pages that are
 kept. Compared cases take turns in one run, so that their ratios mean
@@ -22,7 +22,7 @@ from absl import app, flags
 from cdc_jax import config_file
 
 PARTS = ("evidence", "text", "step", "cached", "pipeline", "cache", "lists", "startup")
-ON_REQUEST = ("pytorch", "accelerator")
+ON_REQUEST = ("cost", "pytorch", "accelerator")
 _ONLY = flags.DEFINE_list("only", list(PARTS), "Parts to run.")
 # Of the accelerator part.
 flags.DEFINE_string("accelerator_json", "accelerator.json", "The report to write.")

@@ -200,3 +200,51 @@ def test_a_step_on_cached_views_has_no_product_of_the_image_tower(benchmarks):
     for name, (function, inputs) in cached.build(sizes).items():
         # Beside the towers there are only the logits and the crops of views.
         assert expected[name] < flops(measuring, function, *inputs) < 1.05 * expected[name], name
+
+
+@pytest.mark.parametrize(
+    ("row", "parameters"),
+    [
+        ("coop", 4 * 64),
+        ("clip_adapter", 2 * 32 * 8),
+        ("tip_adapter_f", 5 * 16 * 32),
+        ("cross_modal_probe", 5 * 32),
+        # Prompts of two words in nine layers, and their maps with a bias; four templates.
+        ("cdc", 4 * 9 * (2 * 64 + 64 * 128 + 128)),
+    ],
+)
+def test_parameters_that_a_row_trains(benchmarks, row, parameters):
+    from benchmarks import cost
+
+    sizes = clip_lib.ClipConfig(
+        vision=clip_lib.Transformer(128, 9, 4, 128),
+        text=clip_lib.Transformer(64, 9, 4, 64),
+        embed_width=32,
+        image_size=32,
+        patch_size=16,
+        vocab_size=3000,
+        context_length=77,
+        eot_id=2999,
+    )
+    assert row in cost.trained_rows() and "zero_shot" not in cost.trained_rows()
+    assert cost.Setup.of(row, sizes, classes=5).parameters() == {"stage 1": parameters}
+
+
+@pytest.mark.parametrize("row", ["taskres", "tip_adapter_f"])
+def test_cost_times_the_step_of_training(benchmarks, row):
+    from benchmarks import cost
+
+    sizes = clip_lib.ClipConfig(
+        vision=clip_lib.Transformer(32, 1, 2, 32),
+        text=clip_lib.Transformer(32, 1, 2, 32),
+        embed_width=32,
+        image_size=32,
+        patch_size=16,
+        vocab_size=3000,
+        context_length=77,
+        eot_id=2999,
+    )
+    ((step, arguments),) = cost.build(row, sizes, classes=5).values()
+    state, losses = jax.jit(step)(*arguments)
+    assert np.isfinite(losses["loss"]) and losses["gradient_norm"] > 0
+    assert state["step"] == 1

@@ -1,0 +1,173 @@
+"""What each method costs: parameters, and time, memory and operations of a training step.
+
+    python experiments/benchmark.py --only=cost > experiments/results/benchmarks/cost.txt
+
+ViT-B/16 sizes with random weights, K = 100 classes, and batches of 4 images, which all methods can
+take. The other settings are the published ones. A method with several stages has a line for each.
+A method that trains on frozen features of fresh views encodes a batch in each step. A method with
+`training_features` takes a batch of those. Each method runs in a process of its own.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from benchmarks import measuring
+
+from cdc_jax import clip as clip_lib
+from cdc_jax import methods, optimizer, views
+from cdc_jax.clip.backbone import ClipBackbone
+from cdc_jax.step import Phase, initial_state, make_step
+from cdc_jax.tasks import Examples
+from cdc_jax.tasks.batches import TrainingBatches
+from cdc_jax.tasks.world.factors import VALUES
+
+_CLASSES = tuple(itertools.product(VALUES["fill"], VALUES["shape"]))  # words of the tokenizer
+CLASSES, BATCH, SHOTS, ROUNDS = 100, 4, 16, 3
+TEMPLATE = "a photo of a {}."
+HEADER = (
+    f"{'method':<24} {'parameters':>12} {'step, median [min .. max]':>28} {'GFLOP':>8} "
+    f"{'program':>9} {'process':>9}"
+)
+
+
+def main() -> None:
+    """Prints one table."""
+    print(
+        f"K = {CLASSES}, {BATCH} images a step, {ROUNDS} rounds. GFLOP: matrix products of the "
+        "compiled step. Program: its\narguments, results and temporaries. Process: the most "
+        f"memory that the process has held.\n\n{HEADER}"
+    )
+    for row in trained_rows():
+        parameters = Setup.of(row).parameters()
+        with contextlib.closing(measuring.Case(build, row)) as case:
+            times = measuring.take_turns({row: case}, ROUNDS)
+            peak = case.peak()
+        for (_, stage), measured in times.items():
+            program = case.programs[stage]
+            title = methods.ROWS[row].title + (f", {stage}" if len(times) > 1 else "")
+            print(
+                f"{title:<24} {parameters[stage]:>12,} {measured!s:>28} "
+                f"{program.flops / 1e9:>8.4g} {program.memory / 1e9:>6.2f} GB "
+                f"{peak / 1e9:>6.2f} GB",
+                flush=True,
+            )
+
+
+def trained_rows() -> list[str]:
+    """The rows that train, without the upper bounds."""
+    return [
+        name
+        for name, row in methods.ROWS.items()
+        if row.role != "upper bound" and methods.configure(name).config.optimizer.epochs
+    ]
+
+
+def build(
+    row: str, sizes: clip_lib.ClipConfig = measuring.VIT_B16, classes: int = CLASSES
+) -> dict[str, tuple[Callable, tuple]]:
+    """The training step of each stage of a method, as a case."""
+    return Setup.of(row, sizes, classes).steps()
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A method on random weights, images and classes.
+
+    Attributes:
+      method: of a row.
+      backbone: with random weights.
+      names: of the classes.
+      support: random features of the shots.
+    """
+
+    method: methods.Method
+    backbone: ClipBackbone
+    names: list[str]
+    support: methods.Support
+
+    @classmethod
+    def of(
+        cls, row: str, sizes: clip_lib.ClipConfig = measuring.VIT_B16, classes: int = CLASSES
+    ) -> "Setup":
+        """The method of a row."""
+        backbone = _backbone(sizes)
+        choice = methods.configure(f"{row}@optimizer.batch_size={BATCH}")
+        names = [" ".join(words) for words in itertools.islice(_CLASSES, classes)]
+        width, labels = sizes.embed_width, np.repeat(np.arange(classes, dtype=np.int32), SHOTS)
+        rng = np.random.default_rng(0)
+
+        def raw_views(_: str, count: int) -> np.ndarray:
+            return rng.standard_normal((len(labels), count, width), np.float32)
+
+        features = clip_lib.normalize(raw_views("", 1)[:, 0])
+        support = methods.Support(features, labels, raw_views)
+        method = methods.build(choice, backbone, names, TEMPLATE, support)
+        return cls(method, backbone, names, support)
+
+    def parameters(self) -> dict[str, int]:
+        """Number of parameters that each stage trains."""
+        trained = self._initialize().trained
+        return {
+            name: sum(leaf.size for leaf in jax.tree.leaves(stage.split(trained)[0]))
+            for name, stage in self._stages()
+        }
+
+    def steps(self) -> dict[str, tuple[Callable, tuple]]:
+        """The training step of each stage, with its arguments."""
+        learned, features = self._initialize(), self.method.training_features(self.support)
+        steps: dict[str, tuple[Callable, tuple]] = {}
+        for name, stage in self._stages():
+            phase = self._phase(stage, features is not None)
+            state = initial_state(stage, phase.update, learned.trained)
+            classes = stage.method.classes(self.backbone, self.names)
+            batch = self._batch(features)
+            steps[name] = make_step(phase, 0), (state, self.backbone, learned.fixed, classes, batch)
+        return steps
+
+    def _initialize(self) -> methods.Learned:
+        return self.method.initialize(jax.random.key(0), self.backbone, self.support)
+
+    def _stages(self) -> list[tuple[str, methods.Stage]]:
+        return [(f"stage {n}", stage) for n, stage in enumerate(self.method.stages(), 1)]
+
+    def _phase(self, stage: methods.Stage, cached: bool) -> Phase:
+        size, labels = self.backbone.sizes.image_size, self.support.labels
+        examples = Examples(np.zeros((len(labels), 1, 1, 3), np.uint8), labels, tuple(self.names))
+        batches = TrainingBatches(examples, stage.optimizer.batch_size, 0)
+        return Phase(
+            stage=stage,
+            examples=examples,
+            batches=batches,
+            update=stage.update or optimizer.make(stage.optimizer, batches.per_epoch),
+            make_views=views.build(
+                stage.method.config.views,
+                templates=stage.method.templates,
+                size=size,
+                mean=self.backbone.mean,
+                std=self.backbone.std,
+            ),
+            first=0,
+            steps=optimizer.steps(stage.optimizer, batches.per_epoch),
+            cached_views=int(cached),
+        )
+
+    def _batch(self, features: np.ndarray | None) -> dict[str, Any]:
+        size, rng = self.backbone.sizes.image_size, np.random.default_rng(0)
+        indices = np.arange(BATCH, dtype=np.int32) * SHOTS
+        batch = {"indices": indices, "labels": self.support.labels[indices]}
+        if features is not None:
+            return batch | {"features": features[indices, 0]}
+        return batch | {"images": rng.integers(0, 256, (BATCH, size, size, 3), np.uint8)}
+
+
+@functools.cache
+def _backbone(sizes: clip_lib.ClipConfig) -> ClipBackbone:
+    _, tokenizer = clip_lib.load("world")
+    sizes = dataclasses.replace(sizes, eot_id=tokenizer.eot_id)
+    return ClipBackbone(measuring.random_clip(sizes), tokenizer)
