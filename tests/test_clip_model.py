@@ -348,6 +348,6 @@ def test_errors_say_both_sizes(load):
         clip.encode_text(jnp.zeros((1, 21), int))
     with pytest.raises(ValueError, match="prompts of 3 layers .* tower has 2"):
         clip.vision(jnp.zeros((1, 32, 32, 3)), jnp.zeros((3, 1, 16)))
-    prefix = 2 * (jnp.zeros((1, 4, 5, 16)),)  # of 5 tokens
+    prefix = [2 * (jnp.zeros((1, 4, 5, 16)),)]  # of 5 tokens
     with pytest.raises(ValueError, match="21 tokens exceeds the context length 20"):
         clip.text.names(prefix, jnp.full((2, 16), 59))
