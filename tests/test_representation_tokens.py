@@ -5,6 +5,7 @@ difference counts in units of the tensor's largest value.
 """
 
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -14,9 +15,11 @@ import pytest
 import tokenizers
 import transformers
 from references import clip_reference
+from scipy.special import digamma
 
+import cdc_jax
+from cdc_jax import backbone, methods, optimizer, step, tasks, train
 from cdc_jax import clip as clip_lib
-from cdc_jax import methods, optimizer, step, tasks
 from cdc_jax.clip.backbone import ClipBackbone
 from cdc_jax.tasks.batches import TrainingBatches
 
@@ -162,3 +165,170 @@ def test_three_steps_equal_the_plain_form(clip, stored, row, float64):
     assert losses[0].dtype == np.float64
     assert_close(np.array(losses), stored[f"{row}/losses"])
     jax.tree.map(assert_close, state["trained"], in_parts(stored, f"{row}/trained"))
+
+
+# ---- Which logits, how many parameters, which settings
+
+
+class Sizes(backbone.Backbone):
+    """A backbone of which only the sizes are known: ViT-B/16's."""
+
+    sizes = backbone.Sizes(512, 512, 12, 768, 12, 224)
+
+
+NO_SHOTS = methods.Support(np.zeros((2, 4), np.float32), np.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "expected"),
+    [
+        ("mmrl", {}, 4_992_256),
+        ("mmrl", {"tokens.width": 2048}, 18_762_496),  # EuroSAT
+        ("mmrl_plus_plus", {}, 813_312),
+    ],
+)
+def test_parameters_at_vit_b16(row, changes, expected):
+    config = methods.configure(methods.with_changes(row, changes)).config
+    method = methods.rebuild("representation_tokens", config, Sizes(), ["a", "b"], "a {}.")
+    assert method.text_at == method.vision_at == tuple(range(5, 12))  # layers 6 to 12
+    start = jax.eval_shape(lambda key: method.initialize(key, Sizes(), NO_SHOTS), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(start.trained)) == expected
+
+
+def test_the_start(clip, stored):
+    """Layers start alike; MMRL++ starts from CLIP's projection and without residuals."""
+    of = {row: create(clip, stored, row) for row in SETTINGS}
+    start = {
+        row: method.initialize(jax.random.key(0), clip, NO_SHOTS).trained
+        for row, method in of.items()
+    }
+    for row, trained in start.items():
+        for tower in ("text", "vision"):
+            maps = trained["tokens"][tower]
+            assert (maps["bias"] == maps["bias"][0]).all() and abs(maps["bias"]).max() <= 12**-0.5
+            if row == "mmrl":
+                assert (maps["kernel"] == maps["kernel"][0]).all()
+            else:
+                assert not maps["left"].any() and 0.3 < abs(maps["right"]).max() <= 2**-0.5
+    assert not start["mmrl_plus_plus"]["projection"]["right"].any()
+    assert 0.3 < abs(start["mmrl_plus_plus"]["projection"]["left"]).max() <= 3**-0.5
+    assert float(start["mmrl"]["projection"]["kernel"].std()) == pytest.approx(48**-0.5, rel=0.05)
+
+
+def test_tokens_count_among_the_training_classes_only(clip, stored):
+    method = create(clip, stored, "mmrl")
+    names, template = list(method.class_names), str(stored["text"])
+    share = lambda *arguments: float(method.classes(clip, *arguments).share)  # noqa: E731
+    assert share(names) == share(names[::-1]) == pytest.approx(0.3)
+    assert share(names[:2]) == share([*names, "picture"]) == share(["photo", "red"]) == 0
+    assert share(names, template) == 0  # another dataset with the same names and text
+    assert method.covers(["photo", "red"])
+
+
+def test_a_text_may_begin_with_the_name(clip, stored):
+    config = create(clip, stored, "mmrl").config
+    method = methods.rebuild("representation_tokens", config, clip, ["cat", "dog"], "{} picture.")
+    classes = method.classes(clip, method.class_names)
+    assert classes.words.shape == (0,)
+    found = clip.encode_prompted(
+        jnp.zeros((1, 1, 0, 32)), np.asarray(classes.words)[None], classes.names
+    )
+    np.testing.assert_allclose(found[0], classes.anchors, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("count", 0, "tokens.count must lie between 1 and inf, got 0"),
+        ("first_layer", 5, "tokens.first_layer must lie between 0 and 4, got 5"),
+        ("own_share", 1.5, "tokens.own_share must lie between 0 and 1, got 1.5"),
+        ("rank", -1, "tokens.rank must lie between 0 and inf, got -1"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(clip, setting, value, message):
+    config = methods.configure(f"mmrl@tokens.{setting}={value}").config
+    with pytest.raises(ValueError, match=message):
+        methods.rebuild("representation_tokens", config, clip, ["cat", "dog"], "a {}.")
+
+
+def test_an_evidential_head_has_one_opinion_of_the_fused_logits(clip, stored):
+    """Its trusted loss counts for each set of logits, as the published cross-entropy does."""
+    changes = {"head.name": "evidential", "head.fusion": "dempster", "head.kl_weight": 0.02}
+    config = create(clip, stored, "mmrl").config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(changes)
+    config.head.shift = 3.0
+    names = [str(name) for name in stored["names"]]
+    method = methods.rebuild("representation_tokens", config, clip, names, str(stored["text"]))
+    classes, labels = method.classes(clip, names), stored["labels"]
+    trained = jax.tree.map(jnp.asarray, in_parts(stored, "mmrl/initial"))
+    _, terms = jax.jit(functools.partial(objective, method, clip, classes, stored))(trained)
+    logits = float(clip.logit_scale) * stored["mmrl/image"] @ stored["mmrl/text"].T
+    for name, of_set in zip(("classification", "representation"), logits, strict=True):
+        alpha = np.exp(of_set.astype(np.float64) - 3) + 1
+        chosen = alpha[np.arange(4), labels]
+        expected = (digamma(alpha.sum(-1)) - digamma(chosen)).mean()  # without KL at the start
+        np.testing.assert_allclose(terms[name], expected, rtol=1e-4)
+    fused = jnp.asarray(stored["mmrl/logits"])[:, None]
+    prediction = method.predict(methods.Learned({}, {}), fused)
+    assert prediction.template_predicted.shape == (4, 1)
+    evidence = np.exp(stored["mmrl/logits"].astype(np.float64) - 3)
+    expected = (evidence + 1) / (evidence + 1).sum(-1, keepdims=True)
+    np.testing.assert_allclose(prediction.probability, expected, rtol=1e-4)
+    assert not prediction.conflict.any()
+
+
+# ---- The whole way on the bundled world
+
+NAMES = [*SETTINGS, "mmrl@head.name=evidential;head.fusion=dempster"]
+ARGUMENT = (
+    "shots=2,world.test_images=2,evaluation_batch_size=24,progress=False,log_every=2,"
+    "checkpoint_every=3,"
+    "mmrl.tokens.width=16,mmrl_plus_plus.tokens.width=16,mmrl.optimizer.epochs=8,"
+    f'mmrl_plus_plus.optimizer.epochs=8,methods="{",".join(NAMES)}"'
+)
+
+
+@pytest.fixture(scope="module")
+def finished(get_config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    config = get_config("fewshot", ARGUMENT)
+    return workdir, config, train.train_and_evaluate(config, workdir)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_they_end_the_same(finished, tmp_path, monkeypatch):
+    workdir, config, results = finished
+    stream = TrainingBatches.stream
+
+    def stopping(self, first, last, put):
+        for i, batch in enumerate(stream(self, first, last, put)):
+            if i == 5:
+                raise KeyboardInterrupt
+            yield batch
+
+    for _ in NAMES:  # every method is stopped once
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(TrainingBatches, "stream", stopping)
+            train.train_and_evaluate(config, tmp_path)
+    assert train.train_and_evaluate(config, tmp_path) == results
+    for name in NAMES:
+        for file in ("metrics.jsonl", "adapted/learned.safetensors", "scores.npz"):
+            whole, resumed = (path / name / file for path in (workdir, tmp_path))
+            assert whole.read_bytes() == resumed.read_bytes(), (name, file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", NAMES)
+@pytest.mark.parametrize("split", ["base_int", "new_int"])
+def test_exported_they_predict_as_they_were_evaluated(finished, row, split):
+    workdir, config, results = finished
+    task, scores = tasks.load(config, 32), np.load(workdir / row / "scores.npz")
+    examples = task.test[split]
+    names, images = list(examples.class_names), list(examples.images[:])
+    predictions = cdc_jax.predict(workdir / row, images, class_names=names)
+    found = [names.index(one.predicted) for one in predictions]
+    assert found == scores[f"{split}/predicted"].tolist()
+    confidence = [one.probability[0][1] for one in predictions]
+    np.testing.assert_allclose(confidence, scores[f"{split}/confidence"], atol=1e-5)
+    terms = (workdir / row / "metrics.jsonl").read_text().splitlines()[0]
+    assert {"classification", "representation", "image_consistency"} < json.loads(terms).keys()
