@@ -279,7 +279,7 @@ def test_an_evidential_head_has_one_opinion_of_the_fused_logits(clip, stored):
 
 # ---- The whole way on the bundled world
 
-NAMES = [*SETTINGS, "mmrl@head.name=evidential;head.fusion=dempster"]
+NAMES = ["mmrl@head.name=evidential;head.fusion=dempster", "mmrl_plus_plus"]
 ARGUMENT = (
     "shots=2,world.test_images=2,evaluation_batch_size=24,progress=False,log_every=2,"
     "checkpoint_every=3,"

@@ -23,7 +23,7 @@ from cdc_jax import devices
 from cdc_jax.backbone import Sizes
 from cdc_jax.clip import hub, pretrained
 from cdc_jax.clip.config import Transformer
-from cdc_jax.clip.model import Clip, normalize
+from cdc_jax.clip.model import Clip, inserted, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
 from cdc_jax.preprocessing import Preprocessing
 
@@ -184,11 +184,11 @@ class ClipBackbone:
         Texts have no beginning in common: each takes the plain forward pass, and nothing bounds
         their memory.
         """
-        start_id, inserted = self.tokenizer.start_id, at is not None and at[0] > 0
+        start_id = self.tokenizer.start_id
 
         def encode(prompts, words, name):
             # Prompts of the first block take all places but the first.
-            places = jnp.full(1 if inserted else 1 + prompts.shape[1], start_id)
+            places = jnp.full(1 + (0 if inserted(at) else prompts.shape[1]), start_id)
             return self.clip.text(jnp.concatenate([places, words, name])[None], prompts, at)[0]
 
         of_template = jax.vmap(encode, (0, None, 0))

@@ -79,7 +79,7 @@ class VisionTower(nnx.Module):
         x = project(patches.reshape(batch, grid**2, -1), self.patch_embedding[...])
         first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (batch, 1, width))
         x = jnp.concatenate([first, x], 1) + self.position_embedding[...].astype(x.dtype)
-        if not _inserted(at):
+        if not inserted(at):
             prompt = jnp.broadcast_to(prompts[0], (batch, *prompts.shape[1:]))
             x = jnp.concatenate([x, prompt], 1)
         x = self.pre_norm(x)
@@ -149,7 +149,7 @@ class TextTower(nnx.Module):
         if prompts is None:
             prompts = jnp.zeros((1, 0, self.token_embedding.shape[1]), jnp.float32)
         x, added = self.embed(token_ids), prompts.shape[1]
-        if not _inserted(at):
+        if not inserted(at):
             x, added = x.at[..., 1 : 1 + added, :].set(prompts[0]), 0
         x, _ = scan(self.blocks, self._placed(x, 0), prompts, 1, causal=True, at=at, share=share)
         return self._pool(x, token_ids, added)
@@ -175,7 +175,7 @@ class TextTower(nnx.Module):
           Keys and values of every layer, (depth, heads, tokens, head width). Prompts that are
           inserted make two pairs of them: of the layers before, and of the layers after.
         """
-        start, first = self.embed(jnp.array([start_id])), prompts[0, : 0 if _inserted(at) else None]
+        start, first = self.embed(jnp.array([start_id])), prompts[0, : 0 if inserted(at) else None]
         x = self._placed(jnp.concatenate([start, first, words]), 0)
         return scan(self.blocks, x, prompts, start=1, causal=True, at=at, share=share)[1]
 
@@ -247,7 +247,7 @@ def eot_positions(token_ids: Int[Array | np.ndarray, "*b tokens"], eot_id: int) 
     return jnp.argmax(token_ids == eot_id, -1)
 
 
-def _inserted(at: Sequence[int] | None) -> bool:
+def inserted(at: Sequence[int] | None) -> bool:
     """Whether prompts at these blocks are no part of a tower's input."""
     return at is not None and at[0] > 0
 
