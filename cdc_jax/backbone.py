@@ -57,7 +57,9 @@ class Backbone(Protocol):
     unless the caller asks for raw features.
 
     Prompts are arrays (layers, prompt, width): row 0 is part of the first block's input, row j
-    replaces the tokens at the same positions before block `at[j]`, which is j unless given.
+    replaces the tokens at the same positions before block `at[j]`, which is j unless given. If
+    `at[0]` is a later block, row 0 is inserted there and has no position. With a `share` below 1,
+    row j is mixed with the tokens that it would replace: share · row + (1 − share) · tokens.
     """
 
     @property
@@ -118,6 +120,25 @@ class Backbone(Protocol):
         """Features of normalised pixels; prompts stand after the patches. Raw ones have norms."""
         ...
 
+    def encode_images_and_prompts(
+        self,
+        pixels: Float[Array, "batch rows columns 3"],
+        prompts: Float[Array, "layers prompt width"],
+        at: tuple[int, ...] | None = None,
+        share: float = 1.0,
+    ) -> tuple[Float[Array, "batch embed"], Float[Array, "batch prompt width"]]:
+        """Features as of `encode_images`, and the final states of the prompts.
+
+        The states have passed the layer norm that stands before `image_projection`. Their mean over
+        the prompts can be projected to the joint embedding.
+        """
+        ...
+
+    @property
+    def image_projection(self) -> Float[Array, "width embed"]:
+        """The map from the image tower's final states to the joint embedding."""
+        ...
+
     def encode_texts(self, texts: Sequence[str], raw: bool = False) -> Float[Array, "texts embed"]:
         """Features of whole texts.
 
@@ -132,6 +153,7 @@ class Backbone(Protocol):
         words: Int[Array | np.ndarray, "templates words"],
         names: Int[Array | np.ndarray, "classes tokens"],
         at: tuple[int, ...] | None = None,
+        share: float = 1.0,
     ) -> Float[Array, "templates classes embed"]:
         """Features of every class name behind every template's prompts and fixed words.
 
@@ -141,6 +163,7 @@ class Backbone(Protocol):
           words: token ids between the prompts and the name; may be empty.
           names: of `name_ids`.
           at: the block that each row of the prompts enters.
+          share: see above.
         """
         ...
 

@@ -150,33 +150,44 @@ def block(x, t, name, sizes, mask):
     return x + linear(y, "mlp.fc2")
 
 
-def plain_layers(x, t, tower, sizes, prompts, start, mask):
+def plain_layers(x, t, tower, sizes, prompts, start, causal, at=None, share=1.0):
+    at = range(len(prompts)) if at is None else at
     for i in range(sizes["num_hidden_layers"]):
-        if 0 < i < len(prompts):
-            x = jnp.concatenate([x[:start], prompts[i], x[start + len(prompts[i]) :]])
+        if i > 0 and i in at:
+            row = prompts[at.index(i)]
+            stop = start if i == at[0] else start + len(row)
+            if i > at[0]:
+                row = share * row + (1 - share) * x[start:stop]
+            x = jnp.concatenate([x[:start], row, x[stop:]])
+        mask = np.tri(len(x), dtype=bool) if causal else True
         x = block(x, t, f"{tower}.encoder.layers.{i}", sizes, mask)
     return x
 
 
-def plain_text(t, config, ids, prompts):
-    """Full-length features of token ids whose positions 1..d the prompts replace."""
+def plain_text(t, config, ids, prompts, at=(0,), share=1.0):
+    """Full-length features of token ids whose positions 1..d the prompts replace.
+
+    Prompts of a later layer are inserted there in place of this.
+    """
     sizes = config["text_config"]
     embedding = t["text_model.embeddings.token_embedding.weight"]
     positions = t["text_model.embeddings.position_embedding.weight"]
-    mask = np.tri(ids.shape[1], dtype=bool)
+    added = len(prompts[0]) if at[0] else 0
 
     def feature(x, end):
-        x = jnp.concatenate([x[:1], prompts[0], x[1 + len(prompts[0]) :]]) + positions[: len(x)]
-        x = plain_layers(x, t, "text_model", sizes, prompts, 1, mask)
-        x = norm(x[end], t, "text_model.final_layer_norm", sizes["layer_norm_eps"])
+        if not added:
+            x = jnp.concatenate([x[:1], prompts[0], x[1 + len(prompts[0]) :]])
+        x = x + positions[: len(x)]
+        x = plain_layers(x, t, "text_model", sizes, prompts, 1, True, at, share)
+        x = norm(x[end + added], t, "text_model.final_layer_norm", sizes["layer_norm_eps"])
         return t["text_projection.weight"] @ x
 
     ends = [list(row).index(reference.end_of_text(config)) for row in ids]
     return jax.vmap(feature)(embedding[ids], np.array(ends))
 
 
-def plain_image(t, config, pixels, prompts):
-    """Features of images with the prompts after the patches."""
+def plain_image(t, config, pixels, prompts, at=(0,), share=1.0):
+    """Features of images with the prompts after the patches, and the prompts' last states."""
     sizes = config["vision_config"]
     patch, grid = sizes["patch_size"], sizes["image_size"] // sizes["patch_size"]
     kernel = t["vision_model.embeddings.patch_embedding.weight"]
@@ -188,11 +199,12 @@ def plain_image(t, config, pixels, prompts):
                 piece = image[row * patch :, column * patch :][:patch, :patch]
                 x.append(jnp.einsum("wcij,ijc->w", kernel, piece))
         x = jnp.stack(x) + t["vision_model.embeddings.position_embedding.weight"]
-        x = jnp.concatenate([x, prompts[0]])
+        if at[0] == 0:
+            x = jnp.concatenate([x, prompts[0]])
         x = norm(x, t, "vision_model.pre_layrnorm", sizes["layer_norm_eps"])
-        x = plain_layers(x, t, "vision_model", sizes, prompts, 1 + grid**2, True)
-        x = norm(x[0], t, "vision_model.post_layernorm", sizes["layer_norm_eps"])
-        return t["visual_projection.weight"] @ x
+        x = plain_layers(x, t, "vision_model", sizes, prompts, 1 + grid**2, False, at, share)
+        x = norm(x, t, "vision_model.post_layernorm", sizes["layer_norm_eps"])
+        return t["visual_projection.weight"] @ x[0], x[1 + grid**2 :]
 
     return jax.vmap(feature)(pixels)
 
@@ -244,7 +256,7 @@ def test_shared_prefix_equals_full_length_forward(load, name, layers, context, w
     names, texts = prompted_names(config, words, context)
 
     def plain(tensors, prompts):
-        return plain_text(tensors, config, texts, prompts)
+        return plain_text(tensors, config, texts, prompts, range(layers))
 
     def full(clip, prompts):
         return clip.text(texts, prompts)
@@ -322,7 +334,7 @@ def test_visual_prompts_equal_a_plain_loop(load, name, layers, count):
     prompts = random_prompts(layers, count, config["vision_config"]["hidden_size"])
 
     def plain(tensors, prompts):
-        return plain_image(tensors, config, pixels, prompts)
+        return plain_image(tensors, config, pixels, prompts, range(layers))[0]
 
     def ours(clip, prompts):
         return clip.vision(pixels, prompts)
@@ -332,6 +344,64 @@ def test_visual_prompts_equal_a_plain_loop(load, name, layers, count):
     assert_close(features, expected[0])
     for layer in range(layers):
         assert_close(gradient[layer], expected[1][layer])
+
+
+LATER = {"at": (1, 3), "share": 0.3}  # two rows of prompts: inserted, and mixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], [9, 4]])
+def test_prompts_of_a_middle_layer_equal_a_plain_loop(load, words):
+    name, count = "patch14_gelu", 3
+    config = reference.CONFIGS[name]
+    prompts = random_prompts(2, count, config["text_config"]["hidden_size"])
+    names, texts = prompted_names(config, words, 0)
+
+    def plain(tensors, prompts):
+        return plain_text(tensors, config, texts, prompts, **LATER)
+
+    def full(clip, prompts):
+        return clip.text(texts, prompts, **LATER)
+
+    def shared(clip, prompts, chunks=0):
+        embedded = clip.text.embed(jnp.array(words, int))
+        prefixes = clip.text.prefix(reference.START, prompts, embedded, **LATER)
+        assert [keys.shape[0] for keys, _ in prefixes] == [1, 3]
+        return clip.text.names(prefixes, names, 1, chunks)
+
+    features, gradient = value_and_gradient(plain, reference.weights(config), prompts)
+    for form in (full, shared, functools.partial(shared, chunks=3)):
+        found = value_and_gradient(form, load(name), prompts)
+        assert_close(found[0], features)
+        for row in range(2):
+            assert_close(found[1][row], gradient[row])
+
+
+@pytest.mark.slow
+def test_states_of_visual_prompts_of_a_middle_layer_equal_a_plain_loop(load):
+    name = "patch14_gelu_legacy"
+    config = reference.CONFIGS[name]
+    pixels = jnp.array(reference.inputs(config)[0][:2])
+    prompts = random_prompts(2, 3, config["vision_config"]["hidden_size"])
+
+    def both(outputs):
+        features, states = outputs
+        return jnp.concatenate([features, states.reshape(2, -1)], -1)
+
+    def plain(tensors, prompts):
+        return both(plain_image(tensors, config, pixels, prompts, **LATER))
+
+    def ours(clip, prompts):
+        return both(clip.vision.with_states(pixels, prompts, **LATER))
+
+    features, gradient = value_and_gradient(plain, reference.weights(config), prompts)
+    found = value_and_gradient(ours, load(name), prompts)
+    assert_close(found[0], features)
+    for row in range(2):
+        assert_close(found[1][row], gradient[row])
+    inserted = load(name).vision(pixels, prompts, LATER["at"])  # replaced in place of mixed
+    expected = plain_image(reference.weights(config), config, pixels, prompts, LATER["at"])[0]
+    assert_close(inserted, expected)
 
 
 def test_text_ends_at_the_first_end_or_at_the_largest_id():
@@ -348,6 +418,6 @@ def test_errors_say_both_sizes(load):
         clip.encode_text(jnp.zeros((1, 21), int))
     with pytest.raises(ValueError, match="prompts of 3 layers .* tower has 2"):
         clip.vision(jnp.zeros((1, 32, 32, 3)), jnp.zeros((3, 1, 16)))
-    prefix = 2 * (jnp.zeros((1, 4, 5, 16)),)  # of 5 tokens
+    prefix = [2 * (jnp.zeros((1, 4, 5, 16)),)]  # of 5 tokens
     with pytest.raises(ValueError, match="21 tokens exceeds the context length 20"):
         clip.text.names(prefix, jnp.full((2, 16), 59))

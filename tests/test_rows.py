@@ -56,14 +56,26 @@ FEATURES = {
 }  # fmt: skip
 
 
+TOKENS = {"mmrl": 0.2, "mmrl_plus_plus": 0.1}
+"""Row -> weight of its consistency in a transfer."""
+
+
 def test_what_is_changed_for_a_transfer():
-    assert methods.ROWS.keys() == MULTIMODAL | TEXT | UNTRAINED | FEATURES
+    assert methods.ROWS.keys() == MULTIMODAL | TEXT | UNTRAINED | FEATURES | TOKENS.keys()
     maple = {"prompts.layers": 3, "optimizer.epochs": 2, "optimizer.learning_rate": 0.0026}
     for name, row in methods.ROWS.items():
-        kinds = {name in MULTIMODAL: maple, name in TEXT: {"optimizer.epochs": 50}}
+        tokens = {
+            "optimizer.batch_size": 32, "optimizer.epochs": 1, "optimizer.warmup": 0,
+            "loss.consistency_weight": TOKENS.get(name),
+        }  # fmt: skip
+        kinds = {
+            name in MULTIMODAL: maple,
+            name in TEXT: {"optimizer.epochs": 50},
+            name in TOKENS: tokens,
+        }
         assert row.transfer == kinds.get(True, {}), name
         config = methods.configure(name).config
-        if name not in FEATURES:
+        if row.family == "prompt_tuning":
             assert (config.prompts.modality == "multimodal") == (name in MULTIMODAL)
             assert (config.prompts.context == 0) == (name in UNTRAINED)
 
@@ -89,8 +101,11 @@ def test_every_row_has_a_role_and_a_family():
     assert by_role["upper bound"] == ["oracle", "oracle_visual"]
     families = {name: row.family for name, row in methods.ROWS.items()}
     assert set(families.values()) == FAMILIES.keys() == defaults.OF_FAMILIES.keys()
-    assert FAMILIES.keys() == FEATURES - {"tip_adapter_f"} | {"prompt_tuning"}
-    assert {name for name in families if families[name] != "prompt_tuning"} == FEATURES
+    others = {"prompt_tuning", "representation_tokens"}
+    assert FAMILIES.keys() == FEATURES - {"tip_adapter_f"} | others
+    assert {name for name in families if families[name] not in others} == FEATURES
+    tokens = {name for name in families if families[name] == "representation_tokens"}
+    assert tokens == TOKENS.keys()
     assert families["tip_adapter_f"] == "tip_adapter"
     for name, family in families.items():
         choice = methods.configure(name)

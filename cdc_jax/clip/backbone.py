@@ -23,7 +23,7 @@ from cdc_jax import devices
 from cdc_jax.backbone import Sizes
 from cdc_jax.clip import hub, pretrained
 from cdc_jax.clip.config import Transformer
-from cdc_jax.clip.model import Clip, normalize
+from cdc_jax.clip.model import Clip, inserted, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
 from cdc_jax.preprocessing import Preprocessing
 
@@ -112,17 +112,34 @@ class ClipBackbone:
         features = self.clip.vision(pixels, prompts, at)
         return features if raw else normalize(features)
 
+    def encode_images_and_prompts(
+        self,
+        pixels: Float[Array, "batch rows columns 3"],
+        prompts: Float[Array, "layers prompt width"],
+        at: tuple[int, ...] | None = None,
+        share: float = 1.0,
+    ) -> tuple[Float[Array, "batch embed"], Float[Array, "batch prompt width"]]:
+        """See `Backbone`."""
+        features, states = self.clip.vision.with_states(pixels, prompts, at, share)
+        return normalize(features), states
+
+    @property
+    def image_projection(self) -> Float[Array, "width embed"]:
+        """See `Backbone`."""
+        return self.clip.vision.projection[...]
+
     def encode_texts(self, texts: Sequence[str], raw: bool = False) -> Float[Array, "texts embed"]:
         """See `Backbone`."""
         return self.clip.encode_text(self.tokenizer(texts), normalize=not raw)
 
-    @partial(jax.jit, static_argnames=("at", "memory"))
+    @partial(jax.jit, static_argnames=("at", "share", "memory"))
     def encode_prompted(
         self,
         prompts: Float[Array, "templates layers prompt width"],
         words: Int[Array | np.ndarray, "templates words"],
         names: Int[Array | np.ndarray, "classes tokens"],
         at: tuple[int, ...] | None = None,
+        share: float = 1.0,
         memory: int = TEXT_MEMORY,
     ) -> Float[Array, "templates classes embed"]:
         """See `Backbone`.
@@ -136,6 +153,7 @@ class ClipBackbone:
           words: see `Backbone`.
           names: see `Backbone`.
           at: see `Backbone`.
+          share: see `Backbone`.
           memory: bytes that the classes' activations may take on a device.
         """
         text, start_id = self.clip.text, self.tokenizer.start_id
@@ -145,7 +163,7 @@ class ClipBackbone:
         chunk, chunks = split_classes(self.clip.config.text, len(prompts), classes, tokens, memory)
 
         def prefix(prompts, words):
-            return text.prefix(start_id, prompts, text.embed(words), at)
+            return text.prefix(start_id, prompts, text.embed(words), at, share)
 
         # Every device encodes its share of the prefixes, few as they are, and of the classes.
         prefixes = jax.vmap(prefix)(devices.split(prompts, devices.AXES), words)
@@ -169,7 +187,8 @@ class ClipBackbone:
         start_id = self.tokenizer.start_id
 
         def encode(prompts, words, name):
-            places = jnp.full(1 + prompts.shape[1], start_id)  # prompts take all but the first
+            # Prompts of the first block take all places but the first.
+            places = jnp.full(1 + (0 if inserted(at) else prompts.shape[1]), start_id)
             return self.clip.text(jnp.concatenate([places, words, name])[None], prompts, at)[0]
 
         of_template = jax.vmap(encode, (0, None, 0))

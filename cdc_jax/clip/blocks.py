@@ -5,6 +5,8 @@ bfloat16 inputs with float32 sums, and each result is rounded to bfloat16; the r
 layer norms and softmax stay in float32.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,9 @@ from cdc_jax.clip.config import Transformer
 
 KeysValues = tuple[Float[Array, "*b heads tokens head"], Float[Array, "*b heads tokens head"]]
 Prefix = tuple[Float[Array, "*d heads before head"], Float[Array, "*d heads before head"]]
+_Keys = Float[Array, "... heads _ head"]
+Prefixes = list[tuple[_Keys, _Keys]]
+"""Keys and values of consecutive blocks, a pair for those with equally many tokens."""
 
 _KEPT = "product with weights"
 
@@ -166,25 +171,83 @@ def stack(sizes: Transformer, rngs: nnx.Rngs) -> Block:
     return blocks(rngs)
 
 
-def scan(blocks: Block, x: Array, prompts: Array, start: int, mask=None, prefix=None, at=None):
-    """Runs all blocks, replacing the tokens from `start` by prompts before some of them.
+def scan(
+    blocks: Block,
+    x: Float[Array, "*b tokens width"],
+    prompts: Float[Array, "layers prompt width"],
+    start: int,
+    causal: bool = False,
+    at: Sequence[int] | None = None,
+    share: float = 1.0,
+) -> tuple[Float[Array, "*b tokens2 width"], Prefixes]:
+    """Runs all blocks with prompts at the places from `start` on.
 
-    Row 0 of the prompts is in `x` already. Row j enters before block `at[j]`, which is j unless
-    given. Returns the tokens, and every layer's keys and values, stacked.
+    Row j of the prompts enters before block `at[j]`, which is j unless given. Row 0 is in `x`
+    already if it enters block 0. In a later block it is inserted, and the tokens behind it move.
+    The other rows take its places.
+
+    Args:
+      blocks: of a tower.
+      x: tokens.
+      prompts: vectors.
+      start: place of the first vector.
+      causal: whether tokens attend to earlier tokens only.
+      at: rising numbers of blocks.
+      share: weight of the rows after the first, beside the tokens that stand at their places.
+
+    Returns:
+      The tokens, and the keys and values of all blocks.
+
+    Raises:
+      ValueError: `at` does not fit the prompts or the tower.
     """
-    depth = blocks.qkv.kernel.shape[0]
+    depth = _depth(blocks)
     at = tuple(range(len(prompts))) if at is None else tuple(at)
-    if len(at) != len(prompts) or at[0] != 0 or list(at) != sorted(set(at)) or at[-1] >= depth:
+    if len(at) != len(prompts) or at[0] < 0 or list(at) != sorted(set(at)) or at[-1] >= depth:
         raise ValueError(
             f"prompts of {len(prompts)} layers need as many rising blocks from 0 on, the tower has "
             f"{depth}, got {at}"
         )
+    prefixes: Prefixes = []
+    if at[0] > 0:
+        early, blocks = _parts(blocks, (at[0], depth - at[0]))
+        x, keys_values = _run(early, x, prompts[:1, :0], start, causal)
+        prefixes.append(keys_values)
+        row = jnp.broadcast_to(prompts[0], (*x.shape[:-2], *prompts.shape[1:]))
+        x = jnp.concatenate([x[..., :start, :], row, x[..., start:, :]], -2)
+    later = tuple(block - at[0] for block in at)
+    x, keys_values = _run(blocks, x, prompts, start, causal, at=later, share=share)
+    return x, [*prefixes, keys_values]
+
+
+def scan_behind(
+    blocks: Block, x: Float[Array, "*b tokens width"], prefixes: Prefixes
+) -> Float[Array, "*b tokens width"]:
+    """Runs all blocks on tokens that attend to a prefix, and causally to each other.
+
+    Args:
+      blocks: of a tower.
+      x: tokens.
+      prefixes: keys and values of earlier tokens, of `scan`.
+    """
+    no_prompt = jnp.zeros((1, 0, x.shape[-1]), jnp.float32)
+    parts = _parts(blocks, [len(keys) for keys, _ in prefixes])
+    for part, prefix in zip(parts, prefixes, strict=True):
+        x, _ = _run(part, x, no_prompt, 0, causal=True, prefix=prefix)
+    return x
+
+
+def _run(blocks, x, prompts, start, causal, prefix=None, at=(0,), share=1.0):
+    """Runs blocks on equally many tokens, of which row 0 of the prompts is a part."""
+    depth, mask = _depth(blocks), _causal(x.shape[-2]) if causal else None
     padded = jnp.zeros((depth, *prompts.shape[1:]), prompts.dtype).at[np.array(at)].set(prompts)
     replaced = np.isin(np.arange(depth), at[1:])
 
     def layer(x, inputs):
         block, prompt, replace, prefix = inputs
         stop = start + prompt.shape[0]
+        if share != 1:
+            prompt = share * prompt + (1 - share) * x[..., start:stop, :]
         x = jnp.where(replace, x.at[..., start:stop, :].set(prompt), x)
         return block(x, mask, prefix)
 
@@ -192,3 +255,20 @@ def scan(blocks: Block, x: Array, prompts: Array, start: int, mask=None, prefix=
     policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
     layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
     return jax.lax.scan(layer, x, (blocks, padded, replaced, prefix))
+
+
+def _depth(blocks: Block) -> int:
+    return blocks.qkv.kernel.shape[0]
+
+
+def _parts(blocks: Block, depths: Sequence[int]) -> list[Block]:
+    """The blocks in consecutive parts."""
+    if len(depths) == 1:
+        return [blocks]
+    starts = [sum(depths[:i]) for i in range(len(depths))]
+    parts = [slice(start, start + depth) for start, depth in zip(starts, depths, strict=True)]
+    return [jax.tree.map(lambda leaf, part=part: leaf[part], blocks) for part in parts]
+
+
+def _causal(tokens: int) -> np.ndarray:
+    return np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)

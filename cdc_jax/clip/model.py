@@ -1,9 +1,10 @@
 """CLIP's two towers, with the slots that prompts need (Radford et al. 2021; deep and visual
-prompts as in MaPLe, Khattak et al. 2023).
+prompts as in MaPLe, Khattak et al. 2023; tokens of middle layers as in MMRL, Guo and Gu 2025).
 
 Prompts enter both towers as an array of shape (layers, prompt, width): row 0 is part of the
 input of the first layer, row j replaces the previous layer's output at the same positions before
-layer j, and after the last row the tokens run on. One row is a shallow prompt, as in CoOp.
+layer j, and after the last row the tokens run on. One row is a shallow prompt, as in CoOp. Other
+layers may be given. A row 0 of a later layer is inserted there, and has no position.
 
 The text tower is causal and pooled at the end-of-text token, which allows two exact savings. The
 sequence may stop at the longest class name's end-of-text. And the tokens before the name, which
@@ -21,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cdc_jax import devices
-from cdc_jax.clip.blocks import LayerNorm, Prefix, project, scan, stack
+from cdc_jax.clip.blocks import LayerNorm, Prefixes, project, scan, scan_behind, stack
 from cdc_jax.clip.config import ClipConfig
 
 
@@ -52,6 +53,7 @@ class VisionTower(nnx.Module):
         pixels: Float[Array, "batch rows columns 3"],
         prompts: Float[Array, "layers prompt width"] | None = None,
         at: Sequence[int] | None = None,
+        share: float = 1.0,
     ) -> Float[Array, "batch tokens width"]:
         """The last block's output: class token, patches (row by row), prompts.
 
@@ -60,6 +62,7 @@ class VisionTower(nnx.Module):
           prompts: visual prompts, which stand after the patches and have no position. Prompts of
             the first layer join before the pre-layer-norm.
           at: the block that each row of the prompts enters; None is 0, 1, 2, …
+          share: see `blocks.scan`.
 
         Raises:
           ValueError: images of another size than the model's.
@@ -76,9 +79,11 @@ class VisionTower(nnx.Module):
         x = project(patches.reshape(batch, grid**2, -1), self.patch_embedding[...])
         first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (batch, 1, width))
         x = jnp.concatenate([first, x], 1) + self.position_embedding[...].astype(x.dtype)
-        prompt = jnp.broadcast_to(prompts[0], (batch, *prompts.shape[1:]))
-        x = self.pre_norm(jnp.concatenate([x, prompt], 1))
-        return scan(self.blocks, x, prompts, start=1 + grid**2, at=at)[0]
+        if not inserted(at):
+            prompt = jnp.broadcast_to(prompts[0], (batch, *prompts.shape[1:]))
+            x = jnp.concatenate([x, prompt], 1)
+        x = self.pre_norm(x)
+        return scan(self.blocks, x, prompts, start=1 + grid**2, at=at, share=share)[0]
 
     def __call__(
         self,
@@ -89,6 +94,21 @@ class VisionTower(nnx.Module):
         """Image features before normalisation; arguments as `tokens`."""
         pooled = self.post_norm(self.tokens(pixels, prompts, at)[:, 0])
         return project(pooled, self.projection[...])
+
+    def with_states(
+        self,
+        pixels: Float[Array, "batch rows columns 3"],
+        prompts: Float[Array, "layers prompt width"],
+        at: Sequence[int] | None = None,
+        share: float = 1.0,
+    ) -> tuple[Float[Array, "batch embed"], Float[Array, "batch prompt width"]]:
+        """Image features before normalisation, and the prompts' normed states after all blocks.
+
+        The arguments are those of `tokens`.
+        """
+        tokens = self.tokens(pixels, prompts, at, share)
+        states = self.post_norm(tokens[:, tokens.shape[1] - prompts.shape[1] :])
+        return project(self.post_norm(tokens[:, 0]), self.projection[...]), states
 
 
 class TextTower(nnx.Module):
@@ -115,20 +135,24 @@ class TextTower(nnx.Module):
         token_ids: Int[Array | np.ndarray, "texts tokens"],
         prompts: Float[Array, "layers prompt width"] | None = None,
         at: Sequence[int] | None = None,
+        share: float = 1.0,
     ) -> Float[Array, "texts embed"]:
         """Text features before normalisation, by the plain full-length forward pass.
 
         Args:
           token_ids: start-of-text, words, end-of-text, padding; at most the context length.
-          prompts: take the places after start-of-text, whatever token stands there.
+          prompts: take the places after start-of-text, whatever token stands there. Prompts of a
+            later layer than the first are inserted there instead.
           at: the block that each row of the prompts enters; None is 0, 1, 2, …
+          share: see `blocks.scan`.
         """
         if prompts is None:
             prompts = jnp.zeros((1, 0, self.token_embedding.shape[1]), jnp.float32)
-        x = self.embed(token_ids).at[..., 1 : 1 + prompts.shape[1], :].set(prompts[0])
-        mask = _causal(x.shape[-2])
-        x, _ = scan(self.blocks, self._placed(x, 0), prompts, 1, mask=mask, at=at)
-        return self._pool(x, token_ids)
+        x, added = self.embed(token_ids), prompts.shape[1]
+        if not inserted(at):
+            x, added = x.at[..., 1 : 1 + added, :].set(prompts[0]), 0
+        x, _ = scan(self.blocks, self._placed(x, 0), prompts, 1, causal=True, at=at, share=share)
+        return self._pool(x, token_ids, added)
 
     def prefix(
         self,
@@ -136,7 +160,8 @@ class TextTower(nnx.Module):
         prompts: Float[Array, "layers prompt width"],
         words: Float[Array, "words width"],
         at: Sequence[int] | None = None,
-    ) -> Prefix:
+        share: float = 1.0,
+    ) -> Prefixes:
         """What every class name of one template attends to: start-of-text, prompt, fixed words.
 
         Args:
@@ -144,17 +169,19 @@ class TextTower(nnx.Module):
           prompts: the template's learned vectors.
           words: embeddings of the fixed words between the prompt and the name; may be empty.
           at: the block that each row of the prompts enters; None is 0, 1, 2, …
+          share: see `blocks.scan`.
 
         Returns:
-          Keys and values of every layer, (depth, heads, tokens, head width).
+          Keys and values of every layer, (depth, heads, tokens, head width). Prompts that are
+          inserted make two pairs of them: of the layers before, and of the layers after.
         """
-        start = self.embed(jnp.array([start_id]))
-        x = self._placed(jnp.concatenate([start, prompts[0], words]), 0)
-        return scan(self.blocks, x, prompts, start=1, mask=_causal(len(x)), at=at)[1]
+        start, first = self.embed(jnp.array([start_id])), prompts[0, : 0 if inserted(at) else None]
+        x = self._placed(jnp.concatenate([start, first, words]), 0)
+        return scan(self.blocks, x, prompts, start=1, causal=True, at=at, share=share)[1]
 
     def names(
         self,
-        prefix: Prefix,
+        prefix: Prefixes,
         token_ids: Int[Array | np.ndarray, "classes tokens"],
         chunk: int = 1,
         chunks: int = 0,
@@ -176,12 +203,9 @@ class TextTower(nnx.Module):
 
         def encode(token_ids):
             token_ids = devices.split(token_ids, devices.AXES)
-            before = prefix[0].shape[-2]
+            before = prefix[0][0].shape[-2]
             x = self._placed(self.embed(token_ids), before)
-            no_prompt = jnp.zeros((1, 0, x.shape[-1]), jnp.float32)
-            mask = _causal(x.shape[-2])
-            x, _ = scan(self.blocks, x, no_prompt, 0, mask=mask, prefix=prefix)
-            return self._pool(x, token_ids)
+            return self._pool(scan_behind(self.blocks, x, prefix), token_ids)
 
         classes, tokens = token_ids.shape
         unchunked = classes - chunks * chunk
@@ -205,8 +229,9 @@ class TextTower(nnx.Module):
             )
         return x + self.position_embedding[...][first : first + tokens].astype(x.dtype)
 
-    def _pool(self, x: Array, token_ids: Array | np.ndarray) -> Array:
-        end = eot_positions(token_ids, self.eot_id)
+    def _pool(self, x: Array, token_ids: Array | np.ndarray, added: int = 0) -> Array:
+        """Features at the ends of the texts, before which tokens were added."""
+        end = eot_positions(token_ids, self.eot_id) + added
         pooled = jnp.take_along_axis(x, end[..., None, None], -2)[..., 0, :]
         return project(self.final_norm(pooled), self.projection[...])
 
@@ -222,8 +247,9 @@ def eot_positions(token_ids: Int[Array | np.ndarray, "*b tokens"], eot_id: int) 
     return jnp.argmax(token_ids == eot_id, -1)
 
 
-def _causal(tokens: int) -> np.ndarray:
-    return np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
+def inserted(at: Sequence[int] | None) -> bool:
+    """Whether prompts at these blocks are no part of a tower's input."""
+    return at is not None and at[0] > 0
 
 
 class Clip(nnx.Module):

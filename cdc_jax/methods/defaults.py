@@ -71,6 +71,16 @@ OF_FAMILIES: dict[str, dict[str, Any]] = {
         "probe": {"alpha": 250.0, "alpha_every": 10, "classifier_rate": 0.0, "alpha_rate": 0.0},
     },
     "cross_modal_probe": _TEXTS,
+    # Tokens, and width of their space. `first_layer` counts from 1; 0 is the middle of each tower.
+    # `own_share` is beta. A rank of 0 has no low-rank residual. `fused_share` is the tokens' share
+    # of the logits and of the loss.
+    "representation_tokens": {
+        "tokens": {
+            "count": 5, "width": 512, "first_layer": 0, "own_share": 1.0, "rank": 0,
+            "projection_rank": 0, "fused_share": 0.3,
+        },
+        "loss": {"consistency_weight": 0.5},
+    },
 }  # fmt: skip
 """Family, a key of `families.FAMILIES` -> its settings beside `SETTINGS`."""
 

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import linear_probe, prompt_tuning
+from cdc_jax.methods import linear_probe, prompt_tuning, representation_tokens
 from cdc_jax.methods.cache_adapters import TIP_ADAPTER
 from cdc_jax.methods.feature_adapters import CLIP_ADAPTER, TASKRES
 from cdc_jax.methods.method import Method
@@ -52,5 +52,6 @@ FAMILIES: dict[str, Family] = {
     "tip_adapter": TIP_ADAPTER,
     "lp_plus_plus": LP_PLUS_PLUS,
     "cross_modal_probe": CROSS_MODAL_PROBE,
+    "representation_tokens": representation_tokens,
 }
 """The families by name."""

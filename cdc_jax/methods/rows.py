@@ -100,7 +100,20 @@ _TIP_F = {
     "optimizer.batch_size": 256, "optimizer.epochs": 20, "optimizer.unit": "step",
     "optimizer.warmup": 0,
 }  # fmt: skip
+_MMRL = {
+    "views": _MILD_CROP, "optimizer.name": "adamw", "optimizer.learning_rate": 0.001,
+    "optimizer.batch_size": 4, "optimizer.epochs": 10,
+}  # fmt: skip
+_MMRL_PLUS = {
+    **_MMRL, "tokens.own_share": 0.9, "tokens.rank": 4, "tokens.projection_rank": 64,
+    "loss.consistency_weight": 0.2,
+}  # fmt: skip
+_MMRL_TRANSFER = {
+    "optimizer.batch_size": 32, "optimizer.epochs": 1, "optimizer.warmup": 0,
+    "loss.consistency_weight": 0.2,
+}  # fmt: skip
 _VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.001}
+_SMALL_MMRL = {**_ADAM, "views": "flip", "optimizer.learning_rate": 0.001}
 
 ROWS: dict[str, Row] = {
     "zero_shot": Row(
@@ -160,6 +173,13 @@ ROWS: dict[str, Row] = {
         _COOP_TRANSFER,
     ),
     "maple": Row("MaPLe", _MAPLE, _VISUAL, _MAPLE_TRANSFER),
+    "mmrl": Row(
+        "MMRL", _MMRL, _SMALL_MMRL, _MMRL_TRANSFER, family="representation_tokens"
+    ),
+    "mmrl_plus_plus": Row(
+        "MMRL++", _MMRL_PLUS, _SMALL_MMRL,
+        {**_MMRL_TRANSFER, "loss.consistency_weight": 0.1}, family="representation_tokens",
+    ),
     # Visual prompts drift on so small a tower. With visual prompts, new classes fell 2 to 11 points
     # below zero-shot in the training correlation (seeds 11 and 12, three settings).
     "multi_template": Row(
