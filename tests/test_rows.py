@@ -48,8 +48,10 @@ TEXT = {
     "coop_con_picked",
     "trusted_one",
     "oracle",
+    "prograd",
 }
 UNTRAINED = {"zero_shot", "zero_shot_ensemble", "zero_shot_trusted", "zero_shot_aspects"}
+CONDITIONAL = {"cocoop", "tcp"}
 FEATURES = {
     "linear_probe", "clip_adapter", "taskres", "tip_adapter", "tip_adapter_f", "lp_plus_plus",
     "cross_modal_probe",
@@ -57,13 +59,14 @@ FEATURES = {
 
 
 def test_what_is_changed_for_a_transfer():
-    assert methods.ROWS.keys() == MULTIMODAL | TEXT | UNTRAINED | FEATURES
+    assert methods.ROWS.keys() == MULTIMODAL | TEXT | UNTRAINED | FEATURES | CONDITIONAL
     maple = {"prompts.layers": 3, "optimizer.epochs": 2, "optimizer.learning_rate": 0.0026}
     for name, row in methods.ROWS.items():
         kinds = {name in MULTIMODAL: maple, name in TEXT: {"optimizer.epochs": 50}}
-        assert row.transfer == kinds.get(True, {}), name
+        own = {"tcp": {"optimizer.epochs": 25}}.get(name, {})
+        assert row.transfer == kinds.get(True, own), name
         config = methods.configure(name).config
-        if name not in FEATURES:
+        if name not in FEATURES | CONDITIONAL:
             assert (config.prompts.modality == "multimodal") == (name in MULTIMODAL)
             assert (config.prompts.context == 0) == (name in UNTRAINED)
 
@@ -89,8 +92,11 @@ def test_every_row_has_a_role_and_a_family():
     assert by_role["upper bound"] == ["oracle", "oracle_visual"]
     families = {name: row.family for name, row in methods.ROWS.items()}
     assert set(families.values()) == FAMILIES.keys() == defaults.OF_FAMILIES.keys()
-    assert FAMILIES.keys() == FEATURES - {"tip_adapter_f"} | {"prompt_tuning"}
-    assert {name for name in families if families[name] != "prompt_tuning"} == FEATURES
+    of_prompts = {"prompt_tuning", "aligned_prompts"}
+    assert FAMILIES.keys() == FEATURES - {"tip_adapter_f"} | CONDITIONAL | of_prompts
+    others = {name for name in families if families[name] not in of_prompts}
+    assert others == FEATURES | CONDITIONAL
+    assert families["prograd"] == "aligned_prompts"
     assert families["tip_adapter_f"] == "tip_adapter"
     for name, family in families.items():
         choice = methods.configure(name)

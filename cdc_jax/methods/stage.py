@@ -137,8 +137,8 @@ class Stage:
             return self.combine(gradients)
         if len(gradients) > 1:
             raise ValueError(
-                f"the method's terms have the groups {sorted(gradients)}: give its stage a function "
-                "`combine` of their gradients"
+                f"the method's terms have the groups {sorted(gradients)}: give its stage a "
+                "function `combine` of their gradients"
             )
         return gradients["loss"]
 
