@@ -115,9 +115,7 @@ def pmapped():
         "evidence": float(abs(fused).max()),
         "prompts": float(abs(encoded).max()),
         "step": pmapped_step("cdc"),
-        # The projection is of the mean gradients of all devices. Other words than the teacher's
-        # give the teacher something to say.
-        "combined_step": pmapped_step("prograd@prompts.phrases=red dotted blue star"),
+        "combined_step": pmapped_step("prograd"),
     }
 
 

@@ -313,9 +313,10 @@ def test_the_distillation_is_the_cross_entropy_to_the_teacher():
     student, teacher = rng.normal(0, 3, (2, 4, 2, 5))
     p, q = (np.exp(z / 2) / np.exp(z / 2).sum(-1, keepdims=True) for z in (teacher, student))
     expected = -4 * (p * np.log(q)).sum(-1).mean(0).sum()
-    found = aligned_prompts.distillation(jnp.asarray(student), jnp.asarray(teacher), 2.0)
+    logits = jnp.float32(student), jnp.float32(teacher)
+    found = aligned_prompts.distillation(*logits, 2.0)
     assert float(found) == pytest.approx(expected, rel=1e-5)
-    gradient = jax.grad(aligned_prompts.distillation, 1)(student, teacher, 2.0)
+    gradient = jax.grad(aligned_prompts.distillation, 1)(*logits, 2.0)
     assert not gradient.any()
 
 

@@ -157,7 +157,7 @@ ROWS: dict[str, Row] = {
     ),
     "prograd": Row(
         "ProGrad", {"prompts.phrases": "", "prompts.context": 16, **_LONG},
-        {**_TEXT, "prompts.phrases": "a photo of a"}, _COOP_TRANSFER, family="aligned_prompts",
+        {**_ADAM, "views": "flip"}, _COOP_TRANSFER, family="aligned_prompts",
     ),
     "tcp": Row(
         "TCP", {"optimizer.name": "adam", "optimizer.epsilon": 1e-3},

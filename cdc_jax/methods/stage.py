@@ -96,10 +96,10 @@ class Stage:
         keeps the parts of the stage before.
       update: the update rule; None takes the rule of `optimizer.make`.
       best: keeps the most accurate parts in place of the last, see `Best`.
-      combine: (gradients by group of terms, see `Term`) -> the gradient. On several devices the
-        gradients are means over all images. None takes the gradient of the group "loss".
       average: a weight for each epoch's end. The stage then ends with the average of the trained
         parts by these weights, which must sum to 1; empty takes the last.
+      combine: (gradients by group of terms, see `Term`) -> the gradient. On several devices the
+        gradients are means over all images. None takes the gradient of the group "loss".
     """
 
     method: "Method"
