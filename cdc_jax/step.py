@@ -113,15 +113,18 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         moving, resting = stage.split(state["trained"])
         done = state["step"] - phase.first
 
-        def objective(moving):
+        def objectives(moving):
             learned = Learned(moving | resting, fixed)
             progress = done / phase.steps
             labels = batch["labels"]
             arguments = (method, backbone, learned, classes, views, labels, progress, features)
-            return methods.objective(*arguments, step=done, seed=traced_seed)
+            return methods.objectives(*arguments, step=done, seed=traced_seed)
 
-        outputs = jax.grad(objective, has_aux=True)(moving)
-        gradients, losses = outputs if axis is None else jax.lax.pmean(outputs, axis)
+        sums, pull_back, losses = jax.vjp(objectives, moving, has_aux=True)
+        by_group = {group: pull_back(_only(group, sums))[0] for group in sums}
+        if axis is not None:
+            by_group, losses = jax.lax.pmean((by_group, losses), axis)
+        gradients = stage.gradient(by_group)
         updates, optimizer_state = phase.update.update(gradients, state["optimizer"], moving)
         losses["gradient_norm"] = optax.tree.norm(gradients)
         losses["update_norm"] = optax.tree.norm(updates)
@@ -149,3 +152,8 @@ def make_step(phase: Phase, seed: int, axis: str | None = None) -> Step:
         return new, losses
 
     return step
+
+
+def _only(group: str, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The cotangent whose product with the derivative is the gradient of one group."""
+    return {name: jnp.full_like(value, name == group) for name, value in sums.items()}

@@ -103,7 +103,7 @@ def pmapped():
     rng = np.random.default_rng(0)
     logs = rng.normal(size=(COUNT, 5, 4, 3)).astype(np.float32)
     fused = jax.pmap(evidence.combine)(logs) - evidence.combine(jnp.asarray(logs))
-    step, (state, clip, fixed, classes, batch), method = training("cdc", 12, 16)
+    _, (_, clip, fixed, classes, _), method = training("cdc", 12, 16)
     contexts = rng.normal(0, 0.02, (COUNT, 4, 1, 4, 128)).astype(np.float32)
 
     def text(context):
@@ -111,6 +111,17 @@ def pmapped():
         return method.class_features(clip, learned, classes)
 
     encoded = jax.pmap(text)(contexts) - jnp.stack([text(context) for context in contexts])
+    return {
+        "evidence": float(abs(fused).max()),
+        "prompts": float(abs(encoded).max()),
+        "step": pmapped_step("cdc"),
+        "combined_step": pmapped_step("prograd"),
+    }
+
+
+def pmapped_step(name):
+    """Largest difference between a step under `jax.pmap` and on one device, and of its losses."""
+    step, (state, clip, fixed, classes, batch), _ = training(name, 12, 16)
     shares = jax.tree.map(lambda a: a.reshape(COUNT, -1, *a.shape[1:]), batch)
     mapped = jax.pmap(step("devices"), "devices", in_axes=(None, None, None, None, 0))
     several = jax.device_get(mapped(state, clip, fixed, classes, shares))
@@ -119,11 +130,7 @@ def pmapped():
         np.abs(a - b).max() / max(1, np.abs(b).max())
         for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True)
     ]
-    return {
-        "evidence": float(abs(fused).max()),
-        "prompts": float(abs(encoded).max()),
-        "step": float(max(stepped)),
-    }
+    return float(max(stepped))
 
 
 def mesh_shapes():

@@ -254,8 +254,11 @@ def test_long_class_lists_are_split_to_fit(classes, memory, expected):
 
 
 @pytest.mark.slow
-def test_memory_bounds_activations_and_changes_nothing(world):
+@pytest.mark.parametrize("of_classes", [False, True])
+def test_memory_bounds_activations_and_changes_nothing(world, of_classes):
     prompts = jax.random.normal(jax.random.key(0), (2, 1, 2, 128))
+    if of_classes:
+        prompts = jax.random.normal(jax.random.key(0), (2, 96, 1, 2, 128))
     none = np.zeros((2, 0), np.int32)
     weighting = jax.random.normal(jax.random.key(1), (2, 96, 128))
 
@@ -263,7 +266,8 @@ def test_memory_bounds_activations_and_changes_nothing(world):
     ids[:, 3] = world.tokenizer.eot_id
 
     def weighed(prompts, backbone, memory):
-        found = backbone.encode_prompted(prompts, none, ids, memory=memory)
+        encode = backbone.encode_class_prompted if of_classes else backbone.encode_prompted
+        found = encode(prompts, none, ids, memory=memory)
         return jnp.vdot(found, weighting), found
 
     def answers(memory):
@@ -272,7 +276,8 @@ def test_memory_bounds_activations_and_changes_nothing(world):
         return compiled.memory_analysis().temp_size_in_bytes, *compiled(prompts, world)
 
     sizes = world.clip.config.text
-    twelve_classes = 12 * 4 * sizes.depth * 2 * 4 * (5 * sizes.width + sizes.mlp_width)
+    tokens = 7 if of_classes else 4  # start and prompt belong to each text
+    twelve_classes = 12 * 4 * sizes.depth * 2 * tokens * (5 * sizes.width + sizes.mlp_width)
     bounded, gradient, features = answers(twelve_classes)
     unbounded, at_once, whole = answers(2**30)
     assert unbounded > 96 / 12 * twelve_classes

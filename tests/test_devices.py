@@ -232,6 +232,7 @@ def test_the_same_under_pmap(eight):
     assert differences["evidence"] == 0
     assert differences["prompts"] < 1e-5
     assert differences["step"] < 1e-5
+    assert differences["combined_step"] < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,22 @@ def test_class_specific_templates_are_each_classs_own(world):
         np.testing.assert_allclose(found[:, k], alone[:, 0], atol=2e-6)
 
 
+def test_padded_phrases_stand_behind_vectors_of_zero(world):
+    kind, parameters = initialize(
+        world, phrases=("a dot",) * 2, context=5, layers=2, noise=0.0, padded=True
+    )
+    context = np.asarray(parameters["context"])
+    assert context.shape == (2, 2, 5, 128) and kind.fixed_words.shape == (2, 0)
+    words = world.embed_words(np.array(world.word_ids("a dot")))
+    np.testing.assert_array_equal(context[:, 0, 3:], [words, words])
+    assert not context[:, 0, :3].any() and not context[:, 1].any()
+    longer, parameters = initialize(world, phrases=("a dot",), context=1, padded=True)
+    np.testing.assert_array_equal(parameters["context"][0, 0], words[:1])
+    assert longer.fixed_words.tolist() == [world.word_ids("dot")]
+    _, parameters = initialize(world, phrases=("",), context=3, padded=True)
+    assert parameters["context"].shape == (1, 1, 3, 128) and not parameters["context"].any()
+
+
 @pytest.mark.parametrize("kind", [HandCrafted, SharedPrompts, ClassPrompts, CoupledPrompts])
 @pytest.mark.parametrize(
     ("settings", "message"),

@@ -1,4 +1,4 @@
-"""Rows as settings: what stands in METHOD's table, names with settings, refusals."""
+"""Rows as settings: the published settings, names with settings, refusals."""
 
 import jax
 import numpy as np
@@ -34,50 +34,51 @@ def test_the_published_rows(name):
     assert found == TABLE[name]
 
 
-# What the papers change where prompts learned on ImageNet meet other datasets; METHOD's section 5.
 MULTIMODAL = {
     "maple", "multi_template", "vsd", "dstc", "cdc", "cdc_shared_views", "cdc_mean_softmax",
     "maple_con", "cdc_visual", "oracle_visual",
 }  # fmt: skip
 TEXT = {
-    "coop",
-    "coop_con",
-    "kgcoop",
-    "cdc_plus",
-    "cdc_plus_calibrated",
-    "coop_con_picked",
-    "trusted_one",
-    "oracle",
-}
-UNTRAINED = {"zero_shot", "zero_shot_ensemble", "zero_shot_trusted", "zero_shot_aspects"}
-FEATURES = {
-    "linear_probe", "clip_adapter", "taskres", "tip_adapter", "tip_adapter_f", "lp_plus_plus",
-    "cross_modal_probe",
+    "coop", "coop_con", "kgcoop", "cdc_plus", "cdc_plus_calibrated", "coop_con_picked",
+    "trusted_one", "oracle",
 }  # fmt: skip
+UNTRAINED = {"zero_shot", "zero_shot_ensemble", "zero_shot_trusted", "zero_shot_aspects"}
+ROWS_OF = {
+    "prompt_tuning": MULTIMODAL | TEXT | UNTRAINED,
+    "aligned_prompts": {"prograd"},
+    "representation_tokens": {"mmrl", "mmrl_plus_plus"},
+    "tip_adapter": {"tip_adapter", "tip_adapter_f"},
+} | {
+    name: {name}
+    for name in (
+        "linear_probe", "clip_adapter", "taskres", "lp_plus_plus", "cross_modal_probe", "cocoop",
+        "tcp",
+    )
+}  # fmt: skip
+"""Family -> its rows."""
 
-
-TOKENS = {"mmrl": 0.2, "mmrl_plus_plus": 0.1}
-"""Row -> weight of its consistency in a transfer."""
+# What the papers change where prompts learned on ImageNet meet other datasets.
+_MAPLE = {"prompts.layers": 3, "optimizer.epochs": 2, "optimizer.learning_rate": 0.0026}
+_MMRL = {"optimizer.batch_size": 32, "optimizer.epochs": 1, "optimizer.warmup": 0}
+TRANSFER = {
+    **dict.fromkeys(MULTIMODAL, _MAPLE),
+    **dict.fromkeys(TEXT | {"prograd"}, {"optimizer.epochs": 50}),
+    "mmrl": _MMRL | {"loss.consistency_weight": 0.2},
+    "mmrl_plus_plus": _MMRL | {"loss.consistency_weight": 0.1},
+    "tcp": {"optimizer.epochs": 25},
+}
 
 
 def test_what_is_changed_for_a_transfer():
-    assert methods.ROWS.keys() == MULTIMODAL | TEXT | UNTRAINED | FEATURES | TOKENS.keys()
-    maple = {"prompts.layers": 3, "optimizer.epochs": 2, "optimizer.learning_rate": 0.0026}
     for name, row in methods.ROWS.items():
-        tokens = {
-            "optimizer.batch_size": 32, "optimizer.epochs": 1, "optimizer.warmup": 0,
-            "loss.consistency_weight": TOKENS.get(name),
-        }  # fmt: skip
-        kinds = {
-            name in MULTIMODAL: maple,
-            name in TEXT: {"optimizer.epochs": 50},
-            name in TOKENS: tokens,
-        }
-        assert row.transfer == kinds.get(True, {}), name
-        config = methods.configure(name).config
-        if row.family == "prompt_tuning":
-            assert (config.prompts.modality == "multimodal") == (name in MULTIMODAL)
-            assert (config.prompts.context == 0) == (name in UNTRAINED)
+        assert row.transfer == TRANSFER.get(name, {}), name
+
+
+def test_rows_of_prompt_tuning():
+    for name in ROWS_OF["prompt_tuning"]:
+        prompts = methods.configure(name).config.prompts
+        assert (prompts.modality == "multimodal") == (name in MULTIMODAL)
+        assert (prompts.context == 0) == (name in UNTRAINED)
 
 
 def test_every_row_has_a_small_form_and_a_title():
@@ -101,12 +102,7 @@ def test_every_row_has_a_role_and_a_family():
     assert by_role["upper bound"] == ["oracle", "oracle_visual"]
     families = {name: row.family for name, row in methods.ROWS.items()}
     assert set(families.values()) == FAMILIES.keys() == defaults.OF_FAMILIES.keys()
-    others = {"prompt_tuning", "representation_tokens"}
-    assert FAMILIES.keys() == FEATURES - {"tip_adapter_f"} | others
-    assert {name for name in families if families[name] not in others} == FEATURES
-    tokens = {name for name in families if families[name] == "representation_tokens"}
-    assert tokens == TOKENS.keys()
-    assert families["tip_adapter_f"] == "tip_adapter"
+    assert families == {name: family for family, rows in ROWS_OF.items() for name in rows}
     for name, family in families.items():
         choice = methods.configure(name)
         assert choice.family_name == family

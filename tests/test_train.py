@@ -352,15 +352,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(get_config, tmp_path, monkeypat
     argument += ",world.test_images=1,evaluation_batch_size=12"
     config = get_config("fewshot", argument)
     config.methods = "coop,coop_con,zero_shot"
-    objective = methods.objective
+    objectives = methods.objectives
 
     def failing(method, clip, learned, classes, images, labels, progress, features, **draws):
         arguments = (method, clip, learned, classes, images, labels, progress, features)
-        loss, parts = objective(*arguments, **draws)
+        sums, parts = objectives(*arguments, **draws)
         scale = jnp.where(progress * 40 >= 4.5, jnp.nan, 1.0)  # from the sixth of 40 steps on
-        return scale * loss, parts | {"loss": scale * loss}
+        sums = {"loss": scale * sums["loss"]}
+        return sums, parts | sums
 
-    monkeypatch.setattr(methods, "objective", failing)
+    monkeypatch.setattr(methods, "objectives", failing)
     with pytest.raises(FloatingPointError) as raised:
         train.train_and_evaluate(config, tmp_path)
     items = sorted(range(24))  # 12 classes x 2 shots are one batch

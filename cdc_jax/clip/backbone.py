@@ -23,7 +23,7 @@ from cdc_jax import devices
 from cdc_jax.backbone import Sizes
 from cdc_jax.clip import hub, pretrained
 from cdc_jax.clip.config import Transformer
-from cdc_jax.clip.model import Clip, inserted, normalize
+from cdc_jax.clip.model import Clip, in_chunks, inserted, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
 from cdc_jax.preprocessing import Preprocessing
 
@@ -171,18 +171,19 @@ class ClipBackbone:
         encode = jax.vmap(lambda prefix: normalize(text.names(prefix, names, chunk, chunks)))
         return devices.split(encode(prefixes))
 
-    @partial(jax.jit, static_argnames="at")
+    @partial(jax.jit, static_argnames=("at", "memory"))
     def encode_class_prompted(
         self,
         prompts: Float[Array, "templates classes layers prompt width"],
         words: Int[Array | np.ndarray, "templates words"],
         names: Int[Array | np.ndarray, "classes tokens"],
         at: tuple[int, ...] | None = None,
+        memory: int = TEXT_MEMORY,
     ) -> Float[Array, "templates classes embed"]:
         """See `Backbone`.
 
-        Texts have no beginning in common: each takes the plain forward pass, and nothing bounds
-        their memory.
+        Texts have no beginning in common: each takes the plain forward pass. Long class lists run
+        in chunks, see `encode_prompted` for them and for `memory`.
         """
         start_id = self.tokenizer.start_id
 
@@ -191,9 +192,18 @@ class ClipBackbone:
             places = jnp.full(1 + (0 if inserted(at) else prompts.shape[1]), start_id)
             return self.clip.text(jnp.concatenate([places, words, name])[None], prompts, at)[0]
 
-        of_template = jax.vmap(encode, (0, None, 0))
-        prompts = devices.split(prompts, None, devices.AXES)
-        features = jax.vmap(of_template, (0, 0, None))(prompts, words, names)
+        def encode_classes(rows):
+            prompts, names = rows
+            prompts = devices.split(prompts.swapaxes(0, 1), None, devices.AXES)
+            of_template = jax.vmap(encode, (0, None, 0))
+            return jax.vmap(of_template, (0, 0, None))(prompts, words, names).swapaxes(0, 1)
+
+        templates, classes, _, prompt = prompts.shape[:4]
+        tokens = 1 + prompt + words.shape[1] + names.shape[1]
+        memory *= devices.sharers()
+        chunks = split_classes(self.clip.config.text, templates, classes, tokens, memory)
+        rows = prompts.swapaxes(0, 1), jnp.asarray(names)
+        features = in_chunks(encode_classes, rows, *chunks).swapaxes(0, 1)
         return devices.split(normalize(features))
 
     def word_ids(self, phrase: str) -> list[int]:

@@ -12,8 +12,9 @@ all classes of a template share, run once (`TextTower.prefix`): the names then a
 prefix's keys and values (`TextTower.names`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ from jaxtyping import Array, Float, Int
 from cdc_jax import devices
 from cdc_jax.clip.blocks import LayerNorm, Prefixes, project, scan, scan_behind, stack
 from cdc_jax.clip.config import ClipConfig
+
+PyTree = Any
 
 
 def normalize(features: Float[Array | np.ndarray, "*b width"]) -> Float[Array, "*b width"]:
@@ -194,8 +197,7 @@ class TextTower(nnx.Module):
           prefix: of `prefix`.
           token_ids: names up to their end-of-text token, padded to the longest.
           chunk: classes at a time, where there are chunks.
-          chunks: the last chunks * chunk classes run one chunk after the other. The derivative runs
-            them again in place of keeping activations, which bounds the memory of long lists.
+          chunks: see `in_chunks`.
 
         Raises:
           ValueError: more classes in chunks than there are.
@@ -207,17 +209,7 @@ class TextTower(nnx.Module):
             x = self._placed(self.embed(token_ids), before)
             return self._pool(scan_behind(self.blocks, x, prefix), token_ids)
 
-        classes, tokens = token_ids.shape
-        unchunked = classes - chunks * chunk
-        if unchunked < 0:
-            raise ValueError(f"{chunks} chunks of {chunk} exceed the {classes} classes")
-        features = [encode(token_ids[:unchunked])] if unchunked else []
-        if chunks:
-            chunked = jax.lax.map(
-                jax.checkpoint(encode), token_ids[unchunked:].reshape(chunks, chunk, tokens)
-            )
-            features.append(chunked.reshape(chunks * chunk, -1))
-        return jnp.concatenate(features)
+        return in_chunks(encode, token_ids, chunk, chunks)
 
     def _placed(self, x: Array, first: int) -> Array:
         """Adds the embeddings of the positions from `first` on."""
@@ -234,6 +226,35 @@ class TextTower(nnx.Module):
         end = eot_positions(token_ids, self.eot_id) + added
         pooled = jnp.take_along_axis(x, end[..., None, None], -2)[..., 0, :]
         return project(self.final_norm(pooled), self.projection[...])
+
+
+def in_chunks(
+    encode: Callable[[PyTree], Array], classes: PyTree, chunk: int, chunks: int
+) -> Float[Array, "classes *b"]:
+    """Applies a function to all classes, to the last of them in chunks.
+
+    The derivative runs the chunks again in place of keeping activations, which bounds the memory of
+    long lists.
+
+    Args:
+      encode: from the rows of some classes to as many features.
+      classes: arrays with a row for each class.
+      chunk: classes at a time, where there are chunks.
+      chunks: the last chunks * chunk classes run one chunk after the other.
+
+    Raises:
+      ValueError: more classes in chunks than there are.
+    """
+    count = len(jax.tree.leaves(classes)[0])
+    unchunked = count - chunks * chunk
+    if unchunked < 0:
+        raise ValueError(f"{chunks} chunks of {chunk} exceed the {count} classes")
+    features = [encode(jax.tree.map(lambda a: a[:unchunked], classes))] if unchunked else []
+    if chunks:
+        rows = jax.tree.map(lambda a: a[unchunked:].reshape(chunks, chunk, *a.shape[1:]), classes)
+        chunked = jax.lax.map(jax.checkpoint(encode), rows)
+        features.append(chunked.reshape(chunks * chunk, *chunked.shape[2:]))
+    return jnp.concatenate(features)
 
 
 def eot_positions(token_ids: Int[Array | np.ndarray, "*b tokens"], eot_id: int) -> Int[Array, "*b"]:

@@ -13,7 +13,7 @@ from cdc_jax.methods.rows import ROWS, Row
 
 with epy.lazy_api_imports(globals()):
     from cdc_jax.methods.assembly import build, rebuild
-    from cdc_jax.methods.method import Batch, Forward, Method, Term, Text, objective
+    from cdc_jax.methods.method import Batch, Forward, Method, Term, Text, objective, objectives
     from cdc_jax.methods.stage import Best, Learned, Stage
     from cdc_jax.methods.support import Support
 
@@ -34,6 +34,7 @@ __all__ = [
     "configure",
     "names",
     "objective",
+    "objectives",
     "overrides",
     "rebuild",
     "split",

@@ -55,6 +55,20 @@ _TEXTS: dict[str, Any] = {"templates": ""}
 
 OF_FAMILIES: dict[str, dict[str, Any]] = {
     "prompt_tuning": PROMPT_TUNING,
+    # The share of a conflict with zero-shot CLIP that is removed, and the teacher's temperature.
+    "aligned_prompts": PROMPT_TUNING | {"alignment": {"share": 1.0, "temperature": 1.0}},
+    # The feature's width over the width of the network's hidden layer.
+    "cocoop": {
+        "prompts": {"templates": 1, "phrases": "a photo of a", "context": 4, "noise": 0.02},
+        "network": {"reduction": 16},
+    },
+    # The text from the class name on, "" of the task's text; the block before which the vectors of
+    # a class enter, 0 for two thirds of the depth.
+    "tcp": _TEXTS | {
+        "prompts": {"templates": 1, "context": 4, "noise": 0.02, "rest": "", "block": 0},
+        "network": {"reduction": 4},
+        "loss": {"consistency_weight": 8.0},
+    },
     "linear_probe": {},
     # The bottleneck's share of the feature, and the feature's width over the bottleneck's.
     "clip_adapter": _TEXTS | {"adapter": {"ratio": 0.2, "reduction": 4}},

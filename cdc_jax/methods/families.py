@@ -5,8 +5,9 @@ from typing import Protocol, runtime_checkable
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import linear_probe, prompt_tuning, representation_tokens
+from cdc_jax.methods import aligned_prompts, linear_probe, prompt_tuning, representation_tokens
 from cdc_jax.methods.cache_adapters import TIP_ADAPTER
+from cdc_jax.methods.conditional_prompts import COCOOP, TCP_FAMILY
 from cdc_jax.methods.feature_adapters import CLIP_ADAPTER, TASKRES
 from cdc_jax.methods.method import Method
 from cdc_jax.methods.strong_probes import CROSS_MODAL_PROBE, LP_PLUS_PLUS
@@ -46,6 +47,9 @@ class Family(Protocol):
 
 FAMILIES: dict[str, Family] = {
     "prompt_tuning": prompt_tuning,
+    "aligned_prompts": aligned_prompts,
+    "cocoop": COCOOP,
+    "tcp": TCP_FAMILY,
     "linear_probe": linear_probe,
     "clip_adapter": CLIP_ADAPTER,
     "taskres": TASKRES,

@@ -195,7 +195,7 @@ class FeatureFamily:
           ValueError: a template has no {}.
         """
         config = config.copy_and_resolve_references().unlock()
-        text = _texts(config.templates) or template
+        text = texts_of(config.templates) or template
         require_template(single(text))
         heads.settle(config.head, support_logits(backbone, [text], class_names, support))
         return config.lock()
@@ -210,7 +210,7 @@ class FeatureFamily:
             class_names=tuple(class_names),
             template=template,
             head=heads.build(config.head),
-            texts=_texts(config.templates),
+            texts=texts_of(config.templates),
         )
 
     def changes_images(self, config: ConfigDict) -> bool:
@@ -223,8 +223,11 @@ class FeatureFamily:
         del config
 
 
-def _texts(templates: str) -> Template | None:
-    """The hand-crafted text of the setting `templates`; None for the task's text.
+def texts_of(templates: str) -> Template | None:
+    """The hand-crafted text of the setting `templates`, texts with {} separated by "|".
+
+    Returns:
+      The text; None, the task's text, for an empty setting.
 
     Raises:
       ValueError: a template has no {}.

@@ -49,10 +49,18 @@ class Forward(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A term of the loss: its value, which is logged, and its weight in the sum."""
+    """A term of the objective.
+
+    Attributes:
+      value: is logged.
+      weight: in the sum of the term's group.
+      group: a stage with `combine` gets the gradient of each group. Another stage follows the
+        gradient of the group "loss", and allows no other group.
+    """
 
     value: Float[Array, ""]
     weight: float
+    group: str = "loss"
 
 
 class Batch(NamedTuple):
@@ -321,6 +329,14 @@ class Method(abc.ABC):
 
 
 def objective(
+    *arguments: Any, **draws: Any
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The training loss: the sum of the group "loss". For arguments and values see `objectives`."""
+    sums, values = objectives(*arguments, **draws)
+    return sums["loss"], values
+
+
+def objectives(
     method: Method,
     backbone: Backbone,
     learned: Learned,
@@ -331,8 +347,8 @@ def objective(
     image: Float[Array, "templates_or_1 batch embed"] | None = None,
     step: Int[Array, ""] | int = 0,
     seed: UInt[Array | np.uint32, ""] | int = 0,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The training objective: sum of the terms by their weights.
+) -> tuple[dict[str, Float[Array, ""]], dict[str, Float[Array, ""]]]:
+    """The sums of the terms by group, each term by its weight.
 
     Args:
       method: the method, as the stage has it.
@@ -347,10 +363,11 @@ def objective(
       seed: see `Batch`.
 
     Returns:
-      The objective; and the terms by name, their sum and the accuracy on the batch.
+      The sums; and the terms by name, the sum `loss` of the group "loss", and the accuracy on the
+      batch.
 
     Raises:
-      ValueError: `views` and `image` are both None.
+      ValueError: `views` and `image` are both None, or no term has the group "loss".
     """
     backbone = method.adapt(backbone, learned)
     if views is not None:
@@ -360,11 +377,15 @@ def objective(
     forward = method.forward(backbone, learned, classes, image)
     batch = Batch(backbone, learned, classes, forward, labels, progress, step, seed, views)
     terms = method.terms(batch)
-    first, *others = (term.weight * term.value for term in terms.values())
-    total = sum(others, first)
+    sums: dict[str, Float[Array, ""]] = {}
+    for term in terms.values():
+        value = term.weight * term.value
+        sums[term.group] = sums[term.group] + value if term.group in sums else value
+    if "loss" not in sums:
+        raise ValueError(f"no term has the group 'loss': the groups are {sorted(sums)}")
     predicted = method.predict(learned, forward.logits).predicted
     values = {name: term.value for name, term in terms.items()}
-    return total, values | {"loss": total, "accuracy": (predicted == labels).mean()}
+    return sums, values | {"loss": sums["loss"], "accuracy": (predicted == labels).mean()}
 
 
 def frozen_features(

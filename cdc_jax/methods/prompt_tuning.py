@@ -146,7 +146,12 @@ def settle(
 
 
 def build(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
+    config: ConfigDict,
+    backbone: Backbone,
+    class_names: Sequence[str],
+    template: Template,
+    method: type[PromptTuning] = PromptTuning,
+    padded: bool = False,
 ) -> PromptTuning:
     """Builds a method.
 
@@ -155,6 +160,8 @@ def build(
       backbone: the frozen model.
       class_names: the training classes.
       template: the task's hand-crafted text t^0.
+      method: the class of the method.
+      padded: see `prompts.Templates`.
 
     Raises:
       ValueError: a setting has an unknown value, a template has no {}, or the number of
@@ -169,12 +176,13 @@ def build(
             f"prompts.anchors has {anchors} hand-crafted templates for {config.prompts.templates} "
             "learned templates: give one anchor, or one for each learned template"
         )
-    return PromptTuning(
+    templates = dataclasses.replace(templates_of(config.prompts, template), padded=padded)
+    return method(
         config=config,
         class_names=tuple(class_names),
         template=template,
         head=heads.build(config.head),
-        prompts=kind_of(config.prompts)(_templates(config.prompts, template), backbone),
+        prompts=kind_of(config.prompts)(templates, backbone),
         hand_crafted=hand_crafted,
     )
 
@@ -215,7 +223,16 @@ def kind_of(config: ConfigDict) -> type[prompts.HandCrafted]:
     return _LEARNED[config.modality][config.class_specific]
 
 
-def _templates(config: ConfigDict, template: Template) -> prompts.Templates:
+def templates_of(config: ConfigDict, template: Template) -> prompts.Templates:
+    """The templates of the settings `prompts`.
+
+    Args:
+      config: the settings. Without `layers`, prompts are shallow.
+      template: the task's hand-crafted text, in place of an empty setting `phrases`.
+
+    Raises:
+      ValueError: a phrase has a brace.
+    """
     if "{" in config.phrases or "}" in config.phrases:
         raise ValueError(
             f"prompts.phrases are the words before the class name, without {{}}: got "
@@ -227,7 +244,7 @@ def _templates(config: ConfigDict, template: Template) -> prompts.Templates:
         phrases=prompts.cycle([phrase.strip() for phrase in phrases], config.templates),
         context=config.context,
         suffix=suffix,
-        layers=config.layers,
+        layers=config.get("layers", 1),
         noise=config.noise,
     )
 
@@ -236,7 +253,7 @@ def _hand_crafted(config: ConfigDict, template: Template) -> tuple[Template, ...
     if config.anchors == "":
         texts: tuple[Template, ...] = (template,)
     elif config.anchors == "own":
-        texts = tuple(_as_template(phrase) for phrase in _templates(config, template).phrases)
+        texts = tuple(_as_template(phrase) for phrase in templates_of(config, template).phrases)
     else:
         texts = tuple(text.strip() for text in config.anchors.split("|"))
     for text in texts:

@@ -52,6 +52,7 @@ class Templates:
       layers: J, number of prompted layers.
       noise: standard deviation of the noise on the words of all templates but the first, and of
         deep prompts.
+      padded: whether phrases may be shorter than the context. The first vectors then start at 0.
 
     Raises:
       ValueError: there is no phrase, the context is negative, or there is no layer.
@@ -62,6 +63,7 @@ class Templates:
     suffix: str = "."
     layers: int = 1
     noise: float = 0.02
+    padded: bool = False
 
     def __post_init__(self):
         if not self.phrases:
@@ -76,13 +78,14 @@ class Templates:
         """Token ids of the phrases.
 
         Raises:
-          ValueError: the phrases have different lengths, or are shorter than the context.
+          ValueError: the phrases have different lengths, or are shorter than the context and not
+            padded.
         """
         ids = [backbone.word_ids(phrase) for phrase in self.phrases]
         lengths = {phrase: len(i) for phrase, i in zip(self.phrases, ids, strict=True)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"all phrases must have equally many tokens, got {lengths}")
-        if len(ids[0]) < self.context:
+        if len(ids[0]) < self.context and not self.padded:
             raise ValueError(
                 f"phrase {self.phrases[0]!r} has {len(ids[0])} tokens, context asks for "
                 f"{self.context}: choose a longer phrase or fewer context tokens"
@@ -168,6 +171,8 @@ class SharedPrompts(HandCrafted):
         shape = (len(ids), templates.layers, templates.context, backbone.sizes.text_width)
         noise = templates.noise * jax.random.normal(jax.random.split(key)[0], shape, jnp.float32)
         embedded = backbone.embed_words(jnp.asarray(ids))
+        missing = templates.context - ids.shape[1]
+        embedded = jnp.pad(embedded, ((0, 0), (missing, 0), (0, 0)))
         return {"context": noise.at[0, 0].set(0).at[:, 0].add(embedded)}
 
     def text_features(

@@ -164,6 +164,18 @@ ROWS: dict[str, Row] = {
         {"optimizer.learning_rate": 1e-4, "optimizer.steps": 1600}, family="cross_modal_probe",
     ),
     "coop": Row("CoOp", _LONG, _TEXT, _COOP_TRANSFER),
+    "cocoop": Row(
+        "CoCoOp", {"optimizer.batch_size": 1, "optimizer.epochs": 10},
+        {**_ADAM, "views": "flip"}, family="cocoop",
+    ),
+    "prograd": Row(
+        "ProGrad", {"prompts.phrases": "", "prompts.context": 16, **_LONG},
+        {**_ADAM, "views": "flip"}, _COOP_TRANSFER, family="aligned_prompts",
+    ),
+    "tcp": Row(
+        "TCP", {"optimizer.name": "adam", "optimizer.epsilon": 1e-3},
+        {**_ADAM, "views": "flip"}, {"optimizer.epochs": 25}, family="tcp",
+    ),
     # KgCoOp's loss with CoOp's training.
     "coop_con": Row("CoOp + L_con", {**_LONG, **_CON}, _TIED, _COOP_TRANSFER),
     "kgcoop": Row(

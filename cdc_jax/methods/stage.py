@@ -98,6 +98,8 @@ class Stage:
       best: keeps the most accurate parts in place of the last, see `Best`.
       average: a weight for each epoch's end. The stage then ends with the average of the trained
         parts by these weights, which must sum to 1; empty takes the last.
+      combine: (gradients by group of terms, see `Term`) -> the gradient. On several devices the
+        gradients are means over all images. None takes the gradient of the group "loss".
     """
 
     method: "Method"
@@ -107,6 +109,7 @@ class Stage:
     update: optax.GradientTransformation | None = None
     best: Best | None = None
     average: tuple[float, ...] = ()
+    combine: Callable[[dict[str, PyTree]], PyTree] | None = None
 
     def __post_init__(self):
         if self.best and (self.average or self.method.changes_images):
@@ -120,6 +123,24 @@ class Stage:
                 f"an average over {epochs} epochs needs as many weights that sum to 1, got "
                 f"{self.average}"
             )
+
+    def gradient(self, gradients: dict[str, PyTree]) -> PyTree:
+        """The gradient that the update rule gets.
+
+        Args:
+          gradients: by group of terms.
+
+        Raises:
+          ValueError: the method's terms have several groups, and the stage does not combine them.
+        """
+        if self.combine:
+            return self.combine(gradients)
+        if len(gradients) > 1:
+            raise ValueError(
+                f"the method's terms have the groups {sorted(gradients)}: give its stage a "
+                "function `combine` of their gradients"
+            )
+        return gradients["loss"]
 
     def split(self, trained: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
         """The parts that change in this stage, and the parts that stay.
