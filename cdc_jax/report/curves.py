@@ -1,6 +1,6 @@
-"""Plots of accuracy: by shots, by epochs, by a setting, and paired differences."""
+"""Plots of accuracy: by shots, by epochs, by a setting, by template, and paired differences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.ticker
@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from cdc_jax.records import INTERVENTION, SplitRecord
+from cdc_jax.report import tables
 from cdc_jax.report.drawing import Plot, Style, color, label_ends, name_rows, plot, styles
 from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import averages, over_seeds, primary, runs
@@ -38,9 +39,9 @@ def few_shot_curves(
             for place, row in enumerate(rows):
                 # Side by side, so that whiskers don't cover one another.
                 aside = 1.045 ** (place - (len(rows) - 1) / 2)
-                values = zip(shots, row.cells, strict=True)
-                lines[row.title] = {n * aside: v for n, v in values if isinstance(v, Value)}
+                lines[row.title] = dict(zip(aside * np.array(shots), row.cells, strict=True))
             _draw(axes, lines, looks, whiskers=True)
+            label_ends(axes)
             axes.set_xticks(family.shots, [str(n) for n in family.shots])
             axes.minorticks_off()
             axes.set(xlabel="training images a class", ylabel=f"{measure} (%)")
@@ -49,8 +50,7 @@ def few_shot_curves(
 def difference_plot(plots: list[Plot], family: Family, name: str, table: Table) -> None:
     """The paired differences in the primary measure, with their intervals around zero."""
     measure, (group, _) = primary(family).title, table.groups[0]
-    values = table.values(measure)
-    if not values:
+    if not (values := table.values(measure)):
         return
     names = {"title": table.title, "measure": measure}
     names["group"] = group and f", {group[0].lower()}{group[1:]}"
@@ -63,6 +63,35 @@ def difference_plot(plots: list[Plot], family: Family, name: str, table: Table) 
             axes.plot([value.mean], [y], "o", color=hue, markersize=6)
         name_rows(axes, list(values))
         axes.set_xlabel(f"difference in {measure} (points)")
+
+
+def template_accuracy(
+    plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str
+) -> None:
+    """Each template alone and the fused prediction, a line a row and split, from their table."""
+    rows = [row for table in tables.templates(family) for row in table.groups[0][1]]
+    if not rows:
+        return
+    titles = [f"{row.title}, {row.cells[0]}" for row in rows]
+    with plot(plots, "templates", f"{name}-templates", 62 + 26 * len(rows)) as figure:
+        axes, grey = figure.subplots(), color("muted")
+        for y, row in enumerate(rows):
+            fused, *single = (cell.mean for cell in row.cells if isinstance(cell, Value))
+            hue = looks[row.title].color
+            axes.plot([*single, fused], [y] * (len(single) + 1), color=color("grid"), linewidth=2)
+            axes.plot(
+                single, [y] * len(single), "o", markersize=6, alpha=0.75, color=grey,
+                markerfacecolor="none",
+            )  # fmt: skip
+            axes.plot([fused], [y], "D", markersize=6.5, color=hue)
+            texts = (("fused", fused, hue, 10), ("templates alone", np.mean(single), grey, 22))
+            for text, x, ink, above in texts if y == 0 else ():
+                axes.annotate(
+                    text, (x, 0), xytext=(0, above), textcoords="offset points", ha="center",
+                    color=ink, fontsize=10,
+                )  # fmt: skip
+        name_rows(axes, titles, top=-1.4)
+        axes.set_xlabel("accuracy (%)")
 
 
 def epoch_curves(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
@@ -79,6 +108,7 @@ def epoch_curves(plots: list[Plot], family: Family, looks: Mapping[str, Style], 
             for axes, half in zip(figure.subplots(2, sharex=True), ("base", "new"), strict=True):
                 split = family.splits.get((half, condition), "")
                 _draw(axes, _by_epoch(family, lines, split), looks)
+                label_ends(axes)
                 axes.set_ylabel(f"{half} (%)")
                 axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
             axes.set_xlabel("epoch")
@@ -120,37 +150,29 @@ def ablation_curves(plots: list[Plot], family: Family, name: str) -> None:
 
 
 def _draw(
-    axes: Axes,
-    lines: Mapping[str, Mapping[Any, Value | None]],
-    looks: Mapping[str, Style],
+    axes: Axes, lines: Mapping[str, Mapping[Any, Any]], looks: Mapping[str, Style],
     whiskers: bool = False,
-) -> None:
-    """Lines x -> value with their intervals as bands or whiskers, named at their ends."""
-    ends, drawn = {}, list[Value]()
+) -> None:  # fmt: skip
+    """Lines x -> value with their intervals as bands or whiskers, scaled to the means.
+
+    The interval of two seeds may be wider than the whole figure.
+    """
+    drawn = []
     for row, line in lines.items():
-        points = sorted((x, value) for x, value in line.items() if value is not None)
+        points = [(x, v.mean, v.low, v.high, v.n) for x, v in sorted(line.items()) if v]
         if not points:
             continue
-        x, values = zip(*points, strict=True)
-        mean, low, high = np.array([(v.mean, v.low, v.high) for v in values]).T
+        drawn += points
+        x, mean, low, high, n = np.array(points).T
         look = looks[row]
         marker = look.marker if len(x) < 7 else ""
-        axes.plot(x, mean, marker=marker, markersize=4.5, **look.line())
+        axes.plot(x, mean, marker=marker, markersize=4.5, **look.line(row))
         if whiskers:
             axes.vlines(x, low, high, color=look.color, linewidth=1.2, alpha=0.7)
-        elif min(value.n for value in values) >= _ENOUGH:
+        elif n.min() >= _ENOUGH:
             axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
-        if row:
-            ends[row] = (float(x[-1]), float(mean[-1]))
-        drawn += values
     if drawn:
-        _scale(axes, drawn)
-    label_ends(axes, ends, looks)
-
-
-def _scale(axes: Axes, values: Sequence[Value]) -> None:
-    """Scales y to the means: the interval of two seeds may be wider than the whole figure."""
-    mean, low, high = np.array([(v.mean, v.low, v.high) for v in values]).T
-    beyond = max(2.0, 0.5 * (mean.max() - mean.min()))
-    bottom, top = np.nanmin([mean, low]) - 1, np.nanmax([mean, high]) + 1
-    axes.set_ylim(max(bottom, mean.min() - beyond), min(top, mean.max() + beyond, 101))
+        _, mean, low, high, _ = np.array(drawn).T
+        beyond = max(2.0, 0.5 * np.ptp(mean))
+        bottom, top = np.nanmin([mean, low]) - 1, np.nanmax([mean, high]) + 1
+        axes.set_ylim(max(bottom, mean.min() - beyond), min(top, mean.max() + beyond, 101))

@@ -7,9 +7,9 @@ from pathlib import Path
 from cdc_jax import writing
 from cdc_jax.report import request
 from cdc_jax.report.cells import find
-from cdc_jax.report.classes import accuracy_csv, confusion_csv
+from cdc_jax.report.classes import class_files
 from cdc_jax.report.drawing import standalone
-from cdc_jax.report.families import Family, arrange
+from cdc_jax.report.families import arrange
 from cdc_jax.report.formats import comma_separated, latex, markdown, overview
 from cdc_jax.report.page import page, part
 from cdc_jax.report.request import FORMATS
@@ -66,15 +66,12 @@ def make(
         for cell in cells:
             for optional in _DRAWN_FROM:
                 getattr(cell, optional)
-    families = arrange(cells)
-    named = [family.named(reference) for family in families]
-    if reference is not None and not any(named):
-        methods = ", ".join(sorted({cell.row.row for cell in cells}))
-        raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
-    pairs = zip(families, named, strict=True)
-    families = [dataclasses.replace(family, reference=row) for family, row in pairs]
+    families = arrange(cells, reference)
     tables = {family.name: family_tables(family) for family in families}
-    files = _table_files(tables, formats) | _class_files(families, formats)
+    files = _table_files(tables, formats)
+    for family in families if "csv" in formats else ():
+        own = class_files(family).items()
+        files |= {f"tables/{family.name}-{name}.csv": text for name, text in own}
     parts = [part(family, tables[family.name]) for family in families if drawn]
     if "svg" in formats:
         plots = [p for one in parts for _, own in [("", one.general), *one.plots] for p in own]
@@ -90,17 +87,6 @@ def write(report: Report, out: Path | str) -> None:
         path = Path(out).expanduser() / name
         path.parent.mkdir(parents=True, exist_ok=True)
         writing.write_text(path, content)
-
-
-def _class_files(families: Sequence[Family], formats: Sequence[str]) -> dict[str, str]:
-    """The CSV files of figures by class, of the families that have such figures."""
-    files = {
-        f"tables/{family.name}-{name}.csv": render(family)
-        for name, render in (("classes", accuracy_csv), ("confusion", confusion_csv))
-        for family in families
-        if "csv" in formats
-    }
-    return {name: text for name, text in files.items() if text}
 
 
 def _table_files(tables: Mapping[str, Sequence[Table]], formats: Sequence[str]) -> dict[str, str]:

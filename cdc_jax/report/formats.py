@@ -87,10 +87,7 @@ def _beside(tables: Sequence[Table], shots: int | None) -> tuple[str, dict[tuple
 
 
 def comma_separated(table: Table) -> str:
-    """A line a value: group, row, column, mean, sd, low, high, n, text, source; not rounded.
-
-    Texts are such that no spreadsheet runs them, see `spreadsheet_cell`.
-    """
+    """A line a value: group, row, column, mean, sd, low, high, n, text, source; not rounded."""
     lines = [
         (group, row.title, column.title, cell, row.source)
         for group, rows in table.groups
@@ -102,9 +99,15 @@ def comma_separated(table: Table) -> str:
     names = ["column", "mean", "sd", "low", "high", "n", "text", "source"]
     figures = pd.DataFrame(
         [(*titles, *_figures(cell), source) for *titles, cell, source in lines],
-        columns=list(map(spreadsheet_cell, (table.group_head, table.head, *names))),
+        columns=[table.group_head, table.head, *names],
     )
-    texts = figures.map(lambda x: spreadsheet_cell(x) if isinstance(x, str) else x)
+    return csv_text(figures)
+
+
+def csv_text(lines: pd.DataFrame) -> str:
+    """A CSV file; its texts are such that no spreadsheet runs them, see `spreadsheet_cell`."""
+    texts = lines.map(lambda x: spreadsheet_cell(x) if isinstance(x, str) else x)
+    texts.columns = [spreadsheet_cell(str(title)) for title in lines.columns]
     return texts.to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 
@@ -40,6 +40,11 @@ class Row:
     def label(self) -> str:
         """The title with the source."""
         return f"{self.title} ({self.source})" if self.source else self.title
+
+    def at(self, columns: Sequence[int]) -> "Row":
+        """The row with these cells alone; those beyond its last are empty."""
+        cells = dict(enumerate(self.cells))
+        return dataclasses.replace(self, cells=tuple(map(cells.get, columns)))
 
 
 @dataclasses.dataclass(frozen=True)
