@@ -8,19 +8,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cdc_jax.records import INTERVENTION, SplitRecord
+from cdc_jax.records import SplitRecord
 from cdc_jax.report import tables
 from cdc_jax.report.drawing import Plot, Style, color, label_ends, name_rows, plot, styles
 from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import averages, over_seeds, primary, runs
 from cdc_jax.report.table import Table, Value
+from cdc_jax.report.words import words
 
 _ENOUGH = 3  # seeds; the interval of two covers all of a figure
-_CONDITIONS = {
-    "": "",
-    "iid": ", where the training correlation holds",
-    INTERVENTION: ", under do(task-irrelevant factors)",
-}
 
 
 def few_shot_curves(
@@ -44,7 +40,6 @@ def few_shot_curves(
             label_ends(axes)
             axes.set_xticks(family.shots, [str(n) for n in family.shots])
             axes.minorticks_off()
-            axes.set(xlabel="training images a class", ylabel=f"{measure} (%)")
 
 
 def difference_plot(plots: list[Plot], family: Family, name: str, table: Table) -> None:
@@ -62,7 +57,6 @@ def difference_plot(plots: list[Plot], family: Family, name: str, table: Table) 
             axes.plot([value.low, value.high], [y, y], color=hue, linewidth=2)
             axes.plot([value.mean], [y], "o", color=hue, markersize=6)
         name_rows(axes, list(values))
-        axes.set_xlabel(f"difference in {measure} (points)")
 
 
 def template_accuracy(
@@ -91,14 +85,13 @@ def template_accuracy(
                     color=ink, fontsize=10,
                 )  # fmt: skip
         name_rows(axes, titles, top=-1.4)
-        axes.set_xlabel("accuracy (%)")
 
 
 def epoch_curves(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """Base and new accuracy after every epoch, the paper's figure 1b; of what kept a curve."""
     cells = ((row, cell) for row, own in family.rows.items() for cell in own)
     lines = pd.DataFrame([{"row": row} | line for row, cell in cells for line in cell.curve])
-    for condition, where in _CONDITIONS.items():
+    for condition, where in words("plots", "epochs", "where").items():
         if family.splits.get(("base", condition)) not in lines.columns:
             continue
         suffix = SplitRecord(condition=condition).suffix
@@ -111,7 +104,6 @@ def epoch_curves(plots: list[Plot], family: Family, looks: Mapping[str, Style], 
                 label_ends(axes)
                 axes.set_ylabel(f"{half} (%)")
                 axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
-            axes.set_xlabel("epoch")
 
 
 def _by_epoch(
@@ -146,7 +138,6 @@ def ablation_curves(plots: list[Plot], family: Family, name: str) -> None:
             axes = figure.subplots()
             _draw(axes, {"": line}, styles([""], ""))
             axes.set_xticks(sorted(line), [f"{x:g}" for x in sorted(line)])
-            axes.set(xlabel=key, ylabel=f"{measure.title} (%)")
 
 
 def _draw(

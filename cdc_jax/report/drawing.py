@@ -112,6 +112,9 @@ def plot(
         matplotlib.rcParams.update(_SETTINGS)
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         yield figure
+        texts = words("plots", kind)
+        labels = {key: texts[key].format(**names) for key in ("xlabel", "ylabel") if key in texts}
+        figure.axes[-1].set(**labels)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata=_NO_METADATA)
     drawing = _svg(out.getvalue(), name, words("plots", kind, "label", **names))
@@ -200,8 +203,8 @@ def panels(
         for row, axes in each.items():
             axes.set_title(row, fontsize=10.5)
         yield each
-        figure.supxlabel(words("plots", kind, "x"))
-        figure.supylabel(words("plots", kind, "y"))
+        figure.supxlabel(words("plots", kind, "supxlabel"))
+        figure.supylabel(words("plots", kind, "supylabel"))
 
 
 def legend(axes: Axes, hues: Mapping[str, str]) -> None:

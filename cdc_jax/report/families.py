@@ -9,20 +9,12 @@ from typing import Any
 from cdc_jax.methods.rows import ROWS
 from cdc_jax.records import INTERVENTION, SplitRecord
 from cdc_jax.report.cells import Cell
+from cdc_jax.report.words import words
 
-PROTOCOLS = {
-    "base_new": "Base to new",
-    "few_shot": "Few-shot classification",
-    "transfer": "Transfer to other tasks",
-}
+PROTOCOLS: Mapping[str, str] = words("protocols")
 """Protocols in their order in a report, and their headings."""
 
-DATASETS = (
-    "ImageNet", "Caltech101", "OxfordPets", "StanfordCars", "OxfordFlowers", "Food101",
-    "FGVCAircraft", "SUN397", "DescribableTextures", "EuroSAT", "UCF101", "ImageNetV2",
-    "ImageNet-Sketch", "ImageNet-A", "ImageNet-R", "world aligned", "world task_misaligned",
-    "world domain_gap",
-)  # fmt: skip
+DATASETS: Sequence[str] = words("datasets")
 """The order of rows and columns: the papers'. Others follow, by name."""
 
 _REFERENCE = next(name for name, row in ROWS.items() if row.role == "reference")

@@ -61,29 +61,27 @@ def overview(families: Iterable[Sequence[Table]]) -> str:
 
     It is Markdown of the tables of each family, and empty without tables of accuracies.
     """
-    overviews = [
-        (table, *_beside(tables, table.shots))
-        for tables in families
-        for table in tables
-        if table.name == "accuracy"
-    ]
+    overviews = []
+    for tables in families:
+        paired = {table.shots: table for table in tables if table.name == "differences"}
+        measured = [table for table in tables if table.name == "accuracy"]
+        overviews += [(table, *_beside(paired.get(table.shots))) for table in measured]
     template = _MARKDOWN_TEMPLATES.get_template("overview.md.jinja")
     return template.render(overviews=overviews) if overviews else ""
 
 
-def _beside(tables: Sequence[Table], shots: int | None) -> tuple[str, dict[tuple[str, str], str]]:
+def _beside(table: Table | None) -> tuple[str, dict[tuple[str, str], str]]:
     """Title of the differences in H_int, H or the average, and (group, row) -> difference."""
-    for table in tables:
-        if (table.name, table.shots) == ("differences", shots):
-            c = table.column("H_int", "H", "average") or 0
-            texts = {
-                (group, row.title.removeprefix("− ")): joined(cells[c].main, cells[c].interval)
-                for group, rows in shown(table)
-                for row, cells in rows
-                if cells[c].kind == "value"
-            }
-            return f"{table.head} minus row, {table.columns[c].title}", texts
-    return "", {}
+    if table is None:
+        return "", {}
+    c = table.column("H_int", "H", "average") or 0
+    texts = {
+        (group, row.title.removeprefix("− ")): joined(cells[c].main, cells[c].interval)
+        for group, rows in shown(table)
+        for row, cells in rows
+        if cells[c].kind == "value"
+    }
+    return f"{table.head} minus row, {table.columns[c].title}", texts
 
 
 def comma_separated(table: Table) -> str:

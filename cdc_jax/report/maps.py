@@ -72,7 +72,6 @@ def confusion_maps(
             others = ~np.eye(len(classes), dtype=bool) & (share > 0)
             written = share.round() > 0
             _heat_map(axes, share, short, others, written, 0, size=8, cmap="cividis_r", vmin=0)
-            axes.set(xlabel="predicted class", ylabel="true class")
             axes.tick_params(labelsize=8)
             axes.tick_params(axis="x", rotation=90)
 

@@ -31,12 +31,6 @@ _TASK_PLOTS: Sequence[Callable[[list[Plot], Family, Mapping[str, Style], str], N
     maps.confusion_maps, trust.uncertainties, curves.template_accuracy, maps.template_maps,
 )  # fmt: skip
 _SMALL = 96  # pixels; below that, pixels are shown as squares
-_VERDICTS = {
-    1: "ahead of",
-    -1: "behind",
-    0: "not separated from",
-    None: "compared, on one pair of runs and so without an interval, with",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +82,13 @@ class Part:
             alone = len(self.family.rows) < 2
             return "" if alone else f"{self.full_title}: no run of the method to compare with."
         measure = primary(self.family).title
-        rows: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS.values()}
+        rows: dict[str, list[str]] = {sign: [] for sign in words("verdicts")}
         for row, value in table.values(measure).items():
             points = number(value.mean, 1, signed=True)
-            rows[_VERDICTS[value.sign]].append(f"{row.removeprefix('− ')} ({points})")
-        texts = "; ".join(f"{verdict} {', '.join(own)}" for verdict, own in rows.items() if own)
+            rows[str(value.sign)].append(f"{row.removeprefix('− ')} ({points})")
+        texts = [f"{words('verdicts', sign)} {', '.join(own)}" for sign, own in rows.items() if own]
         measure = measure.replace("average", "average accuracy")
-        lead = f"{self.full_title}: in {measure}, {self.family.reference} is {texts}."
+        lead = f"{self.full_title}: in {measure}, {self.family.reference} is {'; '.join(texts)}."
         return lead if texts else ""
 
 

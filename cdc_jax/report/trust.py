@@ -32,8 +32,7 @@ def risk_coverage(plots: list[Plot], family: Family, looks: Mapping[str, Style],
         axes = figure.subplots()
         for row, images in scores.items():
             axes.plot(100 * _COVERAGE, _risk(images, "uncertainty"), **looks[row].line(row))
-        axes.set(xlim=(0, 100), ylim=(0, None), ylabel="errors among them (%)")
-        axes.set_xlabel("images kept, the most certain first (%)")
+        axes.set(xlim=(0, 100), ylim=(0, None))
         label_ends(axes)
 
 
