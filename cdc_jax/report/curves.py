@@ -117,7 +117,7 @@ def _by_epoch(
             level = over_seeds([cell.splits[split]["accuracy"] for cell in cells])
             curves[row] = dict.fromkeys((lines.epoch.min(), lines.epoch.max()), level)
         elif split in lines.columns:
-            curves[row] = {epoch: over_seeds(x.to_numpy()) for epoch, x in own[split]}
+            curves[row] = {epoch: over_seeds(x) for epoch, x in own[split]}
     return curves
 
 
@@ -125,9 +125,8 @@ def ablation_curves(plots: list[Plot], family: Family, name: str) -> None:
     """The primary measure by a number that alone differs among a method's variants, such as M."""
     measure = primary(family)
     for method, variants, (key, *others) in family.ablations():
-        settings: dict[str, Any] = {
-            row: cells[0].choices.get(key) for row, cells in variants.rows.items()
-        }
+        chosen = ((row, cells[0].choices) for row, cells in variants.rows.items())
+        settings: dict[str, Any] = {row: choices.get(key) for row, choices in chosen}
         numeric = all(isinstance(x, int | float) for x in settings.values())
         if others or len(settings) < 3 or not numeric:
             continue

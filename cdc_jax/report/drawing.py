@@ -158,23 +158,27 @@ def stylesheet() -> str:
 
 def label_ends(axes: Axes) -> None:
     """Writes each line's label beside its last point, apart from one another."""
-    lines = sorted(axes.lines, key=lambda line: (line.get_ydata()[-1], line.get_label()))
-    if not lines:
+    lines = {str(line.get_label()): line for line in axes.lines}
+    last = {name: np.asarray(line.get_xydata())[-1] for name, line in lines.items()}
+    if not (names := sorted(lines, key=lambda name: (last[name][1], name))):
         return
     low, high = axes.get_ylim()
     height = axes.bbox.height / axes.figure.dpi * 72
     gap = 12.5 / height * (high - low)
-    steps = gap * np.arange(len(lines))
-    wanted = np.array([line.get_ydata()[-1] for line in lines])
+    steps = gap * np.arange(len(names))
+    wanted = np.array([last[name][1] for name in names])
     # The nearest positions, in least squares, that keep the gap.
     placed = scipy.optimize.isotonic_regression(wanted - steps).x + steps
     placed += min(0, high + gap / 2 - placed[-1])
-    for line, y in zip(lines, placed, strict=True):
-        leader = {"arrowstyle": "-", "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 2}
+    for name, y in zip(names, placed, strict=True):
+        hue = lines[name].get_color()
         axes.annotate(
-            line.get_label(), line.get_xydata()[-1], xytext=(1.04, y), color=line.get_color(),
-            textcoords=("axes fraction", "data"), fontsize=10, va="center", annotation_clip=False,
-            arrowprops=leader | {"color": line.get_color()},
+            name, last[name], xytext=(1.04, y), textcoords=("axes fraction", "data"), color=hue,
+            fontsize=10, va="center", annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "linewidth": 0.6, "color": hue, "alpha": 0.6, "shrinkA": 1,
+                "shrinkB": 2,
+            },
         )  # fmt: skip
 
 
@@ -210,7 +214,7 @@ def panels(
 def legend(axes: Axes, hues: Mapping[str, str]) -> None:
     """A legend above all panels: texts in their colours."""
     handles = [axes.plot([], [], color=hue, linewidth=5)[0] for hue in hues.values()]
-    axes.get_figure().legend(
+    axes.figure.legend(
         handles, list(hues), loc="outside upper left", ncols=3, frameon=False,
         labelcolor="linecolor", handlelength=0.9, fontsize=11,
     )  # fmt: skip

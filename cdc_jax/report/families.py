@@ -78,12 +78,11 @@ class Family:
 
     def at(self, **task: Any) -> "Family":
         """The cells whose task has these values, such as `shots=4`; without the other rows."""
-        return self.of(
-            {
-                row: [c for c in cells if all(getattr(c.task, k) == v for k, v in task.items())]
-                for row, cells in self.rows.items()
-            }
-        )
+
+        def fits(cell: Cell) -> bool:
+            return all(getattr(cell.task, key) == value for key, value in task.items())
+
+        return self.of({row: list(filter(fits, cells)) for row, cells in self.rows.items()})
 
     def of(self, rows: Mapping[str, Sequence[Cell]]) -> "Family":
         """The rows that have cells, and their datasets and shots."""

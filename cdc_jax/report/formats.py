@@ -87,19 +87,15 @@ def _beside(table: Table | None) -> tuple[str, dict[tuple[str, str], str]]:
 def comma_separated(table: Table) -> str:
     """A line a value: group, row, column, mean, sd, low, high, n, text, source; not rounded."""
     lines = [
-        (group, row.title, column.title, cell, row.source)
+        (group, row.title, column.title, *_figures(cell), row.source)
         for group, rows in table.groups
         for row in rows
         for column, cell in zip(table.columns, row.cells, strict=True)
         if cell is not None
     ]
-    lines += [("", "", "note", note, "") for note in table.notes]
-    names = ["column", "mean", "sd", "low", "high", "n", "text", "source"]
-    figures = pd.DataFrame(
-        [(*titles, *_figures(cell), source) for *titles, cell, source in lines],
-        columns=[table.group_head, table.head, *names],
-    )
-    return csv_text(figures)
+    lines += [("", "", "note", *_figures(note), "") for note in table.notes]
+    titles = ["column", "mean", "sd", "low", "high", "n", "text", "source"]
+    return csv_text(pd.DataFrame(lines, columns=[table.group_head, table.head, *titles]))
 
 
 def csv_text(lines: pd.DataFrame) -> str:

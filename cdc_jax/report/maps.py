@@ -10,6 +10,7 @@ from cdc_jax.report.classes import confusions
 from cdc_jax.report.drawing import Plot, Style, color, plot
 from cdc_jax.report.families import Family
 
+_LIKENESS = (("template_cosine", "cosine", 1, 2), ("disagreement", "disagreement (%)", 100, 1))
 _CLASSES = 16  # that a map shows
 _SPLITS = 4
 _NAMED = 3  # pairs in the caption
@@ -19,17 +20,15 @@ _LONGEST = 22  # characters of a class name beside a map
 def template_maps(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """How alike templates are: cosine of class features, and disagreement of choices."""
     each = {
-        row: [c.interpretation for c in cells if c.interpretation]
+        row: [cell.interpretation for cell in cells if cell.interpretation]
         for row, cells in family.rows.items()
     }
-    several = {row: c for row, c in each.items() if c and len(c[0]["template_cosine"]) > 1}
+    several = {row: own for row, own in each.items() if own and len(own[0]["disagreement"]) > 1}
     for i, (row, contents) in enumerate(several.items()):
         with plot(plots, "maps", f"{name}-maps{i}", 225, row=row) as figure:
-            panels = figure.subplots(1, 2)
-            for axes, key, title, factor, digits in zip(
-                panels, ("template_cosine", "disagreement"), ("cosine", "disagreement (%)"),
-                (1, 100), (2, 1), strict=True,
-            ):  # fmt: skip
+            for axes, (key, title, factor, digits) in zip(
+                figure.subplots(1, 2), _LIKENESS, strict=True
+            ):
                 values = factor * np.mean([content[key] for content in contents], axis=0)
                 others = ~np.eye(len(values), dtype=bool)
                 low, high = values[others].min(), values[others].max()
@@ -71,8 +70,8 @@ def confusion_maps(
             short = [k if len(k) <= _LONGEST else f"{k[: _LONGEST - 1]}…" for k in classes]
             others = ~np.eye(len(classes), dtype=bool) & (share > 0)
             written = share.round() > 0
-            _heat_map(axes, share, short, others, written, 0, size=8, cmap="cividis_r", vmin=0)
-            axes.tick_params(labelsize=8)
+            _heat_map(axes, share, short, others, written, 0, size=9, cmap="cividis_r", vmin=0)
+            axes.tick_params(labelsize=9.5)
             axes.tick_params(axis="x", rotation=90)
 
 

@@ -43,12 +43,9 @@ def accuracy(family: Family) -> list[Table]:
     columns = measures(family)
     if family.intervenes:
         columns += calibration(family, "ece", "auroc", "novelty")
-    groups = [
-        (title, rows + published_rows(family, datasets, len(columns)))
-        for (title, rows), (_, datasets) in zip(
-            _means(family, columns), family.scopes(), strict=True
-        )
-    ]
+    groups = _means(family, columns)
+    for (_, rows), (_, datasets) in zip(groups, family.scopes(), strict=True):
+        rows += published_rows(family, datasets, len(columns))
     kind = "interventions" if family.intervenes else family.protocol
     return _table(family, kind, columns, groups, name="accuracy")
 

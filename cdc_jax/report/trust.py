@@ -1,7 +1,7 @@
 """Plots of what predictions say of themselves: calibration, uncertainty and guarantees."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import matplotlib.ticker
 import numpy as np
@@ -77,7 +77,7 @@ def guaranteed_risk(
     if all(np.isnan(own).all() for own in points.values()):
         return
     hues = {split: color(f"series-{i}") for i, split in enumerate(splits)}
-    names = {"risk": 100 * RISK, "sure": 100 * (1 - DELTA)}
+    names: dict[str, Any] = {"risk": 100 * RISK, "sure": 100 * (1 - DELTA)}
     with panels(
         plots, "guarantee", f"{name}-guarantee", list(scores), 58, 150, **names
     ) as each:  # fmt: skip
@@ -112,9 +112,9 @@ def uncertainties(plots: list[Plot], family: Family, looks: Mapping[str, Style],
             for kind, own in values[row].items():
                 if len(own):
                     share = np.histogram(np.clip(own, edges[0], edges[-1]), edges)[0] / len(own)
-                    filled = {"alpha": 0.2, "fill": True, "linewidth": 0}
-                    for look in (filled, {"linewidth": 1.4}):
-                        axes.stairs(100 * share, edges, color=hues[kind], **look)
+                    hue = hues[kind]
+                    axes.stairs(100 * share, edges, color=hue, alpha=0.2, fill=True, linewidth=0)
+                    axes.stairs(100 * share, edges, color=hue, linewidth=1.4)
         legend(next(iter(each.values())), hues)
 
 
