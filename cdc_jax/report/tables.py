@@ -5,7 +5,7 @@ of shots, except `by_shots`. A table without values is left out.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,25 +54,18 @@ def by_dataset(family: Family) -> list[Table]:
     """Methods by datasets and their average, of the primary measure: H_int, H or accuracy."""
     if family.protocol == "transfer" or len(family.datasets) == 1:
         return []
-    measure, runs = primary(family), figures.runs(family)
+    runs = figures.runs(family)
     scopes = {dataset: (dataset,) for dataset in family.datasets} | {"average": family.datasets}
-    columns = [Column(title, measure.digits) for title in scopes]
-    rows = _across(family, measure, [(runs, datasets) for datasets in scopes.values()])
-    return _table(family, "datasets", columns, [("", rows)], measure=measure.title)
+    return _across(family, "datasets", scopes, {"": [(runs, own) for own in scopes.values()]})
 
 
 def by_shots(family: Family) -> list[Table]:
     """Methods by numbers of shots, for the average of the datasets and for each of them."""
     if family.protocol == "transfer":
         return []
-    measure = primary(family)
     runs = [figures.runs(family.at(shots=shots)) for shots in family.shots]
-    columns = [Column(plural(shots), measure.digits) for shots in family.shots]
-    groups = []
-    for title, datasets in family.scopes():
-        rows = _across(family, measure, [(own, datasets) for own in runs])
-        groups.append((title, [row for row in rows if any(row.cells)]))
-    return _table(family, "shots", columns, groups, measure=measure.title)
+    groups = {title: [(own, datasets) for own in runs] for title, datasets in family.scopes()}
+    return _across(family, "shots", map(plural, family.shots), groups)
 
 
 def differences(family: Family, kind: str = "differences", name: str = "") -> list[Table]:
@@ -110,8 +103,7 @@ def shares(family: Family) -> list[Table]:
         for title, datasets in family.scopes():
             ends = (runs, datasets, columns, start, oracle)
             own = [Row(row, _shares(*ends, row)) for row in alike if row not in (start, oracle)]
-            own = [Row("room, in points", _shares(*ends), "room"), *own]
-            groups.append((title, [row for row in own if any(row.cells)]))
+            groups.append((title, [Row("room, in points", _shares(*ends), "room"), *own]))
         which, name = (" with visual prompts", "room-visual") if visual else ("", "room")
         tables += _table(family, "room", columns, groups, name=name, which=which, least=_LEAST_ROOM)
     return tables
@@ -190,10 +182,11 @@ def _table(
     family: Family, kind: str, columns: Sequence[Column], groups: Groups, *, name: str = "",
     head: str = "method", group_head: str = "dataset", signed: bool = False, **names: Any,
 ) -> list[Table]:  # fmt: skip
-    """A table without its empty columns and groups; none without values.
+    """A table without its empty columns, rows and groups; none without values.
 
     It is called by its kind if no name is given. The other names are for the kind's words.
     """
+    groups = [(group, [row for row in rows if any(row.cells)]) for group, rows in groups]
     filled = {c for _, rows in groups for row in rows for c, cell in enumerate(row.cells) if cell}
     if not filled:
         return []
@@ -239,11 +232,18 @@ def _means(family: Family, columns: Sequence[Measure]) -> list[tuple[str, list[R
 
 
 def _across(
-    family: Family, measure: Measure, columns: Sequence[tuple[pd.DataFrame, Sequence[str]]]
-) -> list[Row]:
-    """Every row of the family, with a value a column: of some runs on some datasets."""
-    values = [figures.averages(runs, datasets, [measure]) for runs, datasets in columns]
-    return _rows(family, {r: [own.get(r, [None])[0] for own in values] for r in family.rows})
+    family: Family, kind: str, titles: Iterable[str],
+    groups: Mapping[str, Sequence[tuple[pd.DataFrame, Sequence[str]]]],
+) -> list[Table]:  # fmt: skip
+    """The primary measure of every row, each column of a group over some runs and datasets."""
+    measure = primary(family)
+    tabulated = []
+    for title, scopes in groups.items():
+        values = [figures.averages(runs, datasets, [measure]) for runs, datasets in scopes]
+        cells = {row: [own.get(row, [None])[0] for own in values] for row in family.rows}
+        tabulated.append((title, _rows(family, cells)))
+    columns = [Column(title, measure.digits) for title in titles]
+    return _table(family, kind, columns, tabulated, measure=measure.title)
 
 
 def _rows(family: Family, cells: Mapping[str, Sequence[Value | None]]) -> list[Row]:
