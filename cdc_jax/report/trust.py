@@ -1,7 +1,7 @@
 """Plots of what predictions say of themselves: calibration, uncertainty and guarantees."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.ticker
 import numpy as np
@@ -15,8 +15,6 @@ from cdc_jax.report.drawing import Plot, Style, color, label_ends, legend, panel
 from cdc_jax.report.families import Family
 from cdc_jax.report.figures import source_split
 
-Scores: TypeAlias = Mapping[str, pd.DataFrame]
-
 _BINS = 10
 _COVERAGE = np.linspace(0.05, 1, 96)
 _KINDS = {"right": "series-1", "wrong": "series-0", "new class": "series-2"}
@@ -26,7 +24,7 @@ _SPLITS = 6  # of different colours
 
 def risk_coverage(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """Error among the images kept, when the most uncertain are set aside."""
-    if not (scores := _scores(family, family.headline)):
+    if not (scores := _scores(family, family.headline, family.rows)):
         return
     with plot(plots, "risk", f"{name}-risk") as figure:
         axes = figure.subplots()
@@ -38,7 +36,7 @@ def risk_coverage(plots: list[Plot], family: Family, looks: Mapping[str, Style],
 
 def reliability(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """Accuracy by confidence, a panel a row."""
-    if not (scores := _first(_scores(family, family.headline), looks)):
+    if not (scores := _scores(family, family.headline, list(looks)[:_PANELS])):
         return
     with panels(plots, "reliability", f"{name}-reliability", list(scores), 40, 170) as each:
         for row, axes in each.items():
@@ -72,7 +70,7 @@ def guaranteed_risk(
     """
     splits = [*filter(None, [source_split(family)]), *family.headline]
     splits = list(dict.fromkeys(splits))[:_SPLITS]
-    scores = _first(_scores(family, splits), looks)
+    scores = _scores(family, splits, list(looks)[:_PANELS])
     points = {row: _points(family.rows[row], splits) for row in scores}
     if all(np.isnan(own).all() for own in points.values()):
         return
@@ -98,7 +96,7 @@ def guaranteed_risk(
 
 def uncertainties(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """Uncertainty of right, wrong and new-class images, a panel a row."""
-    scores = _first(_scores(family, family.headline), looks)
+    scores = _scores(family, family.headline, list(looks)[:_PANELS])
     if not (values := {row: _by_kind(images) for row, images in scores.items()}):
         return
     hues = {k: color(hue) for k, hue in _KINDS.items() if any(k in own for own in values.values())}
@@ -118,12 +116,12 @@ def uncertainties(plots: list[Plot], family: Family, looks: Mapping[str, Style],
         legend(next(iter(each.values())), hues)
 
 
-def _scores(family: Family, splits: Sequence[str]) -> Scores:
+def _scores(family: Family, splits: Sequence[str], rows: Iterable[str]) -> dict[str, pd.DataFrame]:
     """Row with scores -> a line an image of some splits: see `Cell.scores`, and what follows."""
     frames = {
         (row, cell.task.seed, split): pd.DataFrame(cell.scores[split])
-        for row, cells in family.rows.items()
-        for cell in cells
+        for row in rows
+        for cell in family.rows.get(row, ())
         for split in cell.scores
         if split in splits
     }
@@ -135,11 +133,6 @@ def _scores(family: Family, splits: Sequence[str]) -> Scores:
     images["improbability"] = -images.confidence
     images["group"] = images.split.map({s: record.group for s, record in family.records.items()})
     return dict(iter(images.groupby("row", sort=False)))
-
-
-def _first(scores: Scores, looks: Mapping[str, Style]) -> Scores:
-    """The scores of the first rows, the reference's before the others'."""
-    return {row: scores[row] for row in list(looks)[:_PANELS] if row in scores}
 
 
 def _risk(images: pd.DataFrame, uncertainty: str) -> np.ndarray:
