@@ -744,8 +744,10 @@ def test_names_of_lines_that_end_together_stay_apart():
     names = [f"method {i}" for i in range(8)]
     with drawing.plot([], "risk", "lines") as figure:
         axes = figure.subplots()
+        for name in names:
+            axes.plot([0, 1], [50, 90], label=name)
         axes.set_ylim(0, 100)
-        drawing.label_ends(axes, {n: (1.0, 90.0) for n in names}, drawing.styles(names, None, None))
+        drawing.label_ends(axes)
         places = sorted(text.xyann[1] for text in axes.texts)
         pixels = np.diff(axes.transData.transform([(0, y) for y in places])[:, 1])
     assert (pixels / figure.dpi * 72 >= 10).all()

@@ -1,5 +1,6 @@
 """Plots of guarantees and confusions: what they draw, from figures that are known."""
 
+import contextlib
 import json
 import xml.etree.ElementTree as ET
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic_runs import write_cell
 
-from cdc_jax.report import cells, confusion, drawing, families, guarantee
+from cdc_jax.report import cells, drawing, families, maps, trust
 
 HOSTILE = "<script>alert('$x_1$')</script>\x1b[31m"
 
@@ -39,7 +40,7 @@ def test_a_confusion_map_names_the_pairs_and_shows_shares(tmp_path):
     confused(tmp_path / "1", names, [[0, 0, 6], [0, 1, 2], [1, 1, 3], [1, 0, 1], [2, 2, 4]], seed=1)
     confused(tmp_path / "2", names, [[0, 1, 4], [1, 1, 8]], seed=2)
     plots = []
-    confusion.confusion_maps(plots, *family_of(tmp_path), "x")
+    maps.confusion_maps(plots, *family_of(tmp_path), "x")
     (plot,) = plots
     shown = HOSTILE.replace("\x1b", "\\x1b")
     assert f"key as {shown} (6 of 12 images); {shown} as key (1 of 12 images)." in plot.caption
@@ -59,7 +60,7 @@ def test_a_confusion_map_shows_the_most_confused_classes_of_many(tmp_path):
     entries += [[k, k + 1, 1 + (k in range(500, 509))] for k in range(count - 1)]
     confused(tmp_path / "1", names, entries)
     plots = []
-    confusion.confusion_maps(plots, *family_of(tmp_path), "x")
+    maps.confusion_maps(plots, *family_of(tmp_path), "x")
     shown = sorted({text for text in texts(plots[0]) if text.startswith("class ")})
     assert set(shown) >= {f"class {k}" for k in range(500, 510)} and len(shown) == 16
     assert "the 16 classes that are confused most, of 1000" in plots[0].caption
@@ -69,7 +70,7 @@ def test_there_is_no_map_without_mistakes_or_in_old_results(tmp_path):
     confused(tmp_path / "whole", ["a", "b"], [[0, 0, 3], [1, 1, 3]])
     write_cell(tmp_path / "old", dataset="UCF101", splits=("test",), images=20, by_class=False)
     plots = []
-    confusion.confusion_maps(plots, *family_of(tmp_path), "x")
+    maps.confusion_maps(plots, *family_of(tmp_path), "x")
     assert plots == []
 
 
@@ -86,17 +87,18 @@ def test_the_guaranteed_points_lie_where_the_figures_say(tmp_path, monkeypatch):
     family, looks = family_of(tmp_path)
     lines = []
 
-    original = guarantee.panels
+    original = trust.panels
 
-    def panels(figure, *arguments, **more):
-        for row, axes in original(figure, *arguments, **more):
-            yield row, axes
-            lines.extend(axes.lines)
+    @contextlib.contextmanager
+    def panels(*arguments, **more):
+        with original(*arguments, **more) as each:
+            yield each
+            lines.extend(line for axes in each.values() for line in axes.lines)
 
-    monkeypatch.setattr(guarantee, "panels", panels)
+    monkeypatch.setattr(trust, "panels", panels)
     plots = []
-    guarantee.guaranteed_risk(plots, family, looks, "x")
-    level, curve, point = (line.get_xydata() for line in lines)
+    trust.guaranteed_risk(plots, family, looks, "x")
+    level, curve, point, *_ = (line.get_xydata() for line in lines)  # then the legend's
     assert level[:, 1].tolist() == [10, 10]
     assert point.tolist() == [[70, 6]]
     # of the most probable 18 none is wrong, then one and two
@@ -108,5 +110,5 @@ def test_the_guaranteed_points_lie_where_the_figures_say(tmp_path, monkeypatch):
 def test_there_are_no_points_in_old_results(tmp_path):
     write_cell(tmp_path / "old", images=20, by_class=False, optional=("scores",))
     plots = []
-    guarantee.guaranteed_risk(plots, *family_of(tmp_path), "x")
+    trust.guaranteed_risk(plots, *family_of(tmp_path), "x")
     assert plots == []

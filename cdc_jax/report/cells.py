@@ -7,6 +7,7 @@ escapes in place of control characters.
 
 import dataclasses
 import functools
+import itertools
 import os
 import zipfile
 import zlib
@@ -48,12 +49,22 @@ _SPLIT = schema.record(
     # Older releases did not write these.
     **dict.fromkeys(_LATER, schema.optional(schema.number(0), np.nan)),
     classes=schema.optional(schema.list_of(_NAME), []),
-    class_accuracy=schema.optional(schema.list_of(schema.either(_NUMBER, schema.one_of(None))), []),
+    class_accuracy=schema.optional(schema.list_of(_FIGURE), []),
     confusion=schema.optional(schema.list_of(schema.list_of(schema.integer(0), 3, 3)), []),
 )
 _SPLITS = schema.record(splits=schema.table(_SPLIT))
 _LINE = schema.record(epoch=schema.anything())
-_SQUARE = schema.list_of(schema.list_of(_NUMBER))
+_MATRIX = schema.list_of(schema.list_of(_NUMBER))
+
+
+def _read_square(value: Any, key: str) -> list[list[float]]:
+    matrix = _MATRIX.read(value, key)
+    if any(len(row) != len(matrix) for row in matrix):
+        raise schema.misfit(value, key, "square, templates by templates")
+    return matrix
+
+
+_SQUARE = schema.Kind("a square matrix", _read_square)
 _NEAR = schema.record(word=schema.text(), distance=_NUMBER)
 _INTERPRETATION = schema.record(
     words=schema.list_of(schema.list_of(schema.list_of(_NEAR))),
@@ -107,40 +118,33 @@ class Cell:
                 arrays = {visible(key): file[key] for key in file.files}
         except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: can't be read ({error}); run that cell again") from None
-        for split, figures in self.splits.items():
-            for key in _SCORES:
-                shape = np.shape(arrays.get(f"{split}/{key}", 0))
-                if shape != (figures["images"],):
-                    raise ValueError(
-                        f"{path}: expected {split}/{key} of {figures['images']} images, got "
-                        f"{shape or 'none'}; run that cell again"
-                    )
+        for split, key in itertools.product(self.splits, _SCORES):
+            shape, images = np.shape(arrays.get(f"{split}/{key}", 0)), self.splits[split]["images"]
+            if shape != (images,):
+                raise ValueError(
+                    f"{path}: expected {split}/{key} of {images} images, got {shape or 'none'}; "
+                    "run that cell again"
+                )
         return {split: {key: arrays[f"{split}/{key}"] for key in _SCORES} for split in self.splits}
 
     @functools.cached_property
     def curve(self) -> list[dict[str, Any]]:
         """The lines of `curve.jsonl`; none where the cell has none."""
-        return self._optional("curve.jsonl", _LINE, lines=True) or []
+        path = self.folder / "curve.jsonl"
+        return read_json(path, _LINE, lines=True) if path.exists() else []
 
     @functools.cached_property
     def interpretation(self) -> dict[str, Any] | None:
         """The content of `interpretation.json`; None where the cell has none."""
-        content = self._optional("interpretation.json", _INTERPRETATION)
-        for key in ("template_cosine", "disagreement") if content else ():
-            if any(len(row) != len(content[key]) for row in content[key]):
-                path = self.folder / "interpretation.json"
-                raise ValueError(f"{path}: {key} must be square, templates by templates")
-        return content
+        path = self.folder / "interpretation.json"
+        return read_json(path, _INTERPRETATION) if path.exists() else None
 
     @functools.cached_property
     def gallery(self) -> list[dict[str, Any]]:
         """The entries of `gallery.json` with the `path` of their images; empty without the file."""
-        entries = self._optional("gallery.json", schema.list_of(_IMAGE)) or []
+        path = self.folder / "gallery.json"
+        entries = read_json(path, schema.list_of(_IMAGE)) if path.exists() else []
         return [entry | {"path": self._image(entry["file"])} for entry in entries]
-
-    def _optional(self, file: str, kind: schema.Kind, lines: bool = False) -> Any:
-        path = self.folder / file
-        return read_json(path, kind, lines) if path.exists() else None
 
     def _image(self, name: str) -> Path:
         """The path of an image; an entry can't name one outside of the cell."""

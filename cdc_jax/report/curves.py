@@ -1,6 +1,6 @@
-"""Plots of accuracy: by shots, by epochs, by a setting, and paired differences."""
+"""Plots of accuracy: by shots, by epochs, by a setting, by template, and paired differences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.ticker
@@ -8,18 +8,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cdc_jax.records import INTERVENTION, SplitRecord
+from cdc_jax.records import SplitRecord
+from cdc_jax.report import tables
 from cdc_jax.report.drawing import Plot, Style, color, label_ends, name_rows, plot, styles
 from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import averages, over_seeds, primary, runs
 from cdc_jax.report.table import Table, Value
+from cdc_jax.report.words import words
 
 _ENOUGH = 3  # seeds; the interval of two covers all of a figure
-_CONDITIONS = {
-    "": "",
-    "iid": ", where the training correlation holds",
-    INTERVENTION: ", under do(task-irrelevant factors)",
-}
 
 
 def few_shot_curves(
@@ -38,19 +35,17 @@ def few_shot_curves(
             for place, row in enumerate(rows):
                 # Side by side, so that whiskers don't cover one another.
                 aside = 1.045 ** (place - (len(rows) - 1) / 2)
-                values = zip(shots, row.cells, strict=True)
-                lines[row.title] = {n * aside: v for n, v in values if isinstance(v, Value)}
+                lines[row.title] = dict(zip(aside * np.array(shots), row.cells, strict=True))
             _draw(axes, lines, looks, whiskers=True)
+            label_ends(axes)
             axes.set_xticks(family.shots, [str(n) for n in family.shots])
             axes.minorticks_off()
-            axes.set(xlabel="training images a class", ylabel=f"{measure} (%)")
 
 
 def difference_plot(plots: list[Plot], family: Family, name: str, table: Table) -> None:
     """The paired differences in the primary measure, with their intervals around zero."""
     measure, (group, _) = primary(family).title, table.groups[0]
-    values = table.values(measure)
-    if not values:
+    if not (values := table.values(measure)):
         return
     names = {"title": table.title, "measure": measure}
     names["group"] = group and f", {group[0].lower()}{group[1:]}"
@@ -62,14 +57,41 @@ def difference_plot(plots: list[Plot], family: Family, name: str, table: Table) 
             axes.plot([value.low, value.high], [y, y], color=hue, linewidth=2)
             axes.plot([value.mean], [y], "o", color=hue, markersize=6)
         name_rows(axes, list(values))
-        axes.set_xlabel(f"difference in {measure} (points)")
+
+
+def template_accuracy(
+    plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str
+) -> None:
+    """Each template alone and the fused prediction, a line a row and split, from their table."""
+    rows = [row for table in tables.templates(family) for row in table.groups[0][1]]
+    if not rows:
+        return
+    titles = [f"{row.title}, {row.cells[0]}" for row in rows]
+    with plot(plots, "templates", f"{name}-templates", 62 + 26 * len(rows)) as figure:
+        axes, grey = figure.subplots(), color("muted")
+        for y, row in enumerate(rows):
+            fused, *single = (cell.mean for cell in row.cells if isinstance(cell, Value))
+            hue = looks[row.title].color
+            axes.plot([*single, fused], [y] * (len(single) + 1), color=color("grid"), linewidth=2)
+            axes.plot(
+                single, [y] * len(single), "o", markersize=6, alpha=0.75, color=grey,
+                markerfacecolor="none",
+            )  # fmt: skip
+            axes.plot([fused], [y], "D", markersize=6.5, color=hue)
+            texts = (("fused", fused, hue, 10), ("templates alone", np.mean(single), grey, 22))
+            for text, x, ink, above in texts if y == 0 else ():
+                axes.annotate(
+                    text, (x, 0), xytext=(0, above), textcoords="offset points", ha="center",
+                    color=ink, fontsize=10,
+                )  # fmt: skip
+        name_rows(axes, titles, top=-1.4)
 
 
 def epoch_curves(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
     """Base and new accuracy after every epoch, the paper's figure 1b; of what kept a curve."""
     cells = ((row, cell) for row, own in family.rows.items() for cell in own)
     lines = pd.DataFrame([{"row": row} | line for row, cell in cells for line in cell.curve])
-    for condition, where in _CONDITIONS.items():
+    for condition, where in words("plots", "epochs", "where").items():
         if family.splits.get(("base", condition)) not in lines.columns:
             continue
         suffix = SplitRecord(condition=condition).suffix
@@ -79,9 +101,9 @@ def epoch_curves(plots: list[Plot], family: Family, looks: Mapping[str, Style], 
             for axes, half in zip(figure.subplots(2, sharex=True), ("base", "new"), strict=True):
                 split = family.splits.get((half, condition), "")
                 _draw(axes, _by_epoch(family, lines, split), looks)
+                label_ends(axes)
                 axes.set_ylabel(f"{half} (%)")
                 axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
-            axes.set_xlabel("epoch")
 
 
 def _by_epoch(
@@ -95,7 +117,7 @@ def _by_epoch(
             level = over_seeds([cell.splits[split]["accuracy"] for cell in cells])
             curves[row] = dict.fromkeys((lines.epoch.min(), lines.epoch.max()), level)
         elif split in lines.columns:
-            curves[row] = {epoch: over_seeds(x.to_numpy()) for epoch, x in own[split]}
+            curves[row] = {epoch: over_seeds(x) for epoch, x in own[split]}
     return curves
 
 
@@ -103,9 +125,8 @@ def ablation_curves(plots: list[Plot], family: Family, name: str) -> None:
     """The primary measure by a number that alone differs among a method's variants, such as M."""
     measure = primary(family)
     for method, variants, (key, *others) in family.ablations():
-        settings: dict[str, Any] = {
-            row: cells[0].choices.get(key) for row, cells in variants.rows.items()
-        }
+        chosen = ((row, cells[0].choices) for row, cells in variants.rows.items())
+        settings: dict[str, Any] = {row: choices.get(key) for row, choices in chosen}
         numeric = all(isinstance(x, int | float) for x in settings.values())
         if others or len(settings) < 3 or not numeric:
             continue
@@ -116,41 +137,32 @@ def ablation_curves(plots: list[Plot], family: Family, name: str) -> None:
             axes = figure.subplots()
             _draw(axes, {"": line}, styles([""], ""))
             axes.set_xticks(sorted(line), [f"{x:g}" for x in sorted(line)])
-            axes.set(xlabel=key, ylabel=f"{measure.title} (%)")
 
 
 def _draw(
-    axes: Axes,
-    lines: Mapping[str, Mapping[Any, Value | None]],
-    looks: Mapping[str, Style],
+    axes: Axes, lines: Mapping[str, Mapping[Any, Any]], looks: Mapping[str, Style],
     whiskers: bool = False,
-) -> None:
-    """Lines x -> value with their intervals as bands or whiskers, named at their ends."""
-    ends, drawn = {}, list[Value]()
+) -> None:  # fmt: skip
+    """Lines x -> value with their intervals as bands or whiskers, scaled to the means.
+
+    The interval of two seeds may be wider than the whole figure.
+    """
+    drawn = []
     for row, line in lines.items():
-        points = sorted((x, value) for x, value in line.items() if value is not None)
+        points = [(x, v.mean, v.low, v.high, v.n) for x, v in sorted(line.items()) if v]
         if not points:
             continue
-        x, values = zip(*points, strict=True)
-        mean, low, high = np.array([(v.mean, v.low, v.high) for v in values]).T
+        drawn += points
+        x, mean, low, high, n = np.array(points).T
         look = looks[row]
         marker = look.marker if len(x) < 7 else ""
-        axes.plot(x, mean, marker=marker, markersize=4.5, **look.line())
+        axes.plot(x, mean, marker=marker, markersize=4.5, **look.line(row))
         if whiskers:
             axes.vlines(x, low, high, color=look.color, linewidth=1.2, alpha=0.7)
-        elif min(value.n for value in values) >= _ENOUGH:
+        elif n.min() >= _ENOUGH:
             axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
-        if row:
-            ends[row] = (float(x[-1]), float(mean[-1]))
-        drawn += values
     if drawn:
-        _scale(axes, drawn)
-    label_ends(axes, ends, looks)
-
-
-def _scale(axes: Axes, values: Sequence[Value]) -> None:
-    """Scales y to the means: the interval of two seeds may be wider than the whole figure."""
-    mean, low, high = np.array([(v.mean, v.low, v.high) for v in values]).T
-    beyond = max(2.0, 0.5 * (mean.max() - mean.min()))
-    bottom, top = np.nanmin([mean, low]) - 1, np.nanmax([mean, high]) + 1
-    axes.set_ylim(max(bottom, mean.min() - beyond), min(top, mean.max() + beyond, 101))
+        _, mean, low, high, _ = np.array(drawn).T
+        beyond = max(2.0, 0.5 * np.ptp(mean))
+        bottom, top = np.nanmin([mean, low]) - 1, np.nanmax([mean, high]) + 1
+        axes.set_ylim(max(bottom, mean.min() - beyond), min(top, mean.max() + beyond, 101))

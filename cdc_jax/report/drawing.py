@@ -35,6 +35,7 @@ _MARKERS = "osD^vPX<>"
 _WIDTH = 380  # of a figure, in CSS pixels
 _DASHES = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 _NEUTRAL = len([name for name in COLORS if name.startswith("series")]) - 1
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _SETTINGS: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "cdc_jax", "text.parse_math": False,
     "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "figure.labelsize": 11,
@@ -71,9 +72,10 @@ class Style:
     dashes: tuple[float, ...]
     width: float
 
-    def line(self) -> dict[str, Any]:
-        """Arguments of `Axes.plot`."""
-        return {"color": self.color, "dashes": self.dashes, "linewidth": self.width}
+    def line(self, label: str) -> dict[str, Any]:
+        """Arguments of `Axes.plot`; `label_ends` writes the label."""
+        look = {"color": self.color, "dashes": self.dashes, "linewidth": self.width}
+        return look | {"label": label}
 
 
 def styles(
@@ -110,8 +112,11 @@ def plot(
         matplotlib.rcParams.update(_SETTINGS)
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         yield figure
+        texts = words("plots", kind)
+        labels = {key: texts[key].format(**names) for key in ("xlabel", "ylabel") if key in texts}
+        figure.axes[-1].set(**labels)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format="svg", metadata=_NO_METADATA)
     drawing = _svg(out.getvalue(), name, words("plots", kind, "label", **names))
     plots.append(Plot(name, *titled("plots", kind, **names), drawing))
 
@@ -123,13 +128,12 @@ def _svg(text: str, name: str, label: str) -> ET.Element:
     root = ET.fromstring(text)
     for node in root.iter():
         node.tag = node.tag.rpartition("}")[2]
-        for key, value in list(node.attrib.items()):
-            del node.attrib[key]
-            node.attrib[key.rpartition("}")[2]] = re.sub(r"(?<=^#)|(?<=url\(#)", f"{name}-", value)
+        node.attrib = {
+            key.rpartition("}")[2]: re.sub(r"(?<=^#)|(?<=url\(#)", f"{name}-", value)
+            for key, value in node.attrib.items()
+        }
         if "id" in node.attrib:
             node.attrib["id"] = f"{name}-{node.attrib['id']}"
-    for metadata in root.findall("metadata"):
-        root.remove(metadata)
     for key in ("width", "height", "version"):
         del root.attrib[key]
     root.attrib |= {"role": "img", "aria-label": label}
@@ -152,24 +156,24 @@ def stylesheet() -> str:
     return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
-def label_ends(
-    axes: Axes, ends: Mapping[str, tuple[float, float]], looks: Mapping[str, Style]
-) -> None:
-    """Writes each line's name beside its last point (x, y), apart from one another."""
-    if not (names := sorted(ends, key=lambda name: (ends[name][1], name))):
+def label_ends(axes: Axes) -> None:
+    """Writes each line's label beside its last point, apart from one another."""
+    lines = {str(line.get_label()): line for line in axes.lines}
+    last = {name: np.asarray(line.get_xydata())[-1] for name, line in lines.items()}
+    if not (names := sorted(lines, key=lambda name: (last[name][1], name))):
         return
     low, high = axes.get_ylim()
     height = axes.bbox.height / axes.figure.dpi * 72
     gap = 12.5 / height * (high - low)
     steps = gap * np.arange(len(names))
-    wanted = np.array([ends[name][1] for name in names])
+    wanted = np.array([last[name][1] for name in names])
     # The nearest positions, in least squares, that keep the gap.
     placed = scipy.optimize.isotonic_regression(wanted - steps).x + steps
     placed += min(0, high + gap / 2 - placed[-1])
     for name, y in zip(names, placed, strict=True):
-        hue = looks[name].color
+        hue = lines[name].get_color()
         axes.annotate(
-            name, ends[name], xytext=(1.04, y), textcoords=("axes fraction", "data"), color=hue,
+            name, last[name], xytext=(1.04, y), textcoords=("axes fraction", "data"), color=hue,
             fontsize=10, va="center", annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-", "linewidth": 0.6, "color": hue, "alpha": 0.6, "shrinkA": 1,
@@ -178,21 +182,42 @@ def label_ends(
         )  # fmt: skip
 
 
+@contextlib.contextmanager
 def panels(
-    figure: Figure, names: Sequence[str], x: str, y: str, share: bool
-) -> Iterator[tuple[str, Axes]]:
-    """Small multiples in two columns: axes a name, its title; `share` is of the x scales."""
-    rows = -(-len(names) // 2)
-    flat = list(figure.subplots(rows, 2, sharex=share, sharey=True, squeeze=False).flat)
-    for axes in flat[len(names) :]:
-        axes.remove()
-    for axes in flat[max(len(names) - 2, 0) : len(names)]:
-        axes.xaxis.set_tick_params(labelbottom=True)
-    for axes, name in zip(flat, names, strict=False):
-        axes.set_title(name, fontsize=10.5)
-        yield name, axes
-    figure.supxlabel(x)
-    figure.supylabel(y)
+    plots: list[Plot], kind: str, name: str, rows: Sequence[str], above: float, height: float,
+    share: bool = True, **names: Any,
+) -> Iterator[dict[str, Axes]]:  # fmt: skip
+    """Small multiples in two columns, a panel a row, as a `plot`.
+
+    Args:
+      plots, kind, name, names: as for `plot`; the kind's words have the titles of x and y.
+      rows: titles of the panels.
+      above: CSS pixels beside the panels.
+      height: of a panel.
+      share: whether the panels share the scale of x.
+    """
+    lines = -(-len(rows) // 2)
+    with plot(plots, kind, name, above + height * lines, **names) as figure:
+        grid = list(figure.subplots(lines, 2, sharex=share, sharey=True, squeeze=False).flat)
+        for axes in grid[len(rows) :]:
+            axes.remove()
+        each = dict(zip(rows, grid, strict=False))
+        for axes in list(each.values())[-2:]:
+            axes.xaxis.set_tick_params(labelbottom=True)
+        for row, axes in each.items():
+            axes.set_title(row, fontsize=10.5)
+        yield each
+        figure.supxlabel(words("plots", kind, "supxlabel"))
+        figure.supylabel(words("plots", kind, "supylabel"))
+
+
+def legend(axes: Axes, hues: Mapping[str, str]) -> None:
+    """A legend above all panels: texts in their colours."""
+    handles = [axes.plot([], [], color=hue, linewidth=5)[0] for hue in hues.values()]
+    axes.figure.legend(
+        handles, list(hues), loc="outside upper left", ncols=3, frameon=False,
+        labelcolor="linecolor", handlelength=0.9, fontsize=11,
+    )  # fmt: skip
 
 
 def name_rows(axes: Axes, names: Sequence[str], top: float = -0.5) -> None:

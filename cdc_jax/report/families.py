@@ -7,22 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cdc_jax.methods.rows import ROWS
-from cdc_jax.records import INTERVENTION
+from cdc_jax.records import INTERVENTION, SplitRecord
 from cdc_jax.report.cells import Cell
+from cdc_jax.report.words import words
 
-PROTOCOLS = {
-    "base_new": "Base to new",
-    "few_shot": "Few-shot classification",
-    "transfer": "Transfer to other tasks",
-}
+PROTOCOLS: Mapping[str, str] = words("protocols")
 """Protocols in their order in a report, and their headings."""
 
-DATASETS = (
-    "ImageNet", "Caltech101", "OxfordPets", "StanfordCars", "OxfordFlowers", "Food101",
-    "FGVCAircraft", "SUN397", "DescribableTextures", "EuroSAT", "UCF101", "ImageNetV2",
-    "ImageNet-Sketch", "ImageNet-A", "ImageNet-R", "world aligned", "world task_misaligned",
-    "world domain_gap",
-)  # fmt: skip
+DATASETS: Sequence[str] = words("datasets")
 """The order of rows and columns: the papers'. Others follow, by name."""
 
 _REFERENCE = next(name for name, row in ROWS.items() if row.role == "reference")
@@ -63,10 +55,14 @@ class Family:
         return self.cells[0].task.heading or PROTOCOLS[self.protocol]
 
     @functools.cached_property
+    def records(self) -> dict[str, SplitRecord]:
+        """Test split -> what it is."""
+        return {name: record for c in self.cells for name, record in c.results.splits.items()}
+
+    @functools.cached_property
     def splits(self) -> dict[tuple[str, str], str]:
         """Group of classes and condition -> the test split."""
-        records = [item for cell in self.cells for item in cell.results.splits.items()]
-        return {(record.group, record.condition): split for split, record in records}
+        return {(record.group, record.condition): split for split, record in self.records.items()}
 
     @property
     def intervenes(self) -> bool:
@@ -82,14 +78,15 @@ class Family:
 
     def at(self, **task: Any) -> "Family":
         """The cells whose task has these values, such as `shots=4`; without the other rows."""
-        rows = {
-            row: [c for c in cells if all(getattr(c.task, k) == v for k, v in task.items())]
-            for row, cells in self.rows.items()
-        }
-        return self.of({row: cells for row, cells in rows.items() if cells})
+
+        def fits(cell: Cell) -> bool:
+            return all(getattr(cell.task, key) == value for key, value in task.items())
+
+        return self.of({row: list(filter(fits, cells)) for row, cells in self.rows.items()})
 
     def of(self, rows: Mapping[str, Sequence[Cell]]) -> "Family":
-        """These rows alone, and the datasets and shots that they have."""
+        """The rows that have cells, and their datasets and shots."""
+        rows = {row: cells for row, cells in rows.items() if cells}
         tasks = [cell.task for cells in rows.values() for cell in cells]
         datasets = tuple(sorted({task.dataset for task in tasks}, key=dataset_order))
         shots = tuple(sorted({task.shots for task in tasks}))
@@ -133,9 +130,8 @@ class Family:
         for method in dict.fromkeys(cell.row.row for cell in self.cells):
             rows = {row: self.rows[row] for row in self.variants(method)}
             count = Counter(d for cells in rows.values() for d in {c.task.dataset for c in cells})
-            rows = {r: [c for c in own if count[c.task.dataset] > 1] for r, own in rows.items()}
-            if rows := {row: cells for row, cells in rows.items() if cells}:
-                variants = self.of(rows)
+            several = {r: [c for c in own if count[c.task.dataset] > 1] for r, own in rows.items()}
+            if (variants := self.of(several)).rows:
                 yield method, variants, varying(variants.cells)
 
     def main(self) -> "Family":
@@ -144,48 +140,54 @@ class Family:
         Of a method's variants, the published one and the reference remain, or all of them. One
         that remains alone is called by the method's name.
         """
+        methods = {row: cells[0].row.row for row, cells in self.rows.items()}
         kept = {
-            row: cells
-            for row, cells in self.rows.items()
-            if row == self.reference or self.published(cells[0].row.row) in (row, None)
+            row: method
+            for row, method in methods.items()
+            if row == self.reference or self.published(method) in (row, None)
         }
-        count = Counter(cells[0].row.row for cells in kept.values())
-        titles = {
-            row: title_of(cells[0].row.row) if count[cells[0].row.row] == 1 else row
-            for row, cells in kept.items()
-        }
-        rows = {titles[row]: cells for row, cells in kept.items()}
-        reference = titles[self.reference] if self.reference else None
-        return dataclasses.replace(self, rows=rows, reference=reference)
+        alone = [method for method, count in Counter(kept.values()).items() if count == 1]
+        titles = {row: title_of(m) if m in alone else row for row, m in kept.items()}
+        rows = {title: self.rows[row] for row, title in titles.items()}
+        return dataclasses.replace(self, rows=rows, reference=titles.get(self.reference or ""))
 
 
-def arrange(cells: Sequence[Cell]) -> list[Family]:
+def arrange(cells: Sequence[Cell], reference: str | None = None) -> list[Family]:
     """Sorts cells into families.
 
+    Args:
+      cells: of runs.
+      reference: see `Family.named`.
+
     Raises:
-      ValueError: two cells of the same settings with different results; both are named.
+      ValueError: two cells of the same settings with different results (both are named), no run of
+        the reference, or several variants of it.
     """
     groups: dict[Any, list[Cell]] = defaultdict(list)
     for cell in cells:
+        task, records = cell.task, cell.results.splits
         # A linear probe of the source's classes can be tested in other domains, on no new classes.
-        records = cell.results.splits
-        tested = tuple(sorted(split for split in records if records[split].group != "new"))
-        targets = (cell.task.dataset, *tested) if cell.task.protocol == "transfer" else ()
-        settings = tuple(sorted(cell.task.settings.items()))
-        groups[cell.task.protocol, cell.task.heading, settings, targets].append(cell)
+        tested = sorted(split for split in records if records[split].group != "new")
+        targets = (task.dataset, *tested) if task.protocol == "transfer" else ()
+        settings = tuple(sorted(task.settings.items()))
+        groups[task.protocol, task.heading, settings, targets].append(cell)
 
     def order(key: tuple[Any, ...]) -> tuple[int, bool, str]:
         return list(PROTOCOLS).index(key[0]), not key[1], repr(key[2:])
 
     families: list[Family] = []
-    protocols = [protocol for protocol, *_ in groups]
-    for key in sorted(groups, key=order):
-        protocol, heading, settings, _ = key
+    total, number = Counter(protocol for protocol, *_ in groups), Counter[str]()
+    for protocol, heading, settings, targets in sorted(groups, key=order):
         siblings = [dict(other[2]) for other in groups if other[:2] == (protocol, heading)]
         title = _family_title(dict(settings), siblings)
-        number = 1 + sum(family.protocol == protocol for family in families)
-        name = protocol.replace("_", "-") + f"-{number}" * (protocols.count(protocol) > 1)
-        families.append(Family(protocol, title, name, (), (), {}).of(_rows(groups[key])))
+        number[protocol] += 1
+        name = protocol.replace("_", "-") + f"-{number[protocol]}" * (total[protocol] > 1)
+        rows = _rows(groups[protocol, heading, settings, targets])
+        family = Family(protocol, title, name, (), (), {}).of(rows)
+        families.append(dataclasses.replace(family, reference=family.named(reference)))
+    if reference is not None and not any(family.reference for family in families):
+        methods = ", ".join(sorted({cell.row.row for cell in cells}))
+        raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
     return families
 
 
@@ -226,30 +228,28 @@ def _family_title(settings: Mapping[str, Any], siblings: Sequence[Mapping[str, A
 
 
 def _rows(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    methods = {cell.row.row for cell in cells}
-    ordered = (*filter(methods.__contains__, ROWS), *sorted(methods - set(ROWS)))
-    each = (_variants(method, [c for c in cells if c.row.row == method]) for method in ordered)
-    return {title: variant for variants in each for title, variant in variants.items()}
-
-
-def _variants(method: str, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     """Title -> cells of equal settings; the published ones have the method's title alone."""
-    keys = varying(cells)
-    variants: dict[Any, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        variants[tuple((key, cell.choices.get(key)) for key in keys)].append(cell)
-    # Changes that all variants share set none of them apart.
-    published = [
-        variant
-        for variant, own in variants.items()
-        if not any(key in cell.row.changes for cell in own for key in keys)
-    ]
-    unchanged = published[0] if len(published) == 1 else ()
-    titles = {}
-    for variant in sorted(variants, key=lambda v: [_value_order(value) for _, value in v]):
-        changed = [f"{_short(key, keys)} {x}" for key, x in variant if (key, x) not in unchanged]
-        titles[variant] = title_of(method) + f" ({', '.join(changed)})" * bool(changed)
-    return {title: _once(variants[variant]) for variant, title in titles.items()}
+    rows = {}
+    methods = {cell.row.row for cell in cells}
+    for method in (*filter(methods.__contains__, ROWS), *sorted(methods - set(ROWS))):
+        own = [cell for cell in cells if cell.row.row == method]
+        keys = varying(own)
+        variants: dict[Any, list[Cell]] = defaultdict(list)
+        for cell in own:
+            variants[tuple(cell.choices.get(key) for key in keys)].append(cell)
+        # Changes that all variants share set none of them apart.
+        published = [
+            values
+            for values, alike in variants.items()
+            if not any(key in cell.row.changes for cell in alike for key in keys)
+        ]
+        unchanged = published[0] if len(published) == 1 else [...] * len(keys)
+        for values in sorted(variants, key=lambda values: list(map(_value_order, values))):
+            compared = zip(keys, values, unchanged, strict=True)
+            changes = [f"{_short(key, keys)} {x}" for key, x, usual in compared if x != usual]
+            title = title_of(method) + f" ({', '.join(changes)})" * bool(changes)
+            rows[title] = _once(variants[values])
+    return rows
 
 
 def _once(cells: Sequence[Cell]) -> list[Cell]:

@@ -59,8 +59,29 @@ class Measure(Column):
 def measures(family: Family) -> list[Measure]:
     """The accuracies of a family, and H: the columns of its tables."""
     if family.protocol == "few_shot":
-        return [_accuracy("test", "accuracy")]
-    return _transfer(family) if family.protocol == "transfer" else _base_new(family)
+        return [Measure("accuracy", 2, splits=["test"])]
+    if family.protocol == "transfer":
+        accuracies = [Measure(split, 2, splits=[split]) for split in family.headline]
+        if source := source_split(family):
+            accuracies.insert(0, Measure(f"{family.datasets[0]} (source)", 2, splits=[source]))
+        return [*accuracies, Measure("average", 2, splits=family.headline)]
+    conditions = [condition for group, condition in family.splits if group == "base"]
+    alone = conditions == [""]
+    digits = 2 if alone else 1
+    accuracies = [
+        Measure(f"{half} {condition}".strip(), digits, splits=[family.splits[half, condition]])
+        for half in ("base", "new")
+        for condition in conditions
+        if (half, condition) in family.splits
+    ]
+    means = [
+        Measure(title, digits, harmonic=True, splits=[
+            family.splits.get((half, condition), "") for half in ("base", "new")
+        ])
+        for condition, title in ((INTERVENTION, "H_int"), ("iid", "H"), ("", "H"))
+        if condition in conditions
+    ]  # fmt: skip
+    return accuracies + means if alone else means + accuracies
 
 
 def primary(family: Family) -> Measure:
@@ -88,42 +109,10 @@ def guarantees(split: str) -> list[Measure]:
     ]
 
 
-def _transfer(family: Family) -> list[Measure]:
-    accuracies = [_accuracy(split, split) for split in family.headline]
-    if source := source_split(family):
-        accuracies.insert(0, _accuracy(source, f"{family.datasets[0]} (source)"))
-    return [*accuracies, Measure("average", 2, splits=family.headline)]
-
-
 def source_split(family: Family) -> str | None:
     """The split of a transfer that is of the dataset trained on, if it was tested."""
     own = [(group, condition) for group in ("all", "base") for condition in ("", "iid")]
     return next((family.splits[key] for key in own if key in family.splits), None)
-
-
-def _base_new(family: Family) -> list[Measure]:
-    splits = family.splits
-    conditions = [condition for group, condition in splits if group == "base"]
-    alone = conditions == [""]
-    digits = 2 if alone else 1
-    accuracies = [
-        _accuracy(splits[half, condition], f"{half} {condition}".strip(), digits)
-        for half in ("base", "new")
-        for condition in conditions
-        if (half, condition) in splits
-    ]
-    means = [
-        Measure(
-            title, digits, splits=[splits.get((h, c), "") for h in ("base", "new")], harmonic=True
-        )
-        for c, title in ((INTERVENTION, "H_int"), ("iid", "H"), ("", "H"))
-        if c in conditions
-    ]
-    return accuracies + means if alone else means + accuracies
-
-
-def _accuracy(split: str, title: str, digits: int = 2) -> Measure:
-    return Measure(title, digits, splits=[split])
 
 
 @functools.lru_cache(maxsize=1)  # all tables of a family are made in turn
@@ -171,7 +160,7 @@ def differences(
 
 
 def over_seeds(
-    values: Sequence[float] | np.ndarray, bounds: Sequence[float] = (0.0, 100.0)
+    values: Sequence[float] | np.ndarray | pd.Series, bounds: Sequence[float] = (0.0, 100.0)
 ) -> Value | None:
     """The value of a table's cell, from one number a seed; NaN doesn't count.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cdc_jax import writing
 from cdc_jax.report import request
 from cdc_jax.report.cells import find
-from cdc_jax.report.classes import accuracy_csv, confusion_csv
+from cdc_jax.report.classes import class_files
 from cdc_jax.report.drawing import standalone
 from cdc_jax.report.families import Family, arrange
 from cdc_jax.report.formats import comma_separated, latex, markdown, overview
@@ -66,22 +66,20 @@ def make(
         for cell in cells:
             for optional in _DRAWN_FROM:
                 getattr(cell, optional)
-    families = arrange(cells)
-    named = [family.named(reference) for family in families]
-    if reference is not None and not any(named):
-        methods = ", ".join(sorted({cell.row.row for cell in cells}))
-        raise ValueError(f"no run of the reference {reference!r}: there are {methods}")
-    pairs = zip(families, named, strict=True)
-    families = [dataclasses.replace(family, reference=row) for family, row in pairs]
-    tables = {family.name: family_tables(family) for family in families}
-    files = _table_files(tables, formats) | _class_files(families, formats)
-    parts = [part(family, tables[family.name]) for family in families if drawn]
+    families = [(family, family_tables(family)) for family in arrange(cells, reference)]
+    tables = [table for _, own in families for table in own]
+    files = {}
+    if "markdown" in formats:
+        files = {"tables.md": markdown(tables), "overview.md": overview(own for _, own in families)}
+    for family, own in families:
+        files |= _table_files(family, own, formats)
+    parts = [part(family, own) for family, own in families if drawn]
     if "svg" in formats:
         plots = [p for one in parts for _, own in [("", one.general), *one.plots] for p in own]
         files |= {f"plots/{plot.name}.svg": standalone(plot.drawing) for plot in plots}
     if "html" in formats:
         files["index.html"] = page(parts, cells, missing)
-    return Report([table for own in tables.values() for table in own], files, missing)
+    return Report(tables, {name: text for name, text in files.items() if text}, missing)
 
 
 def write(report: Report, out: Path | str) -> None:
@@ -92,28 +90,13 @@ def write(report: Report, out: Path | str) -> None:
         writing.write_text(path, content)
 
 
-def _class_files(families: Sequence[Family], formats: Sequence[str]) -> dict[str, str]:
-    """The CSV files of figures by class, of the families that have such figures."""
-    files = {
-        f"tables/{family.name}-{name}.csv": render(family)
-        for name, render in (("classes", accuracy_csv), ("confusion", confusion_csv))
-        for family in families
-        if "csv" in formats
-    }
-    return {name: text for name, text in files.items() if text}
-
-
-def _table_files(tables: Mapping[str, Sequence[Table]], formats: Sequence[str]) -> dict[str, str]:
-    """The files of each family's tables."""
-    files, each = {}, [(family, table) for family, own in tables.items() for table in own]
-    if "markdown" in formats:
-        files = {"tables.md": markdown([table for _, table in each])}
-        if short := overview(tables.values()):
-            files["overview.md"] = short
-    for family, table in each:
-        name = f"tables/{family}-{table.name}" + (f"-{table.shots}shot" if table.shots else "")
-        if "csv" in formats:
-            files[f"{name}.csv"] = comma_separated(table)
-        if "latex" in formats:
-            files[f"{name}.tex"] = latex(table)
-    return files
+def _table_files(family: Family, tables: Sequence[Table], formats: Sequence[str]) -> dict[str, str]:
+    """The CSV and LaTeX files of a family."""
+    csv, texts = "csv" in formats, dict[str, str]()
+    for table in tables:
+        name = f"tables/{family.name}-{table.name}" + f"-{table.shots}shot" * bool(table.shots)
+        texts[f"{name}.csv"] = comma_separated(table) if csv else ""
+        texts[f"{name}.tex"] = latex(table) if "latex" in formats else ""
+    for name, text in class_files(family).items() if csv else ():
+        texts[f"tables/{family.name}-{name}.csv"] = text
+    return texts

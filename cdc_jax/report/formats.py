@@ -61,50 +61,47 @@ def overview(families: Iterable[Sequence[Table]]) -> str:
 
     It is Markdown of the tables of each family, and empty without tables of accuracies.
     """
-    overviews = [
-        (table, *_beside(tables, table.shots))
-        for tables in families
-        for table in tables
-        if table.name == "accuracy"
-    ]
+    overviews = []
+    for tables in families:
+        paired = {table.shots: table for table in tables if table.name == "differences"}
+        measured = [table for table in tables if table.name == "accuracy"]
+        overviews += [(table, *_beside(paired.get(table.shots))) for table in measured]
     template = _MARKDOWN_TEMPLATES.get_template("overview.md.jinja")
     return template.render(overviews=overviews) if overviews else ""
 
 
-def _beside(tables: Sequence[Table], shots: int | None) -> tuple[str, dict[tuple[str, str], str]]:
+def _beside(table: Table | None) -> tuple[str, dict[tuple[str, str], str]]:
     """Title of the differences in H_int, H or the average, and (group, row) -> difference."""
-    for table in tables:
-        if (table.name, table.shots) == ("differences", shots):
-            c = table.column("H_int", "H", "average") or 0
-            texts = {
-                (group, row.title.removeprefix("− ")): joined(cells[c].main, cells[c].interval)
-                for group, rows in shown(table)
-                for row, cells in rows
-                if cells[c].kind == "value"
-            }
-            return f"{table.head} minus row, {table.columns[c].title}", texts
-    return "", {}
+    if table is None:
+        return "", {}
+    c = table.column("H_int", "H", "average") or 0
+    texts = {
+        (group, row.title.removeprefix("− ")): joined(cells[c].main, cells[c].interval)
+        for group, rows in shown(table)
+        for row, cells in rows
+        if cells[c].kind == "value"
+    }
+    return f"{table.head} minus row, {table.columns[c].title}", texts
 
 
 def comma_separated(table: Table) -> str:
-    """A line a value: group, row, column, mean, sd, low, high, n, text, source; not rounded.
-
-    Texts are such that no spreadsheet runs them, see `spreadsheet_cell`.
-    """
+    """A line a value: group, row, column, mean, sd, low, high, n, text, source; not rounded."""
     lines = [
-        (group, row.title, column.title, cell, row.source)
+        (group, row.title, column.title, *_figures(cell), row.source)
         for group, rows in table.groups
         for row in rows
         for column, cell in zip(table.columns, row.cells, strict=True)
         if cell is not None
     ]
-    lines += [("", "", "note", note, "") for note in table.notes]
-    names = ["column", "mean", "sd", "low", "high", "n", "text", "source"]
-    figures = pd.DataFrame(
-        [(*titles, *_figures(cell), source) for *titles, cell, source in lines],
-        columns=list(map(spreadsheet_cell, (table.group_head, table.head, *names))),
-    )
-    texts = figures.map(lambda x: spreadsheet_cell(x) if isinstance(x, str) else x)
+    lines += [("", "", "note", *_figures(note), "") for note in table.notes]
+    titles = ["column", "mean", "sd", "low", "high", "n", "text", "source"]
+    return csv_text(pd.DataFrame(lines, columns=[table.group_head, table.head, *titles]))
+
+
+def csv_text(lines: pd.DataFrame) -> str:
+    """A CSV file; its texts are such that no spreadsheet runs them, see `spreadsheet_cell`."""
+    texts = lines.map(lambda x: spreadsheet_cell(x) if isinstance(x, str) else x)
+    texts.columns = [spreadsheet_cell(str(title)) for title in lines.columns]
     return texts.to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
 

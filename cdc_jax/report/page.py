@@ -17,30 +17,20 @@ from typing import Any
 import markupsafe
 import PIL.Image
 
+from cdc_jax.report import curves, maps, trust
 from cdc_jax.report.cells import Cell
-from cdc_jax.report.confusion import confusion_maps
-from cdc_jax.report.curves import ablation_curves, difference_plot, epoch_curves, few_shot_curves
 from cdc_jax.report.drawing import Plot, Style, styles, stylesheet
 from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import primary
 from cdc_jax.report.formats import environment
-from cdc_jax.report.guarantee import guaranteed_risk
 from cdc_jax.report.table import Table, joined, number
-from cdc_jax.report.templates import template_accuracy, template_maps
-from cdc_jax.report.trust import reliability, risk_coverage, uncertainties
 from cdc_jax.report.words import words
 
 _TASK_PLOTS: Sequence[Callable[[list[Plot], Family, Mapping[str, Style], str], None]] = (
-    epoch_curves, reliability, guaranteed_risk, risk_coverage, confusion_maps, uncertainties,
-    template_accuracy, template_maps,
+    curves.epoch_curves, trust.reliability, trust.guaranteed_risk, trust.risk_coverage,
+    maps.confusion_maps, trust.uncertainties, curves.template_accuracy, maps.template_maps,
 )  # fmt: skip
 _SMALL = 96  # pixels; below that, pixels are shown as squares
-_VERDICTS = {
-    1: "ahead of",
-    -1: "behind",
-    0: "not separated from",
-    None: "compared, on one pair of runs and so without an interval, with",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +82,13 @@ class Part:
             alone = len(self.family.rows) < 2
             return "" if alone else f"{self.full_title}: no run of the method to compare with."
         measure = primary(self.family).title
-        rows: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS.values()}
+        rows: dict[str, list[str]] = {sign: [] for sign in words("verdicts")}
         for row, value in table.values(measure).items():
             points = number(value.mean, 1, signed=True)
-            rows[_VERDICTS[value.sign]].append(f"{row.removeprefix('− ')} ({points})")
-        texts = "; ".join(f"{verdict} {', '.join(own)}" for verdict, own in rows.items() if own)
+            rows[str(value.sign)].append(f"{row.removeprefix('− ')} ({points})")
+        texts = [f"{words('verdicts', sign)} {', '.join(own)}" for sign, own in rows.items() if own]
         measure = measure.replace("average", "average accuracy")
-        lead = f"{self.full_title}: in {measure}, {self.family.reference} is {texts}."
+        lead = f"{self.full_title}: in {measure}, {self.family.reference} is {'; '.join(texts)}."
         return lead if texts else ""
 
 
@@ -110,15 +100,15 @@ def part(family: Family, tables: Sequence[Table]) -> Part:
     looks = styles(rows, main.reference, *zero_shot[:1])
     general: list[Plot] = []
     if table := by_name.get(("differences", family.shots[-1])):
-        difference_plot(general, main, family.name, table)
+        curves.difference_plot(general, main, family.name, table)
     if table := by_name.get(("shots", None)):
-        few_shot_curves(general, main, looks, family.name, table)
+        curves.few_shot_curves(general, main, looks, family.name, table)
     plots, galleries = [], list[Gallery]()
     for d, dataset in enumerate(family.datasets):
         shots = family.at(dataset=dataset).shots[-1]
         here, name = main.at(dataset=dataset, shots=shots), f"{family.name}-{d}"
         drawn: list[Plot] = []
-        ablation_curves(drawn, family.at(dataset=dataset, shots=shots), name)
+        curves.ablation_curves(drawn, family.at(dataset=dataset, shots=shots), name)
         for draw in _TASK_PLOTS if here.rows else ():
             draw(drawn, here, looks, name)
         several = (len(family.datasets) > 1, len(family.shots) > 1)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 
@@ -40,6 +40,11 @@ class Row:
     def label(self) -> str:
         """The title with the source."""
         return f"{self.title} ({self.source})" if self.source else self.title
+
+    def at(self, columns: Sequence[int]) -> "Row":
+        """The row with these cells alone; those beyond its last are empty."""
+        cells = dict(enumerate(self.cells))
+        return dataclasses.replace(self, cells=tuple(map(cells.get, columns)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +124,12 @@ class Shown:
 def shown(table: Table) -> Iterator[tuple[str, list[tuple[Row, list[Shown]]]]]:
     """Group, and its rows with their cells as texts."""
     for group, rows in table.groups:
-        best = _best(table, rows)
-        yield (
-            group,
-            [
-                (row, [_shown(table, row, c, (r, c) in best) for c in range(len(row.cells))])
-                for r, row in enumerate(rows)
-            ],
-        )
+        best = [_best(table, rows, c) for c in range(len(table.columns))]
+        lines = [
+            (row, [_shown(table, row, c, r in best[c]) for c in range(len(row.cells))])
+            for r, row in enumerate(rows)
+        ]
+        yield group, lines
 
 
 def _shown(table: Table, row: Row, c: int, best: bool) -> Shown:
@@ -159,23 +162,19 @@ def number(value: float, digits: int, signed: bool = False) -> str:
     return (text if float(text) else text.lstrip("+-")).replace("-", "−")
 
 
-def _best(table: Table, rows: tuple[Row, ...]) -> set[tuple[int, int]]:
-    """Positions (row, column) of the best means among measured rows of the most seeds.
+def _best(table: Table, rows: tuple[Row, ...], c: int) -> set[int]:
+    """Positions of the best means of a column, among the measured rows of the most seeds.
 
     In a table of differences, they are those of intervals that leave 0 out.
     """
-    positions: set[tuple[int, int]] = set()
-    for c, column in enumerate(table.columns):
-        values = {
-            r: cell
-            for r, row in enumerate(rows)
-            if isinstance(cell := row.cells[c], Value) and row.mark not in ("published", "room")
-        }
-        if table.signed:
-            positions |= {(r, c) for r, value in values.items() if value.sign}
-        elif len(values) > 1 and column.falling is not None:
-            most = max(value.n for value in values.values())
-            means = {r: round(v.mean, column.digits) for r, v in values.items() if v.n == most}
-            top = (min if column.falling else max)(means.values())
-            positions |= {(r, c) for r, mean in means.items() if mean == top}
-    return positions
+    column, unmeasured = table.columns[c], ("published", "room")
+    cells = {r: row.cells[c] for r, row in enumerate(rows) if row.mark not in unmeasured}
+    values = {r: cell for r, cell in cells.items() if isinstance(cell, Value)}
+    if table.signed:
+        return {r for r, value in values.items() if value.sign}
+    if len(values) < 2 or column.falling is None:
+        return set()
+    most = max(value.n for value in values.values())
+    means = {r: round(v.mean, column.digits) for r, v in values.items() if v.n == most}
+    top = (min if column.falling else max)(means.values())
+    return {r for r, mean in means.items() if mean == top}

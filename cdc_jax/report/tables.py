@@ -5,8 +5,7 @@ of shots, except `by_shots`. A table without values is left out.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +20,6 @@ from cdc_jax.report.table import Column, Row, Table, Value, joined
 from cdc_jax.report.words import titled
 
 Groups: TypeAlias = Sequence[tuple[str, Sequence[Row]]]
-Cells: TypeAlias = Mapping[str, Sequence[Value | None]]
 
 _LEAST_ROOM = 3.0  # points; shares of less are noise
 
@@ -34,7 +32,7 @@ def family_tables(family: Family) -> list[Table]:
     for shots in family.shots:
         part = main.at(shots=shots)
         own = [table for kind in kinds if part.rows for table in kind(part)]
-        own += ablations(family, shots)
+        own += ablations(family.at(shots=shots))
         suffix = f", {plural(shots)}" * several
         tables += [dataclasses.replace(table, title=table.title + suffix) for table in own]
     return tables
@@ -45,7 +43,7 @@ def accuracy(family: Family) -> list[Table]:
     columns = measures(family)
     if family.intervenes:
         columns += calibration(family, "ece", "auroc", "novelty")
-    groups = _groups(family, columns)
+    groups = _means(family, columns)
     for (_, rows), (_, datasets) in zip(groups, family.scopes(), strict=True):
         rows += published_rows(family, datasets, len(columns))
     kind = "interventions" if family.intervenes else family.protocol
@@ -56,26 +54,18 @@ def by_dataset(family: Family) -> list[Table]:
     """Methods by datasets and their average, of the primary measure: H_int, H or accuracy."""
     if family.protocol == "transfer" or len(family.datasets) == 1:
         return []
-    measure, runs = primary(family), figures.runs(family)
+    runs = figures.runs(family)
     scopes = {dataset: (dataset,) for dataset in family.datasets} | {"average": family.datasets}
-    values = [figures.averages(runs, datasets, [measure]) for datasets in scopes.values()]
-    columns = [Column(title, measure.digits) for title in scopes]
-    groups = [("", _across(family, values))]
-    return _table(family, "datasets", columns, groups, measure=measure.title)
+    return _across(family, "datasets", scopes, {"": [(runs, own) for own in scopes.values()]})
 
 
 def by_shots(family: Family) -> list[Table]:
     """Methods by numbers of shots, for the average of the datasets and for each of them."""
     if family.protocol == "transfer":
         return []
-    measure = primary(family)
     runs = [figures.runs(family.at(shots=shots)) for shots in family.shots]
-    groups = []
-    for title, datasets in family.scopes():
-        rows = _across(family, [figures.averages(own, datasets, [measure]) for own in runs])
-        groups.append((title, [row for row in rows if any(row.cells)]))
-    columns = [Column(plural(shots), measure.digits) for shots in family.shots]
-    return _table(family, "shots", columns, groups, measure=measure.title)
+    groups = {title: [(own, datasets) for own in runs] for title, datasets in family.scopes()}
+    return _across(family, "shots", map(plural, family.shots), groups)
 
 
 def differences(family: Family, kind: str = "differences", name: str = "") -> list[Table]:
@@ -111,12 +101,10 @@ def shares(family: Family) -> list[Table]:
         alike = [row for row, record in rows.items() if record.changes_images == visual]
         groups = []
         for title, datasets in family.scopes():
-            share = functools.partial(_shares, runs, datasets, columns, start, oracle)
-            own = [Row(row, share(row)) for row in alike if row not in (start, oracle)]
-            own = [Row("room, in points", share(), "room"), *own]
-            groups.append((title, [row for row in own if any(row.cells)]))
-        which = " with visual prompts" if visual else ""
-        name = "room-visual" if visual else "room"
+            ends = (runs, datasets, columns, start, oracle)
+            own = [Row(row, _shares(*ends, row)) for row in alike if row not in (start, oracle)]
+            groups.append((title, [Row("room, in points", _shares(*ends), "room"), *own]))
+        which, name = (" with visual prompts", "room-visual") if visual else ("", "room")
         tables += _table(family, "room", columns, groups, name=name, which=which, least=_LEAST_ROOM)
     return tables
 
@@ -124,46 +112,60 @@ def shares(family: Family) -> list[Table]:
 def trust(family: Family) -> list[Table]:
     """How far the predictions' probabilities and uncertainties can be trusted."""
     columns, splits = calibration(family), ", ".join(family.headline)
-    return _table(family, "calibration", columns, _groups(family, columns), splits=splits)
+    return _table(family, "calibration", columns, _means(family, columns), splits=splits)
 
 
 def guarantees(family: Family) -> list[Table]:
     """How far sets, decided predictions and uncertainties can be trusted on each test split."""
     if not any(own["classes"] for cell in family.cells for own in cell.splits.values()):
         return []  # older releases wrote only one of the columns
-    records = {s: record for cell in family.cells for s, record in cell.results.splits.items()}
+    several = len(family.records) > 1
     groups = [
-        (joined(title, record.title(split) * (len(records) > 1), by=", "), rows)
-        for split, record in records.items()
-        for title, rows in _groups(family, figures.guarantees(split))
+        (joined(title, record.title(split) * several, by=", "), rows)
+        for split, record in family.records.items()
+        for title, rows in _means(family, figures.guarantees(split))
     ]
-    made = _table(
+    return _table(
         family, "guarantees", figures.guarantees(""), groups, level=100 * LEVEL, risk=100 * RISK,
-        sure=100 * (1 - DELTA),
+        sure=100 * (1 - DELTA), group_head="split" if several else "dataset",
     )  # fmt: skip
-    if len(records) == 1:
-        return made
-    return [dataclasses.replace(table, group_head="split") for table in made]
 
 
 def templates(family: Family) -> list[Table]:
     """Each template's accuracy alone beside the fused one's, of the methods with several."""
-    groups = [
-        (title, _template_rows(family.at(dataset=dataset)))
-        for title, (dataset, *others) in family.scopes()
-        if not others
-    ]
+    groups = []
+    for dataset in family.datasets:
+        rows = []
+        for row, cells in family.at(dataset=dataset).rows.items():
+            for split in filter(cells[0].splits.__contains__, family.headline):
+                alone = [cell.splits[split]["template_accuracy"] for cell in cells]
+                if min(map(len, alone)) > 1:
+                    fused = [cell.splits[split]["accuracy"] for cell in cells]
+                    means = map(over_seeds, [fused, *zip(*alone, strict=True)])
+                    rows.append(Row(row, (split, *means)))
+        groups.append((dataset * (len(family.datasets) > 1), rows))
     count = max((len(row.cells) - 2 for _, rows in groups for row in rows), default=0)
-    columns = [Column("split", text=True), Column("fused", falling=None)]
-    columns += [Column(f"t{m + 1}", falling=None) for m in range(count)]
+    titles = ["fused", *(f"t{m + 1}" for m in range(count))]
+    columns = [Column("split", text=True), *(Column(title, falling=None) for title in titles)]
     return _table(family, "templates", columns, groups)
 
 
-def ablations(family: Family, shots: int) -> list[Table]:
+def ablations(family: Family) -> list[Table]:
     """For each method with several variants, what they give, and paired differences to them."""
     tables = []
-    for method, variants, keys in family.at(shots=shots).ablations():
-        tables += _ablation(variants, method, keys)
+    for method, variants, keys in family.ablations():
+        measured = measures(variants) + calibration(variants, "ece", "auroc")
+        groups = _means(variants, measured)
+        for _, rows in groups:
+            for i, row in enumerate(rows):
+                choices = variants.rows[row.title][0].choices
+                first, *others = (str(choices.get(key)) for key in keys)
+                rows[i] = dataclasses.replace(row, title=first, cells=(*others, *row.cells))
+        tables += _table(
+            variants, "ablation", [*(Column(key, text=True) for key in keys[1:]), *measured],
+            groups, name=f"ablation-{method}", head=keys[0], keys=", ".join(keys),
+            method=title_of(method), give="give" if len(keys) > 1 else "gives",
+        )  # fmt: skip
         # Without a published variant, the main tables show and compare all of them.
         if family.published(method):
             name = f"ablation-{method}-differences"
@@ -177,42 +179,31 @@ _KINDS: Sequence[Callable[[Family], list[Table]]] = (
 
 
 def _table(
-    family: Family, kind: str, columns: Sequence[Column], groups: Groups, *,
-    name: str = "", head: str = "method", signed: bool = False, **names: Any,
+    family: Family, kind: str, columns: Sequence[Column], groups: Groups, *, name: str = "",
+    head: str = "method", group_head: str = "dataset", signed: bool = False, **names: Any,
 ) -> list[Table]:  # fmt: skip
-    """A table without its empty columns and groups; none without values.
+    """A table without its empty columns, rows and groups; none without values.
 
     It is called by its kind if no name is given. The other names are for the kind's words.
     """
+    groups = [(group, [row for row in rows if any(row.cells)]) for group, rows in groups]
     filled = {c for _, rows in groups for row in rows for c, cell in enumerate(row.cells) if cell}
     if not filled:
         return []
     kept = sorted(filled)
-
-    def narrow(row: Row) -> Row:
-        cells = (*row.cells, *[None] * len(columns))
-        return dataclasses.replace(row, cells=tuple(cells[c] for c in kept))
-
+    shown = tuple(columns[c] for c in kept)
     title, caption = titled("tables", kind, **names)
-    abouts = "; ".join(f"{columns[c].title}: {columns[c].about}" for c in kept if columns[c].about)
+    abouts = "; ".join(f"{column.title}: {column.about}" for column in shown if column.about)
     dataset = family.datasets[0] if len(family.datasets) == 1 else ""
     shots = family.shots[0] if len(family.shots) == 1 else None
     where = (family.heading, dataset, family.title, plural(shots) if shots else "")
+    notes = sorted({f"{c.task.dataset}: {c.note}" for c in family.cells if c.note})
+    narrow = ((group, tuple(row.at(kept) for row in rows)) for group, rows in groups if rows)
+    caption = joined(caption, abouts and f"{abouts}.")
     table = Table(
-        name=name or kind,
-        shots=shots,
-        title=title,
-        where=joined(*where, by=", "),
-        caption=joined(caption, abouts and f"{abouts}."),
-        columns=tuple(columns[c] for c in kept),
-        groups=tuple((group, tuple(map(narrow, rows))) for group, rows in groups if rows),
-        head=head,
-        notes=(
-            *sorted({f"{c.task.dataset}: {c.note}" for c in family.cells if c.note}),
-            *_without_average(family, groups),
-        ),
-        signed=signed,
-    )
+        name or kind, shots, title, joined(*where, by=", "), caption, shown, tuple(narrow), head,
+        group_head, (*notes, *_without_average(family, groups)), signed,
+    )  # fmt: skip
     return [table]
 
 
@@ -231,7 +222,7 @@ def _without_average(family: Family, groups: Groups) -> list[str]:
     return notes
 
 
-def _groups(family: Family, columns: Sequence[Measure]) -> list[tuple[str, list[Row]]]:
+def _means(family: Family, columns: Sequence[Measure]) -> list[tuple[str, list[Row]]]:
     """The rows' values for the average of the datasets and for each of them."""
     runs = figures.runs(family)
     return [
@@ -240,14 +231,24 @@ def _groups(family: Family, columns: Sequence[Measure]) -> list[tuple[str, list[
     ]
 
 
-def _rows(family: Family, cells: Cells) -> list[Row]:
+def _across(
+    family: Family, kind: str, titles: Iterable[str],
+    groups: Mapping[str, Sequence[tuple[pd.DataFrame, Sequence[str]]]],
+) -> list[Table]:  # fmt: skip
+    """The primary measure of every row, each column of a group over some runs and datasets."""
+    measure = primary(family)
+    tabulated = []
+    for title, scopes in groups.items():
+        values = [figures.averages(runs, datasets, [measure]) for runs, datasets in scopes]
+        cells = {row: [own.get(row, [None])[0] for own in values] for row in family.rows}
+        tabulated.append((title, _rows(family, cells)))
+    columns = [Column(title, measure.digits) for title in titles]
+    return _table(family, kind, columns, tabulated, measure=measure.title)
+
+
+def _rows(family: Family, cells: Mapping[str, Sequence[Value | None]]) -> list[Row]:
     marks = {family.reference: "reference"}
     return [Row(row, tuple(own), marks.get(row, "")) for row, own in cells.items()]
-
-
-def _across(family: Family, columns: Sequence[Cells]) -> list[Row]:
-    """Every row of the family, with its only value in every column."""
-    return _rows(family, {r: [own.get(r, [None])[0] for own in columns] for r in family.rows})
 
 
 def _shares(
@@ -263,31 +264,3 @@ def _shares(
         Value(float(x), n=value.n) if value and not np.isnan(x) else None
         for x, value in zip([room, *shares][-1], values[-1], strict=True)
     )
-
-
-def _template_rows(family: Family) -> list[Row]:
-    """A row a method and split: the split, the fused accuracy and that of each template alone."""
-    rows = []
-    for row, cells in family.rows.items():
-        for split in filter(cells[0].splits.__contains__, family.headline):
-            alone = [cell.splits[split]["template_accuracy"] for cell in cells]
-            if min(map(len, alone)) > 1:
-                fused = [cell.splits[split]["accuracy"] for cell in cells]
-                means = map(over_seeds, [fused, *zip(*alone, strict=True)])
-                rows.append(Row(row, (split, *means)))
-    return rows
-
-
-def _ablation(family: Family, method: str, keys: Sequence[str]) -> list[Table]:
-    """What the settings in which a method's variants differ give."""
-    measured = measures(family) + calibration(family, "ece", "auroc")
-    groups = _groups(family, measured)
-    for _, rows in groups:
-        for i, row in enumerate(rows):
-            first, *others = (str(family.rows[row.title][0].choices.get(key)) for key in keys)
-            rows[i] = dataclasses.replace(row, title=first, cells=(*others, *row.cells))
-    columns = [*(Column(key, text=True) for key in keys[1:]), *measured]
-    return _table(
-        family, "ablation", columns, groups, name=f"ablation-{method}", head=keys[0],
-        keys=", ".join(keys), method=title_of(method), give="give" if len(keys) > 1 else "gives",
-    )  # fmt: skip
