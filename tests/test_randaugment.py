@@ -58,17 +58,18 @@ def pillow(name, image, value, sign):
 def test_operations_are_pillows(operate, name, magnitude):
     low, high = randaugment.RANGES[name]
     number = list(randaugment.RANGES).index(name)
-    image = 40 + synthetic_image(number, SIDE, SIDE) // 2  # levels that can be stretched
+    image = synthetic_image(number, SIDE, SIDE)
+    if name == "autocontrast":
+        image = 40 + image // 2
     value, sign = low + (high - low) * abs(magnitude) / 30, np.sign(magnitude)
     expected = np.float32(pillow(name, image, value, sign))
     got = np.asarray(operate(image / np.float32(255), number, magnitude / 30, jnp.array(PLACE)))
     difference = np.abs(255 * got - expected)
-    moves = name == "rotate"
-    assert (difference > 1e-3).mean() < (0.005 if moves else 0.02)
-    assert moves or difference.max() < 1.001
-    changes = magnitude or name in ("autocontrast", "equalize", "invert", "posterize", "solarize",
-        "saturation", "contrast", "brightness", "sharpness", "cutout")  # fmt: skip
-    assert (np.abs(255 * got - image).max() > 1) == bool(changes)
+    if name == "rotate":  # few places fall on the other side of a border
+        assert (difference > 1e-3).mean() < 0.005
+    else:  # few levels are truncated to the next one
+        assert difference.max() < 1.001 and (difference > 1e-3).mean() < 0.03
+    assert magnitude != 10 or np.abs(expected - image).max() > 1
 
 
 @pytest.mark.parametrize("levels", [(7,), (0, 255), (3, 200)])
