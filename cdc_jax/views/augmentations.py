@@ -201,18 +201,8 @@ AUGMENTATIONS = {
         randaugment.operate,
         options={"m": 10.0},
         changes=frozenset(
-            {
-                "position",
-                "rotation",
-                "marks",
-                "distractor",
-                "colour",
-                "background",
-                "style",
-                "fill",
-                "pattern",
-                "texture",
-            }
+            {"position", "rotation", "marks", "distractor", "colour", "background", "style"}
+            | {"fill", "pattern", "texture"}
         ),
     ),
 }
