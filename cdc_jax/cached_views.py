@@ -37,7 +37,10 @@ def count(stage: Stage, label_properties: Collection[str], per_epoch: int) -> in
     if method.changes_images:
         return 0
     if not views.are_random(
-        method.config.views, templates=method.templates, label_properties=label_properties
+        method.config.views,
+        templates=method.templates,
+        label_properties=label_properties,
+        further=method.further_views,
     ):
         return 1
     epochs = -(-optimizer.steps(stage.optimizer, per_epoch) // per_epoch)

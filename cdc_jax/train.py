@@ -259,6 +259,7 @@ def _phases(
         mean=backbone.mean,
         std=backbone.std,
         label_properties=task.label_properties,
+        further=method.further_views,
     )
     phases, first = [], 0
     for number, stage in enumerate(method.stages()):
@@ -401,7 +402,7 @@ def _train_phase(
     mesh = devices.make_mesh(images=len(batches.indices(0)))
     with jax.set_mesh(mesh):
         backbone, fixed = run.frozen.backbone, devices.replicate(run.initial.fixed, mesh)
-        classes = stage.method.classes(backbone, run.task.class_names)
+        classes = stage.method.training_classes(backbone)
         window: list[Any] = []
         if start:
             _, state, window = start

@@ -76,3 +76,18 @@ def test_consistency(own_anchors):
     assert float(losses.cosine_consistency(text, anchors)) == pytest.approx(cosine, rel=1e-5)
     got = float(losses.softmax_consistency(text, anchors, 20.0))
     assert got == pytest.approx(softmax, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, M])
+def test_distances_from_a_teacher(count):
+    rng = np.random.default_rng(5)
+    anchors, logits, taught = unit(count, K, D, seed=4), *rng.normal(size=(2, B, M, K))
+    distance, divergence = 0.0, 0.0
+    for m in range(M):
+        distance += np.mean(np.abs(TEXT[m] - anchors[m % count]))
+        log_p, log_p0 = log_softmax(logits[:, m], -1), log_softmax(taught[:, m], -1)
+        divergence += (np.exp(log_p0) * (log_p0 - log_p)).sum() / (B * K)
+    got = losses.absolute_distance(jnp.asarray(TEXT), jnp.asarray(anchors))
+    assert float(got) == pytest.approx(distance, rel=1e-5)
+    got = losses.divergence(jnp.asarray(logits), jnp.asarray(taught))
+    assert float(got) == pytest.approx(divergence, rel=1e-5)

@@ -310,6 +310,12 @@ def test_a_stage_that_can_not_be_is_refused(average, trains, message):
         stage.split({"residual": {}, "reading": {}})
 
 
+def test_a_stage_of_steps_averages_no_epochs():
+    config = ml_collections.ConfigDict({"epochs": 4, "steps": 9})
+    with pytest.raises(ValueError, match="optimizer.steps=9 .* set optimizer.steps=0"):
+        methods.Stage(None, config, average=(0.25,) * 4)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Merged(Everything):
     """A low-rank update of the image tower's projection, merged where it is used."""

@@ -9,7 +9,13 @@ from cdc_jax import backbone as backbone_lib
 from cdc_jax import clip as clip_lib
 from cdc_jax import methods
 from cdc_jax.methods import prompts
-from cdc_jax.methods.prompts import ClassPrompts, CoupledPrompts, HandCrafted, SharedPrompts
+from cdc_jax.methods.prompts import (
+    ClassPrompts,
+    CoupledPrompts,
+    HandCrafted,
+    IndependentPrompts,
+    SharedPrompts,
+)
 from cdc_jax.preprocessing import Preprocessing
 
 
@@ -110,6 +116,19 @@ def test_coupled_prompts_start_from_the_text_prompts_of_the_same_key(world):
     assert not np.array_equal(other["context"], shared["context"])
 
 
+def test_independent_visual_prompts_are_drawn_apart_from_the_text_prompts(world):
+    settings = {"phrases": ("a photo of a",) * 2, "context": 2, "layers": 3}
+    kind, parameters = initialize(world, IndependentPrompts, **settings)
+    assert kind.changes_images and parameters.keys() == {"context", "visual"}
+    _, shared = initialize(world, SharedPrompts, **settings)
+    np.testing.assert_array_equal(parameters["context"], shared["context"])
+    visual = kind.visual(parameters)
+    assert visual.shape == (2, 3, 2, 192)
+    assert abs(float(visual.std()) - 0.02) < 1e-3 and abs(float(visual.mean())) < 2e-3
+    assert not np.array_equal(visual[0], visual[1])
+    np.testing.assert_array_equal(kind.vectors(parameters), parameters["context"][:, 0])
+
+
 class Abstract(backbone_lib.Backbone):
     """A backbone of which only sizes and words are asked."""
 
@@ -133,6 +152,14 @@ def test_maple_in_vit_b16_has_the_published_number_of_parameters():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 3_555_072
 
 
+@pytest.mark.parametrize(("layers", "expected"), [(9, 46_080), (3, 15_360)])
+def test_ivlp_in_vit_b16_has_the_published_number_of_parameters(layers, expected):
+    vit = Abstract()
+    kind = IndependentPrompts(prompts.Templates(("a photo of a",), 4, layers=layers), vit)
+    shapes = jax.eval_shape(lambda: kind.initialize(jax.random.key(0), vit, 3))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+
+
 class Shallow(Abstract):
     sizes = Abstract.sizes._replace(vision_depth=5)
 
@@ -140,8 +167,9 @@ class Shallow(Abstract):
 def test_the_shallower_tower_bounds_the_layers_of_coupled_prompts():
     templates = prompts.Templates(("a photo of a",), 2, layers=6)
     SharedPrompts(templates, Shallow())
-    with pytest.raises(ValueError, match="layers=6 exceeds the 5 layers of this backbone"):
-        CoupledPrompts(templates, Shallow())
+    for kind in (CoupledPrompts, IndependentPrompts):
+        with pytest.raises(ValueError, match="layers=6 exceeds the 5 layers of this backbone"):
+            kind(templates, Shallow())
 
 
 def test_visual_prompts_are_the_coupling_of_the_text_prompts(world):
@@ -231,7 +259,9 @@ def test_padded_phrases_stand_behind_vectors_of_zero(world):
     assert parameters["context"].shape == (1, 1, 3, 128) and not parameters["context"].any()
 
 
-@pytest.mark.parametrize("kind", [HandCrafted, SharedPrompts, ClassPrompts, CoupledPrompts])
+@pytest.mark.parametrize(
+    "kind", [HandCrafted, SharedPrompts, ClassPrompts, CoupledPrompts, IndependentPrompts]
+)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

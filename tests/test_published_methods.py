@@ -6,19 +6,14 @@ the tensor's largest value.
 """
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers
-import transformers
-from references import clip_reference
+import small_clip
 
-from cdc_jax import clip as clip_lib
 from cdc_jax import methods
-from cdc_jax.clip.backbone import ClipBackbone
 
 TEMPLATE = "a photo of a {}."
 PHRASES = "a photo of a|the picture with a"
@@ -38,26 +33,12 @@ PROGRESS = 0.25  # of training: the KL weight is at half of its final value
 
 @pytest.fixture(scope="module")
 def stored():
-    path = Path(__file__).parent / "references" / "methods.npz"
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    return small_clip.stored("methods")
 
 
 @pytest.fixture(scope="module")
 def clip(stored, tmp_path_factory):
-    """The references' CLIP, and a tokenizer of its whole words."""
-    config = clip_reference.METHODS
-    folder = clip_reference.write_folder(tmp_path_factory.mktemp("methods") / "clip", config)
-    clip_reference.write_weights(folder, clip_reference.weights(config))
-    vocabulary = [str(word) for word in stored["vocabulary"]]
-    words = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({word: i for i, word in enumerate(vocabulary)}, "<pad>")
-    )
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    hf = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<start>", eos_token="<end>"
-    )
-    return ClipBackbone(clip_lib.load(folder)[0], clip_lib.Tokenizer(hf, context_length=24))
+    return small_clip.load(stored["vocabulary"], tmp_path_factory.mktemp("methods") / "clip")
 
 
 def learned(stored, prefix):

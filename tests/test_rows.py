@@ -44,7 +44,8 @@ TEXT = {
 }  # fmt: skip
 UNTRAINED = {"zero_shot", "zero_shot_ensemble", "zero_shot_trusted", "zero_shot_aspects"}
 ROWS_OF = {
-    "prompt_tuning": MULTIMODAL | TEXT | UNTRAINED,
+    "prompt_tuning": MULTIMODAL | TEXT | UNTRAINED | {"ivlp"},
+    "promptsrc": {"promptsrc", "promptsrc_dstc"},
     "aligned_prompts": {"prograd"},
     "representation_tokens": {"mmrl", "mmrl_plus_plus"},
     "tip_adapter": {"tip_adapter", "tip_adapter_f"},
@@ -52,13 +53,14 @@ ROWS_OF = {
     name: {name}
     for name in (
         "linear_probe", "clip_adapter", "taskres", "lp_plus_plus", "cross_modal_probe", "cocoop",
-        "tcp",
+        "tcp", "coprompt",
     )
 }  # fmt: skip
 """Family -> its rows."""
 
 # What the papers change where prompts learned on ImageNet meet other datasets.
 _MAPLE = {"prompts.layers": 3, "optimizer.epochs": 2, "optimizer.learning_rate": 0.0026}
+_PROMPTSRC = {"prompts.layers": 3, "average.mean": 6.0, "average.deviation": 10.0}
 _MMRL = {"optimizer.batch_size": 32, "optimizer.epochs": 1, "optimizer.warmup": 0}
 TRANSFER = {
     **dict.fromkeys(MULTIMODAL, _MAPLE),
@@ -66,6 +68,8 @@ TRANSFER = {
     "mmrl": _MMRL | {"loss.consistency_weight": 0.2},
     "mmrl_plus_plus": _MMRL | {"loss.consistency_weight": 0.1},
     "tcp": {"optimizer.epochs": 25},
+    "ivlp": {"prompts.layers": 3},
+    **dict.fromkeys(("promptsrc", "promptsrc_dstc"), _PROMPTSRC),
 }
 
 
@@ -78,6 +82,7 @@ def test_rows_of_prompt_tuning():
     for name in ROWS_OF["prompt_tuning"]:
         prompts = methods.configure(name).config.prompts
         assert (prompts.modality == "multimodal") == (name in MULTIMODAL)
+        assert (prompts.modality == "independent") == (name == "ivlp")
         assert (prompts.context == 0) == (name in UNTRAINED)
 
 
@@ -184,6 +189,7 @@ def test_class_specific_prompts_are_of_rows_that_learn_text():
     for changes in ("prompts.modality=multimodal", "prompts.class_specific=False"):
         assert not is_specific(f"coop@{changes}")
     assert is_specific("maple@prompts.modality=text")
+    assert is_specific("promptsrc@prompts.modality=text") and not is_specific("coprompt")
     assert not methods.configure("coop", "small").config.prompts.class_specific
 
 

@@ -549,6 +549,29 @@ def test_pixels_of_a_smaller_batch(make):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "templates", "templates_views", "further_views"),
+    [
+        ("flip", 3, ["flip"], ["flip", "flip"]),
+        ("flip; jitter", 1, ["flip"], ["jitter", "flip"]),
+        ("flip; jitter", 3, ["flip", "jitter", "flip"], ["jitter", "flip"]),
+        ("set1", 2, ["flip", "jitter"], ["grayscale blur", "affine"]),
+    ],
+)
+def test_further_views_follow_and_change_no_others(spec, templates, templates_views, further_views):
+    listed = names(spec, templates=templates, further=2)
+    assert listed == templates_views + further_views
+    all_views = build(spec, templates=templates, further=2)(3, 4, INDICES, BATCH)
+    if spec != "flip; jitter" or templates > 1:
+        plain = build(spec, templates=templates)(3, 4, INDICES, BATCH)
+        np.testing.assert_allclose(all_views[:-2], plain, atol=2e-5)
+    assert all_views.shape[0] == len(listed)
+    assert np.abs(all_views[-1] - all_views[-2]).max() > 0.1
+    assert np.abs(all_views[-1] - all_views[0]).max() > 0.1
+    assert views.are_random("clean; flip", templates=1, further=1)
+
+
+@pytest.mark.slow
 def test_seed_step_index_and_view_all_matter():
     same = np.repeat(BATCH[:1], 2, axis=0)
     make = build("crop_flip", templates=3)
@@ -653,6 +676,11 @@ def test_same_pixels_on_1_and_8_devices(tmp_path):
 def test_unusable_specs(spec, message):
     with pytest.raises(ValueError, match=message):
         build(spec)
+
+
+def test_more_views_than_templates_and_further_views():
+    with pytest.raises(ValueError, match="got 3 views for 1 templates and 1 further views: 'flip;"):
+        build("flip; flip; flip", templates=1, further=1)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,18 @@ OF_FAMILIES: dict[str, dict[str, Any]] = {
         "network": {"reduction": 4},
         "loss": {"consistency_weight": 8.0},
     },
+    # Weights of the distances from the frozen CLIP. The average weighs the ends of epochs 1, 2, …
+    # by a Gaussian of the epoch; a deviation of 0 takes the last epoch.
+    "promptsrc": PROMPT_TUNING | {
+        "regulation": {"text_weight": 25.0, "image_weight": 10.0, "logit_weight": 1.0},
+        "average": {"mean": 15.0, "deviation": 1.0},
+    },
+    # The adapters' shares of the features, the features' width over the bottleneck's, and the
+    # weight of both distances from the frozen CLIP.
+    "coprompt": PROMPT_TUNING | {
+        "adapter": {"image_ratio": 0.1, "text_ratio": 0.2, "reduction": 4},
+        "regulation": {"weight": 8.0},
+    },
     "linear_probe": {},
     # The bottleneck's share of the feature, and the feature's width over the bottleneck's.
     "clip_adapter": _TEXTS | {"adapter": {"ratio": 0.2, "reduction": 4}},

@@ -10,6 +10,7 @@ from cdc_jax.methods.cache_adapters import TIP_ADAPTER
 from cdc_jax.methods.conditional_prompts import COCOOP, TCP_FAMILY
 from cdc_jax.methods.feature_adapters import CLIP_ADAPTER, TASKRES
 from cdc_jax.methods.method import Method
+from cdc_jax.methods.regulated_prompts import COPROMPT, PROMPTSRC
 from cdc_jax.methods.strong_probes import CROSS_MODAL_PROBE, LP_PLUS_PLUS
 from cdc_jax.methods.support import Support
 from cdc_jax.wording import Template
@@ -50,6 +51,8 @@ FAMILIES: dict[str, Family] = {
     "aligned_prompts": aligned_prompts,
     "cocoop": COCOOP,
     "tcp": TCP_FAMILY,
+    "promptsrc": PROMPTSRC,
+    "coprompt": COPROMPT,
     "linear_probe": linear_probe,
     "clip_adapter": CLIP_ADAPTER,
     "taskres": TASKRES,

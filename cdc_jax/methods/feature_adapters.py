@@ -6,7 +6,7 @@ encoder. The other feature methods are in `cache_adapters` and `strong_probes`.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -45,9 +45,7 @@ class Classes(NamedTuple):
 
     def raw_means(self) -> Float[Array, "classes embed"]:
         """The mean of the raw features of each class's texts."""
-        classes = len(self.rows)
-        counts = jnp.zeros(classes).at[self.texts.owners].add(1)
-        return self.texts.sums(classes) / counts[:, None]
+        return self.texts.means(len(self.rows))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,10 +108,7 @@ class ClipAdapter(FeatureMethod):
     def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
         """PyTorch's start of linear layers."""
         del support
-        width = backbone.sizes.embed_width
-        hidden = width // self.config.adapter.reduction
-        down, up = jax.random.split(key)
-        maps = {"down": linear(down, width, hidden), "up": linear(up, hidden, width)}
+        maps = bottleneck(key, backbone.sizes.embed_width, self.config.adapter.reduction)
         return Learned({"adapter": maps} | self.head.initialize(), self.head.fixed())
 
     def forward(
@@ -125,9 +120,7 @@ class ClipAdapter(FeatureMethod):
         text: Text | None = None,
     ) -> Forward:
         """See `Method`."""
-        maps, ratio = learned.trained["adapter"], self.config.adapter.ratio
-        added = jax.nn.relu(jax.nn.relu(image @ maps["down"]) @ maps["up"])
-        adapted = unit(ratio * added + (1 - ratio) * image)
+        adapted = adapt(learned.trained["adapter"], image, self.config.adapter.ratio)
         return super().forward(backbone, learned, classes, adapted, text)
 
 
@@ -169,6 +162,21 @@ def linear(key: jax.Array, inputs: int, outputs: int) -> Float[Array, "inputs ou
     """Weights as PyTorch's linear layers start: uniform within ± inputs^(−1/2)."""
     bound = 1 / math.sqrt(inputs)
     return jax.random.uniform(key, (inputs, outputs), jnp.float32, -bound, bound)
+
+
+def bottleneck(key: jax.Array, width: int, reduction: int) -> dict[str, Array]:
+    """Initial maps of an adapter: from the width to width / reduction, and back."""
+    down, up = jax.random.split(key)
+    hidden = width // reduction
+    return {"down": linear(down, width, hidden), "up": linear(up, hidden, width)}
+
+
+def adapt(
+    maps: Mapping[str, Array], features: Float[Array, "*b embed"], ratio: float
+) -> Float[Array, "*b embed"]:
+    """normalise(r relu(V relu(U x)) + (1 − r) x) of features x, with U and V of `bottleneck`."""
+    added = jax.nn.relu(jax.nn.relu(features @ maps["down"]) @ maps["up"])
+    return unit(ratio * added + (1 - ratio) * features)
 
 
 @dataclasses.dataclass(frozen=True)

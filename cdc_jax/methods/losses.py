@@ -1,7 +1,8 @@
 """Losses on the semantic templates: L_de keeps them apart, L_con near the hand-crafted template.
 
 The published part of the paper names both losses and defines neither. The forms are this project's
-reading (L_con: KgCoOp, Yao et al. 2023). All features are L2-normalised.
+reading (L_con: KgCoOp, Yao et al. 2023). Two distances from a frozen teacher are PromptSRC's
+(Khattak et al. 2023). All features are L2-normalised.
 """
 
 import functools
@@ -107,3 +108,33 @@ def softmax_consistency(
     logits = logit_scale * _dot("mkd,mld->mkl", text, jnp.broadcast_to(anchors, text.shape))
     targets = jnp.broadcast_to(jnp.arange(text.shape[1]), logits.shape[:2])
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(1).sum()
+
+
+def absolute_distance(
+    features: Float[Array, "templates rows embed"],
+    anchors: Float[Array, "#templates rows embed"],
+) -> Float[Array, ""]:
+    """PromptSRC's distance of features: sum_m mean_{r, d} |f^m_rd − a_rd|.
+
+    Args:
+      features: of images or classes, under every template.
+      anchors: features of the teacher: one set for all templates, or one for each.
+    """
+    return jnp.abs(features - anchors).mean((1, 2)).sum()
+
+
+def divergence(
+    logits: Float[Array, "batch templates classes"],
+    anchors: Float[Array, "batch templates classes"],
+) -> Float[Array, ""]:
+    """PromptSRC's distance of predictions: sum_m mean_{x, k} p^0_k (log p^0_k − log p^m_k).
+
+    It is the Kullback-Leibler divergence from the student to the teacher over the number of
+    classes.
+
+    Args:
+      logits: of every template.
+      anchors: logits of the teacher.
+    """
+    taught, learned = (jax.nn.log_softmax(z, -1) for z in (anchors, logits))
+    return (jnp.exp(taught) * (taught - learned)).mean((0, 2)).sum()

@@ -69,13 +69,14 @@ class Batch(NamedTuple):
     Attributes:
       backbone: of `Method.adapt`.
       learned: the method's arrays.
-      classes: of `Method.classes`.
+      classes: of `Method.training_classes`.
       forward: of `Method.forward`.
       labels: indices into the classes.
       progress: share of the stage's training that is done, in [0, 1].
       step: number of the stage's steps that are done.
       seed: of the run, for terms with random draws.
       views: the views of the images; None with cached features, which `forward.image` holds then.
+      further: features by the frozen backbone of `Method.further_views` views; None without.
     """
 
     backbone: Backbone
@@ -87,6 +88,7 @@ class Batch(NamedTuple):
     step: Int[Array, ""] | int = 0
     seed: UInt[Array | np.uint32, ""] | int = 0
     views: Float[Array, "views batch height width 3"] | None = None
+    further: Float[Array, "further batch embed"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,6 +127,14 @@ class Method(abc.ABC):
     def templates(self) -> int:
         """Number of views that an image can be given, one for each template."""
         return 1
+
+    @property
+    def further_views(self) -> int:
+        """Number of further views of each training image, for terms of the loss.
+
+        The templates do not see them. The setting `views` makes them, each with its own draw.
+        """
+        return 0
 
     @property
     def changes_images(self) -> bool:
@@ -177,6 +187,10 @@ class Method(abc.ABC):
           names: of the classes.
           template: the hand-crafted text of another task, in place of this task's text.
         """
+
+    def training_classes(self, backbone: Backbone) -> PyTree:
+        """`classes` of the training classes, with what only the terms of the loss read."""
+        return self.classes(backbone, self.class_names)
 
     def adapt(self, backbone: Backbone, learned: Learned) -> Backbone:
         """The backbone with its towers' weights changed; most methods change none."""
@@ -354,8 +368,9 @@ def objectives(
       method: the method, as the stage has it.
       backbone: the frozen model.
       learned: the method's arrays.
-      classes: the training classes, of `Method.classes`.
-      views: one view for each template, or one view for all; None with `image`.
+      classes: of `Method.training_classes`.
+      views: one view for each template, or one view for all, and then `Method.further_views`
+        others; None with `image`.
       labels: indices into the classes.
       progress: share of the stage's training that is done.
       image: frozen features of the views, for a method that changes no images; None with `views`.
@@ -369,13 +384,19 @@ def objectives(
     Raises:
       ValueError: `views` and `image` are both None, or no term has the group "loss".
     """
-    backbone = method.adapt(backbone, learned)
+    frozen, backbone = backbone, method.adapt(backbone, learned)
+    further = None
     if views is not None:
+        if method.further_views:
+            views, further_views = _split(views, method.further_views)
+            further = frozen_features(frozen, further_views)
         image = method.image_features(backbone, learned, views)
     elif image is None:
         raise ValueError("the objective needs views or their features, and got neither")
+    elif method.further_views:
+        image, further = _split(image, method.further_views)
     forward = method.forward(backbone, learned, classes, image)
-    batch = Batch(backbone, learned, classes, forward, labels, progress, step, seed, views)
+    batch = Batch(backbone, learned, classes, forward, labels, progress, step, seed, views, further)
     terms = method.terms(batch)
     sums: dict[str, Float[Array, ""]] = {}
     for term in terms.values():
@@ -386,6 +407,11 @@ def objectives(
     predicted = method.predict(learned, forward.logits).predicted
     values = {name: term.value for name, term in terms.items()}
     return sums, values | {"loss": sums["loss"], "accuracy": (predicted == labels).mean()}
+
+
+def _split(views: Array, further: int) -> tuple[Array, Array]:
+    """The views of the templates, and the further views."""
+    return views[:-further], views[-further:]
 
 
 def frozen_features(

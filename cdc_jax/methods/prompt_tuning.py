@@ -1,4 +1,4 @@
-"""Prompt tuning: templates, views, a head and losses. Zero-shot CLIP, CoOp, KgCoOp, MaPLe, CDC."""
+"""Prompt tuning: templates, views, a head and losses. From zero-shot CLIP and CoOp to CDC."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,13 @@ from cdc_jax.methods.method import (
     require_choice,
 )
 from cdc_jax.methods.prompts import Classes
-from cdc_jax.methods.support import Support, hand_crafted_features, support_logits
+from cdc_jax.methods.support import Support, hand_crafted_features, support_logits, unit
 from cdc_jax.wording import Template, require_template, single
 
 _LEARNED: Mapping[str, Mapping[bool, type[prompts.HandCrafted]]] = {
     "text": {False: prompts.SharedPrompts, True: prompts.ClassPrompts},
     "multimodal": {False: prompts.CoupledPrompts},
+    "independent": {False: prompts.IndependentPrompts},
 }
 """prompts.modality -> prompts.class_specific -> the kind of prompts."""
 
@@ -66,12 +67,15 @@ class PromptTuning(Method):
         """See `Method`."""
         own_template = not self.config.prompts.anchors
         texts = (template,) if template and own_template else self.hand_crafted
-        anchors = hand_crafted_features(backbone, texts, names)
-        if self.config.prompts.ensemble:
-            mean = anchors.mean(0, keepdims=True)
-            anchors = mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
         ids = backbone.name_ids(names, suffix=self.prompts.templates.suffix)
-        return Classes(jnp.asarray(ids), anchors)
+        return Classes(jnp.asarray(ids), self.anchors(backbone, texts, names))
+
+    def anchors(
+        self, backbone: Backbone, texts: Sequence[Template], names: Sequence[str]
+    ) -> Float[Array, "anchors classes embed"]:
+        """Normalised features of hand-crafted texts, one set for each text or their average."""
+        anchors = hand_crafted_features(backbone, texts, names)
+        return unit(anchors.mean(0, keepdims=True)) if self.config.prompts.ensemble else anchors
 
     def image_features(
         self,

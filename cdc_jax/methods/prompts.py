@@ -1,16 +1,18 @@
 """Semantic templates: M learnable prompts, shallow or deep, of text or of text and image.
 
 Template m reads [start] v^m_1..v^m_d (its other words) name . [end]. Its learned vectors are a
-plain pytree outside the frozen backbone. There are four kinds of prompts:
+plain pytree outside the frozen backbone. There are five kinds of prompts:
 
-  HandCrafted       nothing is learned; plain texts give the class features
-  SharedPrompts     `context` (templates, layers, d, text width): row 0 enters the first layer, row
-                    j replaces the same positions before layer j (CoOp: one row; MaPLe: several)
-  ClassPrompts      `context` (templates, classes, layers, d, text width): each class has its own
-                    (CoOp's class-specific context)
-  CoupledPrompts    `context` as shared prompts, and `coupling`: kernel (templates, layers, text
-                    width, vision width) and bias (templates, layers, vision width), one linear map
-                    a layer from the text prompts to the visual ones (MaPLe)
+  HandCrafted         nothing is learned; plain texts give the class features
+  SharedPrompts       `context` (templates, layers, d, text width): row 0 enters the first layer,
+                      row j replaces the same positions before layer j (CoOp: one row)
+  ClassPrompts        `context` (templates, classes, layers, d, text width): each class has its own
+                      (CoOp's class-specific context)
+  CoupledPrompts      `context` as shared prompts, and `coupling`: kernel (templates, layers, text
+                      width, vision width) and bias (templates, layers, vision width), one linear
+                      map a layer from the text prompts to the visual ones (MaPLe)
+  IndependentPrompts  `context` as shared prompts, and `visual` (templates, layers, d, vision width)
+                      (IVLP, PromptSRC)
 """
 
 import dataclasses
@@ -23,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cdc_jax.backbone import Backbone
+from cdc_jax.methods.support import TextFeatures
 
 Parameters = dict[str, Any]
 
@@ -34,10 +37,12 @@ class Classes(NamedTuple):
       names: token ids of the names up to their end of text, (classes, tokens).
       anchors: features of the hand-crafted templates, (anchors, classes, embed). There is one
         anchor for all learned templates, or one for each.
+      sentences: features of each text of a class, for terms of the loss that draw texts.
     """
 
     names: Int[Array, "classes tokens"]
     anchors: Float[Array, "anchors classes embed"]
+    sentences: TextFeatures | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,10 +213,17 @@ class ClassPrompts(SharedPrompts):
         return None
 
 
-class CoupledPrompts(SharedPrompts):
-    """Text prompts, and visual prompts as linear maps of the text prompts."""
+class _VisualPrompts(SharedPrompts):
+    """Text prompts, and visual prompts of the same number and layers."""
 
     changes_images = True
+
+    def _depth(self, backbone: Backbone) -> int:
+        return min(backbone.sizes.text_depth, backbone.sizes.vision_depth)
+
+
+class CoupledPrompts(_VisualPrompts):
+    """Text prompts, and visual prompts as linear maps of the text prompts."""
 
     def initialize(self, key: jax.Array, backbone: Backbone, classes: int) -> Parameters:
         """See `SharedPrompts`.
@@ -237,5 +249,17 @@ class CoupledPrompts(SharedPrompts):
         )
         return prompts + coupling["bias"][:, :, None]
 
-    def _depth(self, backbone: Backbone) -> int:
-        return min(backbone.sizes.text_depth, backbone.sizes.vision_depth)
+
+class IndependentPrompts(_VisualPrompts):
+    """Text prompts, and visual prompts that are learned apart from them."""
+
+    def initialize(self, key: jax.Array, backbone: Backbone, classes: int) -> Parameters:
+        """See `SharedPrompts`. All visual prompts are N(0, noise²)."""
+        parameters = super().initialize(key, backbone, classes)
+        shape = (*parameters["context"].shape[:-1], backbone.sizes.vision_width)
+        draws = jax.random.normal(jax.random.split(key)[1], shape, jnp.float32)
+        return parameters | {"visual": self.templates.noise * draws}
+
+    def visual(self, parameters: Parameters) -> Float[Array, "templates layers d width"] | None:
+        """See `HandCrafted`."""
+        return parameters["visual"]

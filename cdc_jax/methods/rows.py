@@ -46,6 +46,10 @@ IMAGENET_TEMPLATES = (
     "|a {} in a video game.|art of the {}.|a photo of the small {}."
 )
 """CLIP's seven (Radford et al. 2021)."""
+_SMALL_TEMPLATES = (
+    "a photo of a {}.|a picture of a {}.|a image of a {}.|a view of a {}.|this is a {}."
+    "|there is a {}.|a {}."
+)
 
 ASPECTS = "a photo of a|the shape of a|the texture of a|the color of a"
 """Phrases that ask for different aspects, one for each template (this project's choice)."""
@@ -71,10 +75,17 @@ _DSTC = {
 _LONG = {"optimizer.epochs": 200}
 _CON = {"loss.consistency_weight": 8.0}
 
+_IVLP = {
+    "prompts.modality": "independent", "prompts.layers": 9, "prompts.context": 4,
+    "optimizer.learning_rate": 0.0025, "optimizer.batch_size": 4, "optimizer.epochs": 20,
+}  # fmt: skip
+_PROMPTSRC = {**_IVLP, "prompts.anchors": IMAGENET_TEMPLATES, "prompts.ensemble": True}
+
 _MAPLE_TRANSFER = {
     "prompts.layers": 3, "optimizer.epochs": 2, "optimizer.learning_rate": 0.0026,
 }  # fmt: skip
 _COOP_TRANSFER = {"optimizer.epochs": 50}
+_PROMPTSRC_TRANSFER = {"prompts.layers": 3, "average.mean": 6.0, "average.deviation": 10.0}
 
 _ADAM = {
     "optimizer.name": "adam", "optimizer.learning_rate": 0.03, "optimizer.epochs": 40,
@@ -114,6 +125,9 @@ _MMRL_TRANSFER = {
 }  # fmt: skip
 _VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.001}
 _SMALL_MMRL = {**_ADAM, "views": "flip", "optimizer.learning_rate": 0.001}
+_REGULATED = {
+    **_VISUAL, "prompts.anchors": _SMALL_TEMPLATES, "average.mean": 30.0, "average.deviation": 2.0,
+}  # fmt: skip
 
 ROWS: dict[str, Row] = {
     "zero_shot": Row(
@@ -123,8 +137,7 @@ ROWS: dict[str, Row] = {
         "zero-shot, ensemble",
         {**_ZERO_SHOT, "prompts.anchors": IMAGENET_TEMPLATES, "prompts.ensemble": True},
         {
-            "prompts.anchors": "a photo of a {}.|a picture of a {}.|a image of a {}.|a view of a {}"
-            ".|this is a {}.|there is a {}.|a {}.",
+            "prompts.anchors": _SMALL_TEMPLATES,
         },
     ),
     "linear_probe": Row(
@@ -191,6 +204,24 @@ ROWS: dict[str, Row] = {
     "mmrl_plus_plus": Row(
         "MMRL++", _MMRL_PLUS, _SMALL_MMRL,
         {**_MMRL_TRANSFER, "loss.consistency_weight": 0.1}, family="representation_tokens",
+    ),
+    # IVLP has no published settings of a transfer: PromptSRC's depth.
+    "ivlp": Row("IVLP", _IVLP, _VISUAL, {"prompts.layers": 3}),
+    "promptsrc": Row(
+        "PromptSRC", _PROMPTSRC, _REGULATED, _PROMPTSRC_TRANSFER, family="promptsrc"
+    ),
+    "promptsrc_dstc": Row(
+        "PromptSRC + DSTC",
+        {**_PROMPTSRC, **_DSTC, "prompts.templates": 4, "views": "crop_flip"},
+        {**_REGULATED, "views": "flip; flip"}, _PROMPTSRC_TRANSFER, family="promptsrc",
+    ),
+    "coprompt": Row(
+        "CoPrompt",
+        {
+            **_MAPLE, "prompts.layers": 12, "prompts.context": 4, "optimizer.epochs": 8,
+            "views": "squeeze | randaugment | randaugment",
+        },
+        _VISUAL, family="coprompt",
     ),
     # Visual prompts drift on so small a tower. With visual prompts, new classes fell 2 to 11 points
     # below zero-shot in the training correlation (seeds 11 and 12, three settings).

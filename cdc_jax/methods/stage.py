@@ -117,6 +117,11 @@ class Stage:
                 "a stage keeps its best parts only if it does not average them and its method does "
                 "not change image features"
             )
+        if self.average and self.optimizer.get("steps"):
+            raise ValueError(
+                f"a stage averages the ends of its epochs, but optimizer.steps="
+                f"{self.optimizer.steps} sets its length in steps: set optimizer.steps=0"
+            )
         epochs = self.optimizer.epochs
         if self.average and (len(self.average) != epochs or abs(sum(self.average) - 1) > 1e-6):
             raise ValueError(

@@ -40,7 +40,7 @@ class TextFeatures(NamedTuple):
 
     Attributes:
       features: of each text.
-      owners: the class of each text.
+      owners: the class of each text. The texts of a class adjoin.
     """
 
     features: Float[Array, "texts embed"]
@@ -51,6 +51,17 @@ class TextFeatures(NamedTuple):
         if len(self.owners) == classes:  # one text a class
             return self.features
         return jax.ops.segment_sum(self.features, self.owners, classes)
+
+    def means(self, classes: int) -> Float[Array, "classes embed"]:
+        """Mean of each class's features."""
+        counts = jnp.zeros(classes).at[self.owners].add(1)
+        return self.sums(classes) / counts[:, None]
+
+    def drawn(self, classes: int, share: Float[Array, ""] | float) -> Float[Array, "classes embed"]:
+        """A text of each class: number share · n of its n texts, for a share in [0, 1)."""
+        counts = jnp.bincount(self.owners, length=classes)
+        within = jnp.minimum(jnp.floor(share * counts).astype(counts.dtype), counts - 1)
+        return self.features[jnp.cumsum(counts) - counts + within]
 
 
 def text_features(

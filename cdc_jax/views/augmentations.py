@@ -1,7 +1,7 @@
 """The named augmentations: their options, their random draws, and the properties they change.
 
 Names, options and defaults are torchvision's if it has the augmentation. The `zoom` of `affine` is
-torchvision's `scale`.
+torchvision's `scale`. A step `randaugment` is one operation of RandAugment: repeat it for more.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import random
 from jaxtyping import Array, Bool, Key
 
-from cdc_jax.views import pixels
+from cdc_jax.views import pixels, randaugment
 from cdc_jax.views.pixels import Box, Scalar
 
 PRNGKey = Key[Array, ""]
@@ -29,7 +29,7 @@ class Augmentation(NamedTuple):
         changes: properties of an image that it may change (this project's choice). It does not
             preserve a label that depends on one of them.
         needs: further arguments of `apply`: the view's "size", or "fill", the colour of empty
-            places.
+            places. An augmentation that needs the size sets it, and comes first.
     """
 
     draw: Callable[..., tuple[Any, ...]]
@@ -151,6 +151,13 @@ AUGMENTATIONS = {
         changes=frozenset({"position", "size", "marks", "distractor"}),
         needs=("size",),
     ),
+    "squeeze": Augmentation(
+        draw_nothing,
+        pixels.squeeze,
+        options={},
+        changes=frozenset({"size"}),
+        needs=("size",),
+    ),
     "flip": Augmentation(
         draw_nothing,
         pixels.flip,
@@ -188,5 +195,14 @@ AUGMENTATIONS = {
         options={"scale": (0.02, 0.33), "ratio": (0.3, 3.3), "p": 0.5},
         changes=frozenset({"marks", "distractor"}),
         needs=("fill",),
+    ),
+    "randaugment": Augmentation(
+        randaugment.draw,
+        randaugment.operate,
+        options={"m": 10.0},
+        changes=frozenset(
+            {"position", "rotation", "marks", "distractor", "colour", "background", "style"}
+            | {"fill", "pattern", "texture"}
+        ),
     ),
 }

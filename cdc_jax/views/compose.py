@@ -56,7 +56,9 @@ _LIMITS = {  # of the options' values
     "saturation": (0, 1),
     "hue": (0, 0.5),
     "sigma": (0.01, 20),
+    "m": (0, 30),
 }
+_FIRST = {name for name, a in AUGMENTATIONS.items() if "size" in a.needs}
 
 
 def build(
@@ -67,6 +69,7 @@ def build(
     mean: Sequence[float],
     std: Sequence[float],
     label_properties: Collection[str] = (),
+    further: int = 0,
 ) -> ViewFunction:
     """Makes the jitted function that turns a batch into views.
 
@@ -78,6 +81,8 @@ def build(
         std: the encoder's standard deviation.
         label_properties: some of `PROPERTIES`, on which the label depends. "composed" needs them,
             and leaves out the augmentations that change them.
+        further: number of further views of each image, after the views of the templates. They go
+            on in the spec's turn, each with its own draw.
 
     Returns:
         `make(seed, step, indices, images, aspect_ratios=None)`. The images are uint8 (batch,
@@ -100,7 +105,9 @@ def build(
     >>> make(0, 7, jnp.arange(5), jnp.full((5, 8, 8, 3), 255, jnp.uint8)).shape
     (1, 5, 2, 2, 3)
     """
-    views = compositions(spec, templates=templates, label_properties=label_properties)
+    views = compositions(
+        spec, templates=templates, label_properties=label_properties, further=further
+    )
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     fill, scale = _normaliser(mean, std)
@@ -144,9 +151,11 @@ def clean_view(
 
 
 def compositions(
-    spec: str, *, templates: int, label_properties: Collection[str] = ()
+    spec: str, *, templates: int, label_properties: Collection[str] = (), further: int = 0
 ) -> tuple[View, ...]:
     """Lists the views that `build` makes with the same arguments: one shared view, or M views.
+
+    Further views follow.
 
     >>> compositions("blur(p=0.5) | grayscale", templates=4)
     ((('blur', {'sigma': (0.1, 2.0), 'p': 0.5}), ('grayscale', {'p': 1.0})),)
@@ -166,26 +175,29 @@ def compositions(
             name for name, a in AUGMENTATIONS.items() if a.changes.isdisjoint(label_properties)
         }
         views = [tuple(step for step in view if step[0] in harmless) for view in views]
-    if spec not in SETS and len(views) > templates:
-        raise ValueError(f"got {len(views)} views for {templates} templates: {spec!r}")
-    if len(views) == 1:
-        return tuple(views)
-    return tuple(views[m % len(views)] for m in range(templates))
+    if spec not in SETS and len(views) > templates + further:
+        others = f" and {further} further views" if further else ""
+        raise ValueError(f"got {len(views)} views for {templates} templates{others}: {spec!r}")
+    shared = 1 if len(views) == 1 else templates
+    return tuple(views[m % len(views)] for m in range(shared + further))
 
 
-def are_random(spec: str, *, templates: int, label_properties: Collection[str] = ()) -> bool:
+def are_random(
+    spec: str, *, templates: int, label_properties: Collection[str] = (), further: int = 0
+) -> bool:
     """Whether the views that `build` makes of an image differ from step to step.
 
     Args:
         spec: see `build`.
         templates: see `build`.
         label_properties: see `build`.
+        further: see `build`.
 
     >>> are_random("clean; grayscale", templates=2), are_random("grayscale(p=0.2)", templates=2)
     (False, True)
     """
     steps = itertools.chain.from_iterable(
-        compositions(spec, templates=templates, label_properties=label_properties)
+        compositions(spec, templates=templates, label_properties=label_properties, further=further)
     )
     return any(
         AUGMENTATIONS[name].draw is not draw_nothing or 0 < options.get("p", 1) < 1
@@ -203,13 +215,13 @@ def _apply(
     fill: pixels.Colour,
 ) -> Float[Array, "{size} {size} 3"]:
     result = image.astype(jnp.float32) / 255
-    if not view or view[0][0] != "crop":
+    if not view or view[0][0] not in _FIRST:
         result = pixels.centre_crop(result, size, aspect_ratio)
     for number, (name, options) in enumerate(view):
         augmentation = AUGMENTATIONS[name]
         draw_key, chance_key = random.split(random.fold_in(key, number))
         draw_options = {option: value for option, value in options.items() if option != "p"}
-        if name == "crop":  # the first step; only this one gets the squeezed photograph
+        if name == "crop":  # its boxes have their form in the photograph
             draw_options["aspect_ratio"] = aspect_ratio
         parameters = augmentation.draw(draw_key, *result.shape[:2], **draw_options)
         inputs = {"size": size, "fill": fill}
@@ -242,8 +254,8 @@ def _parse(text: str) -> View:
             raise ValueError(f"the set {name!r} can't be part of a chain: {text!r}")
         if name not in AUGMENTATIONS:
             raise ValueError(_unknown("view or augmentation", name, {*SETS, *AUGMENTATIONS}))
-        if name == "crop" and number:
-            raise ValueError(f"crop sets the view's size, so it must come first: {text!r}")
+        if name in _FIRST and number:
+            raise ValueError(f"{name} sets the view's size, so it must come first: {text!r}")
     return tuple((name, _complete(name, options)) for name, options in steps)
 
 

@@ -36,6 +36,11 @@ def resized_crop(image: Image, box: Num[Array, "4"], size: int) -> Float[Array, 
     return jnp.clip(_separable(rows, image, columns), 0, 1)  # bicubic overshoots at edges
 
 
+def squeeze(image: Image, size: int) -> Float[Array, "{size} {size} 3"]:
+    """Resizes the whole image to a square, whatever its form."""
+    return resized_crop(image, jnp.array([0, 0, *image.shape[:2]]), size)
+
+
 def centre_crop(
     image: Image, size: int, aspect_ratio: Scalar | None = None
 ) -> Float[Array, "{size} {size} 3"]:

@@ -53,8 +53,8 @@ def block(x, weights, name, heads, mask=0.0):
     return x + linear(hidden * torch.sigmoid(1.702 * hidden), weights, f"{name}.mlp.fc2")
 
 
-def encode_text(config, weights, embedded, ends, deep=()):
-    """Unit features of token embeddings (texts, length, width), pooled at `ends`.
+def encode_text(config, weights, embedded, ends, deep=(), raw=False):
+    """Unit or raw features of token embeddings (texts, length, width), pooled at `ends`.
 
     The vectors behind the start of text are replaced by `deep[j]` before layer j + 2.
     """
@@ -68,11 +68,12 @@ def encode_text(config, weights, embedded, ends, deep=()):
         name = f"text_model.encoder.layers.{i}"
         x = block(x, weights, name, sizes["num_attention_heads"], mask)
     x = layer_norm(x, weights, "text_model.final_layer_norm")[torch.arange(len(x)), ends]
-    return F.normalize(linear(x, weights, "text_projection"), dim=-1)
+    features = linear(x, weights, "text_projection")
+    return features if raw else F.normalize(features, dim=-1)
 
 
-def encode_image(config, weights, pixels, prompts=()):
-    """Unit features of images (batch, height, width, 3).
+def encode_image(config, weights, pixels, prompts=(), raw=False):
+    """Unit or raw features of images (batch, height, width, 3).
 
     `prompts[0]` stands behind the patches in layer 1, `prompts[j]` takes its place in layer j + 1.
     """
@@ -94,7 +95,8 @@ def encode_image(config, weights, pixels, prompts=()):
             x = torch.cat([x[:, :image_tokens], prompts[i].expand(len(x), -1, -1)], 1)
         x = block(x, weights, f"vision_model.encoder.layers.{i}", sizes["num_attention_heads"])
     x = layer_norm(x[:, 0], weights, "vision_model.post_layernorm")
-    return F.normalize(linear(x, weights, "visual_projection"), dim=-1)
+    features = linear(x, weights, "visual_projection")
+    return features if raw else F.normalize(features, dim=-1)
 
 
 # ---- Prompts of a template
@@ -112,8 +114,8 @@ def tokenize(config, vocabulary, texts):
     return ids, torch.tensor([len(row) - 1 for row in rows])
 
 
-def class_features(config, weights, vocabulary, names, phrase, context=None):
-    """Unit text features of "<phrase> <name>." with learned vectors for its first words.
+def class_features(config, weights, vocabulary, names, phrase, context=None, raw=False):
+    """Unit or raw text features of "<phrase> <name>." with learned vectors for its first words.
 
     `context` (layers, d, width): row 0 instead of the d first words of the phrase, row j in their
     place before layer j + 1. Without it, the text is hand-crafted.
@@ -123,10 +125,10 @@ def class_features(config, weights, vocabulary, names, phrase, context=None):
     )
     embedded = weights["text_model.embeddings.token_embedding.weight"][ids]
     if context is None:
-        return encode_text(config, weights, embedded, ends)
+        return encode_text(config, weights, embedded, ends, raw=raw)
     shallow = context[0].expand(len(ids), -1, -1)
     embedded = torch.cat([embedded[:, :1], shallow, embedded[:, 1 + shallow.shape[1] :]], 1)
-    return encode_text(config, weights, embedded, ends, context[1:])
+    return encode_text(config, weights, embedded, ends, context[1:], raw)
 
 
 def visual_prompts(context, coupling_weight, coupling_bias):
