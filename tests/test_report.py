@@ -297,6 +297,19 @@ def test_a_method_that_knows_no_new_classes_has_only_its_own_figures(tmp_path):
     assert value(made, "accuracy", "", "CDC", "H_int") is not None
 
 
+def test_a_method_without_the_primary_measure_has_no_row_of_dashes(tmp_path):
+    for dataset in ("EuroSAT", "UCF101"):
+        base_new(tmp_path, dataset, 1, 60, 40)
+        write_cell(
+            tmp_path / f"{dataset}-seed1/linear_probe", "linear_probe", dataset=dataset,
+            splits=("base_test",), model=VIT_B_16, images=8,
+        )  # fmt: skip
+    made = report.make([tmp_path], formats=["csv"])
+    rows = {one.name: {row.title for row in one.groups[0][1]} for one in made.tables}
+    assert rows["accuracy"] == {"CDC", "linear probe"}
+    assert rows["datasets"] == {"CDC"}  # by H
+
+
 def test_a_probe_stands_beside_the_others_in_other_domains(tmp_path):
     splits = (*WORLD_SPLITS, "sketch")
     base = tuple(split for split in splits if not split.startswith("new_"))

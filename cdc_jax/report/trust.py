@@ -76,9 +76,7 @@ def guaranteed_risk(
         return
     hues = {split: color(f"series-{i}") for i, split in enumerate(splits)}
     names: dict[str, Any] = {"risk": 100 * RISK, "sure": 100 * (1 - DELTA)}
-    with panels(
-        plots, "guarantee", f"{name}-guarantee", list(scores), 58, 150, **names
-    ) as each:  # fmt: skip
+    with panels(plots, "guarantee", f"{name}-guarantee", list(scores), 58, 150, **names) as each:
         for row, axes in each.items():
             axes.axhline(100 * RISK, color=color("muted"), linewidth=0.8, dashes=(3, 2))
             if np.isnan(points[row]).all():
@@ -89,9 +87,10 @@ def guaranteed_risk(
                     axes.plot(100 * _COVERAGE, risk, color=hues[split], linewidth=1.4)
                     axes.plot(*point, "o", markersize=6, color=hues[split], clip_on=False)
             axes.set_xlim(0, 100)
-        axes.set_ylim(0, None)  # of all panels: none scales itself from here on
+        first, *_ = each.values()
+        first.set_ylim(0, None)  # of all panels: none scales itself from here on
         titles = {family.records[split].title(split): hue for split, hue in hues.items()}
-        legend(next(iter(each.values())), titles)
+        legend(first, titles)
 
 
 def uncertainties(plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str) -> None:
