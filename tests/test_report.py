@@ -256,8 +256,10 @@ def test_variants_of_a_method_make_an_ablation(tmp_path):
     assert [row.cells[0].mean for row in paired] == pytest.approx(
         [means[2] - means[0], means[2] - means[1]]
     )
-    # Other tables show the published variant, by its name.
+    # Tables of trust show all variants, and other tables the published one, by its name.
     assert [row.title for row in table(made, "accuracy").groups[0][1]] == ["CDC"]
+    variants = ["CDC (templates 1)", "CDC (templates 2)", "CDC"]
+    assert [row.title for row in table(made, "calibration").groups[0][1]] == variants
     assert "plots/base-new-0-by-cdc.svg" in made.files
 
 

@@ -30,9 +30,14 @@ def family_tables(family: Family) -> list[Table]:
     tables = by_shots(main) if several else []
     kinds = _KINDS[1:] if tables and family.protocol == "few_shot" else _KINDS
     for shots in family.shots:
-        part = main.at(shots=shots)
-        own = [table for kind in kinds if part.rows for table in kind(part)]
-        own += ablations(family.at(shots=shots))
+        part, every = main.at(shots=shots), family.at(shots=shots)
+        own = [
+            table
+            for kind in kinds
+            if part.rows
+            for table in kind(every if kind in _WITH_VARIANTS else part)
+        ]
+        own += ablations(every)
         suffix = f", {plural(shots)}" * several
         tables += [dataclasses.replace(table, title=table.title + suffix) for table in own]
     return tables
@@ -176,6 +181,7 @@ def ablations(family: Family) -> list[Table]:
 _KINDS: Sequence[Callable[[Family], list[Table]]] = (
     accuracy, by_dataset, differences, shares, trust, guarantees, templates,
 )  # fmt: skip
+_WITH_VARIANTS = (trust, guarantees)
 
 
 def _table(
