@@ -125,7 +125,7 @@ class Setup:
         for name, stage in self._stages():
             phase = self._phase(stage, features is not None)
             state = initial_state(stage, phase.update, learned.trained)
-            classes = stage.method.classes(self.backbone, self.names)
+            classes = stage.method.training_classes(self.backbone)
             batch = self._batch(features)
             steps[name] = make_step(phase, 0), (state, self.backbone, learned.fixed, classes, batch)
         return steps
@@ -151,6 +151,7 @@ class Setup:
                 size=size,
                 mean=self.backbone.mean,
                 std=self.backbone.std,
+                further=stage.method.further_views,
             ),
             first=0,
             steps=optimizer.steps(stage.optimizer, batches.per_epoch),
