@@ -26,8 +26,9 @@ SETTINGS: dict[str, Any] = {
     },
     # See optimizer.make.
     "optimizer": {
-        "name": "sgd", "learning_rate": 0.002, "warmup_rate": 1e-5, "weight_decay": 5e-4,
-        "batch_size": 32, "epochs": 50, "steps": 0, "unit": "epoch", "warmup": 1, "epsilon": 1e-8,
+        "name": "sgd", "learning_rate": 0.002, "warmup_rate": 1e-5, "final_rate": 0.0,
+        "weight_decay": 5e-4, "batch_size": 32, "epochs": 50, "steps": 0, "unit": "epoch",
+        "warmup": 1, "epsilon": 1e-8,
     },
 }  # fmt: skip
 """Settings of all families."""
