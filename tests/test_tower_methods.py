@@ -520,8 +520,6 @@ def test_killed_and_resumed_they_end_the_same(finished, tmp_path, monkeypatch):
         for file in ("metrics.jsonl", "adapted/learned.safetensors", "scores.npz"):
             whole, resumed = (path / name / file for path in (workdir, tmp_path))
             assert whole.read_bytes() == resumed.read_bytes(), (name, file)
-        lines = [json.loads(line) for line in (workdir / name / "metrics.jsonl").open()]
-        assert lines[-1]["loss"] < lines[0]["loss"]
 
 
 @pytest.mark.slow
@@ -567,7 +565,8 @@ def test_exported_as_a_clip_it_is_the_adapted_model(finished, tmp_path, row):
     settings = [json.loads((path / "config.json").read_text()) for path in (folder, original)]
     assert settings[0].pop("dtype") == "float32" and settings[1].pop("dtype") == "float16"
     assert settings[0] == settings[1]
-    assert {path.name for path in folder.iterdir()} >= {"preprocessor_config.json", "vocab.json"}
+    files = [{path.name for path in one.iterdir()} for one in (folder, original)]
+    assert files[0] | {"README.md"} == files[1]
     # Loaded as any CLIP, it gives the probabilities of the run.
     model, tokenizer = clip_lib.load(folder)
     task, scores = tasks.load(config, 32), np.load(run / "scores.npz")

@@ -143,7 +143,7 @@ class ClipLora(TowerMethod):
         features = backbone.encode_images(views.reshape(-1, *views.shape[2:]))
         return features.reshape(*views.shape[:2], -1)
 
-    def _scaled(self, maps: dict[str, Array]) -> Array:
+    def _scaled(self, maps: dict[str, Any]) -> Array:
         return self.config.lora.alpha / math.sqrt(self.config.lora.rank) * maps["up"]
 
 
@@ -168,9 +168,10 @@ class ClipSvd(TowerMethod):
     def initialize(self, key: jax.Array, backbone: Backbone, support: Support) -> Learned:
         """See `Method`."""
         del key, support
-        weights, values, vectors = backbone.weights(), {}, {}
+        weights = backbone.weights()
+        values: dict[str, Any] = {tower: {} for tower in TOWERS}
+        vectors: dict[str, Any] = {tower: {} for tower in TOWERS}
         for tower in TOWERS:
-            values[tower], vectors[tower] = {}, {}
             for layer in PARTS:
                 matrices = split(weights[kernel(tower, layer)], PARTS[layer])
                 matrices = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
@@ -251,17 +252,8 @@ class TowerFamily:
     def build(
         self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
     ) -> TowerMethod:
-        """Builds a method; see `prompt_tuning.build`.
-
-        Raises:
-          ValueError: a setting has an impossible value.
-        """
+        """Builds a method; see `prompt_tuning.build`."""
         del backbone
-        if "lora" in config and (config.lora.rank < 1 or not 0 <= config.lora.dropout < 1):
-            raise ValueError(
-                "lora needs a rank of at least 1 and a dropout from 0 to below 1, got rank="
-                f"{config.lora.rank} and dropout={config.lora.dropout}"
-            )
         return self.method(
             config=config,
             class_names=tuple(class_names),
@@ -280,9 +272,28 @@ class TowerFamily:
         del config
 
 
+class LoraFamily(TowerFamily):
+    """The family of CLIP-LoRA."""
+
+    def build(
+        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
+    ) -> TowerMethod:
+        """Builds a method; see `prompt_tuning.build`.
+
+        Raises:
+          ValueError: the rank or the dropout is impossible.
+        """
+        if config.lora.rank < 1 or not 0 <= config.lora.dropout < 1:
+            raise ValueError(
+                "lora needs a rank of at least 1 and a dropout from 0 to below 1, got rank="
+                f"{config.lora.rank} and dropout={config.lora.dropout}"
+            )
+        return super().build(config, backbone, class_names, template)
+
+
 def _texts(templates: str) -> tuple[str, ...]:
     return tuple(text.strip() for text in templates.split("|")) if templates else ()
 
 
-CLIP_LORA = TowerFamily(ClipLora)
+CLIP_LORA = LoraFamily(ClipLora)
 CLIP_SVD = TowerFamily(ClipSvd)

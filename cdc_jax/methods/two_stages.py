@@ -101,7 +101,7 @@ class TwoStages(TowerMethod):
 
     def adapt(self, backbone: Backbone, learned: Learned) -> Backbone:
         """See `Method`."""
-        changed = {}
+        changed: dict[str, Array] = {}
         for tower, norms in learned.trained["norms"].items():
             for norm, parts in norms.items():
                 place = f"blocks.{norm}" if f"blocks.{norm}" in _BLOCK_NORMS else norm
@@ -151,7 +151,11 @@ class TwoStageFamily(TowerFamily):
     def build(
         self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
     ) -> TowerMethod:
-        """See `TowerFamily`."""
+        """Builds a method; see `prompt_tuning.build`.
+
+        Raises:
+          ValueError: the share of the first stage is impossible.
+        """
         if not 0 <= config.first_share <= 1:
             raise ValueError(
                 "first_share is stage 1's share of the steps, from 0 to 1, got "
