@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from cdc_jax import adapted_folder, export, methods
@@ -89,7 +90,8 @@ def save_clip(run: str | Path, folder: str | Path, model: str | Path | None = No
             "more than weights of the towers. Predict by it, or adapt by a method that learns "
             "weights only"
         )
-    method.adapt(backbone, adapted.learned).save(folder)
+    learned = jax.tree.map(jnp.asarray, adapted.learned)
+    method.adapt(backbone, learned).save(folder)
 
 
 def _rebuilt(folder: Path, adapted: export.Adapted, backbone: Backbone) -> Method:

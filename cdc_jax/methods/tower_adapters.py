@@ -143,7 +143,7 @@ class ClipLora(TowerMethod):
         features = backbone.encode_images(views.reshape(-1, *views.shape[2:]))
         return features.reshape(*views.shape[:2], -1)
 
-    def _scaled(self, maps: dict[str, Any]) -> Array:
+    def _scaled(self, maps: dict[str, Array]) -> Array:
         return self.config.lora.alpha / math.sqrt(self.config.lora.rank) * maps["up"]
 
 
