@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -46,6 +47,38 @@ class Settings(NamedTuple):
 
     preprocessing: Preprocessing
     profile: str
+
+
+@flax.struct.dataclass
+class Branch:
+    """A low-rank map beside a linear layer of all blocks: the layer adds up(down(dropout(x))).
+
+    The outputs of the layer are parts of equal width, such as queries, keys and values. Each part
+    has maps and dropout masks of its own.
+
+    Attributes:
+      down: the first map, (depth, parts, inputs, rank).
+      up: the second map, (depth, parts, rank, outputs of a part).
+      keys: of the masks, (depth,).
+      rate: probability that dropout sets a number of x to 0.
+    """
+
+    down: Any
+    up: Any
+    keys: Any
+    rate: float = flax.struct.field(pytree_node=False)
+
+
+class Texts(NamedTuple):
+    """Token ids of texts that begin alike.
+
+    Attributes:
+      beginning: the tokens before the first that differs, start-of-text included.
+      endings: the other tokens of each text up to end-of-text, padded.
+    """
+
+    beginning: Int[Array | np.ndarray, "beginning"]
+    endings: Int[Array | np.ndarray, "texts tokens"]
 
 
 @runtime_checkable
@@ -147,6 +180,21 @@ class Backbone(Protocol):
         """
         ...
 
+    def text_ids(self, texts: Sequence[str]) -> Texts:
+        """Token ids of whole texts.
+
+        Raises:
+          ValueError: see `encode_texts`.
+        """
+        ...
+
+    def encode_ids(self, texts: Texts) -> Float[Array, "texts embed"]:
+        """Features of the texts of `text_ids`, for methods that train the text tower.
+
+        Memory is bounded for any number of texts.
+        """
+        ...
+
     def encode_prompted(
         self,
         prompts: Float[Array, "templates layers prompt width"],
@@ -204,6 +252,25 @@ class Backbone(Protocol):
 
         Raises:
           ValueError: a name or a shape that the backbone does not have.
+        """
+        ...
+
+    def with_branches(self, branches: Mapping[str, Branch]) -> "Backbone":
+        """The same backbone with maps beside some linear layers, for a training step.
+
+        Args:
+          branches: by the name of the layer's kernel in `weights`.
+
+        Raises:
+          ValueError: the backbone does not have the layer, or the shapes do not fit it.
+        """
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a folder that `load` and other programs open.
+
+        Raises:
+          FileExistsError: the folder holds other files than such a model.
         """
         ...
 

@@ -253,6 +253,7 @@ class Inference:
 
     def __init__(self, method: Method, frozen: FrozenFeatures):
         self.method, self._frozen = method, frozen
+        self._last: tuple[Learned, Backbone] | None = None  # arrays, and the backbone of `adapt`
         everywhere = devices.everywhere(frozen.mesh)
 
         def encode(backbone, learned, images):
@@ -280,12 +281,12 @@ class Inference:
     def over(self, frozen: FrozenFeatures) -> "Inference":
         """The same programs for batches of another size, or with another cache."""
         other = copy.copy(self)
-        other._frozen = frozen
+        other._frozen, other._last = frozen, None
         return other
 
     def require_fitting(self, learned: Learned, class_list: ClassList) -> None:
         """Traces the programs for a batch. Raises what JAX raises for arrays of wrong shapes."""
-        backbone = self.method.adapt(self._frozen.backbone, learned)
+        backbone = self._adapted(learned)
         rows, size = self._frozen.batch_size, backbone.sizes.image_size
         image = jax.ShapeDtypeStruct((1, rows, backbone.sizes.embed_width), jnp.float32)
         if self.method.changes_images:
@@ -312,7 +313,7 @@ class Inference:
         scale = self.method.scale(learned, class_names)
         if text is not None:
             return ClassList(None, text, scale)
-        backbone = self.method.adapt(self._frozen.backbone, learned)
+        backbone = self._adapted(learned)
         classes = self.method.classes(backbone, class_names, template)
         if self.method.reads_images:
             return ClassList(classes, None, scale)
@@ -362,13 +363,19 @@ class Inference:
         for first in range(0, len(images), size):
             yield self.images(learned, class_list, images[first : first + size])
 
+    def _adapted(self, learned: Learned) -> Backbone:
+        """The backbone of `Method.adapt`; of the arrays that came last, it is kept."""
+        if self._last is None or self._last[0] is not learned:
+            self._last = learned, self.method.adapt(self._frozen.backbone, learned)
+        return self._last[1]
+
     def _features(self, learned: Learned, examples: Examples) -> np.ndarray:
         if self.method.changes_images:
             return self._encoded(learned, examples.images)
         return self._frozen.of(examples)
 
     def _encoded(self, learned: Learned, images: Images) -> np.ndarray:
-        backbone = self.method.adapt(self._frozen.backbone, learned)
+        backbone = self._adapted(learned)
         return self._frozen.in_batches(images, lambda batch: self._encode(backbone, learned, batch))
 
     def _answers(self, learned: Learned, class_list: ClassList, image: np.ndarray) -> Prediction:
@@ -379,7 +386,7 @@ class Inference:
         image: np.ndarray,
     ) -> PyTree:  # fmt: skip
         """A program's results for all images, joined, as NumPy arrays."""
-        backbone = self.method.adapt(self._frozen.backbone, learned)
+        backbone = self._adapted(learned)
         rows, results = image.swapaxes(0, 1), []
         for first in range(0, len(rows), self._frozen.batch_size):
             batch = self._frozen.batch(rows.__getitem__, first, len(rows))

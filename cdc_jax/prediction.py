@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cdc_jax import adapted_folder, devices, export, methods, schema
-from cdc_jax import backbone as backbone_lib
+from cdc_jax import adapted_folder, adapted_model, devices, export, schema
 from cdc_jax.backbone import Backbone
 from cdc_jax.class_names import require_distinct, warn_of_wordless
 from cdc_jax.escaping import reason
@@ -99,35 +97,11 @@ def load(
     folder = adapted_folder.find(run)
     adapted = export.read(folder)
     names = tuple(adapted.class_names) if class_names is None else _checked(class_names)
-    base = adapted.base
-    try:
-        backbone = backbone_lib.load(model or base["model"], dtype=jnp.dtype(base["dtype"]))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{error}. The base of {folder} was {base['model']!r}: give its path by model= or "
-            "--model"
-        ) from error
-    if (weights_hash := backbone.weights_hash()) != base["hash"]:
-        raise ValueError(
-            f"{folder} was adapted on {base['model']!r} of weights {base['hash'][:12]}…, but "
-            f"{str(model or base['model'])!r} has weights {weights_hash[:12]}…: give the "
-            "path of the first by model= or --model"
-        )
-    images = adapted.images
-    if images.size != backbone.sizes.image_size:
-        raise ValueError(
-            f"{folder} asks for images of {images.size} pixels, its base takes "
-            f"{backbone.sizes.image_size}"
-        )
-    if images != backbone.preprocessing:
-        raise ValueError(
-            f"{folder} was adapted with the preprocessing {images}, but its base now has "
-            f"{backbone.preprocessing}: restore the base's preprocessor_config.json"
-        )
+    restored = adapted_model.restore(folder, adapted, model)
+    backbone, method = restored.backbone, restored.method
     if class_names is not None:
         require_distinct(names, backbone)
         warn_of_wordless(names, backbone)
-    method = _rebuilt(folder, adapted, backbone)
     if not method.covers(names):
         raise ValueError(
             f"{folder} was learned class by class and tells apart exactly {adapted.class_names}, "
@@ -278,18 +252,6 @@ class Predictor:
                 first += len(part.predicted)
 
         return rows()
-
-
-def _rebuilt(folder: Path, adapted: export.Adapted, backbone: Backbone) -> Method:
-    """The method of an adapted model; raises ValueError for settings of no method."""
-    try:
-        return methods.rebuild(
-            adapted.family, adapted.settings, backbone, adapted.class_names, adapted.template
-        )
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"{folder} holds settings of no method: adapt again ({reason(error)})"
-        ) from error
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ ROWS_OF = {
     name: {name}
     for name in (
         "linear_probe", "clip_adapter", "taskres", "lp_plus_plus", "cross_modal_probe", "cocoop",
-        "tcp", "coprompt",
+        "tcp", "coprompt", "clip_lora", "clip_svd", "two_sfs",
     )
 }  # fmt: skip
 """Family -> its rows."""

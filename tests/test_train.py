@@ -316,7 +316,7 @@ def test_schedule_and_sgd_by_hand(get_config):
     config = get_config("fewshot").coop.optimizer
     values = dict(
         name="sgd", learning_rate=0.1, warmup_rate=1e-5, weight_decay=5e-4, epochs=3, batch_size=4,
-        steps=0, unit="epoch", warmup=1, epsilon=1e-8,
+        steps=0, unit="epoch", warmup=1, epsilon=1e-8, final_rate=0.0,
     )  # fmt: skip
     config.update(values)
     update = optimizer.make(config, steps_per_epoch=2)

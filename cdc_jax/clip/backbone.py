@@ -20,8 +20,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from cdc_jax import devices
-from cdc_jax.backbone import Sizes
-from cdc_jax.clip import hub, pretrained
+from cdc_jax.backbone import Branch, Sizes, Texts
+from cdc_jax.clip import blocks, hub, pretrained
 from cdc_jax.clip.config import Transformer
 from cdc_jax.clip.model import Clip, in_chunks, inserted, normalize
 from cdc_jax.clip.tokenizer import Tokenizer
@@ -132,6 +132,52 @@ class ClipBackbone:
         """See `Backbone`."""
         return self.clip.encode_text(self.tokenizer(texts), normalize=not raw)
 
+    def text_ids(self, texts: Sequence[str]) -> Texts:
+        """See `Backbone`."""
+        ids = self.tokenizer(texts)
+        same = (ids == ids[0]).all(0)
+        # Each text keeps its end-of-text.
+        last = (ids == self.tokenizer.eot_id).argmax(1).min()
+        shared = min(int(same.argmin()) if not same.all() else len(same), int(last))
+        return Texts(ids[0, :shared], ids[:, shared:])
+
+    @partial(jax.jit, static_argnames="memory")
+    def encode_ids(self, texts: Texts, memory: int = TEXT_MEMORY) -> Float[Array, "texts embed"]:
+        """See `Backbone`.
+
+        The texts' beginning runs once, unless each text has its own dropout masks. Long lists run
+        in chunks, see `encode_prompted`.
+
+        Args:
+          texts: see `Backbone`.
+          memory: bytes that the texts' activations may take on a device.
+        """
+        text, beginning, ids = (
+            self.clip.text,
+            jnp.asarray(texts.beginning),
+            jnp.asarray(texts.endings),
+        )
+        draws = blocks.draws(text.blocks)
+        if draws:
+            whole = jnp.broadcast_to(beginning, (len(ids), len(beginning)))
+            ids = jnp.concatenate([whole, ids], 1)
+        count, tokens = ids.shape
+        memory *= devices.sharers()
+        chunks = split_classes(self.clip.config.text, 1, count, tokens, memory)
+        if not draws:
+            no_prompt = jnp.zeros((1, 0, self.sizes.text_width), jnp.float32)
+            words = text.embed(beginning[1:])
+            prefix = text.prefix(self.tokenizer.start_id, no_prompt, words)
+            return devices.split(normalize(text.names(prefix, ids, *chunks)))
+
+        def encode(rows):
+            numbers, ids = rows
+            ids = devices.split(ids, devices.AXES)
+            return blocks.with_draws(text, numbers[0])(ids)  # each chunk has other masks
+
+        rows = jnp.arange(count), ids
+        return devices.split(normalize(in_chunks(encode, rows, *chunks)))
+
     @partial(jax.jit, static_argnames=("at", "share", "memory"))
     def encode_prompted(
         self,
@@ -238,6 +284,21 @@ class ClipBackbone:
         }
         nnx.replace_by_pure_dict(state, flax.traverse_util.unflatten_dict(arrays, sep="."))
         return ClipBackbone(nnx.merge(graph, state), self.tokenizer)
+
+    def with_branches(self, branches: Mapping[str, Branch]) -> "ClipBackbone":
+        """See `Backbone`."""
+        adapted = self.with_weights({})
+        towers = {f"{tower}.blocks": getattr(adapted.clip, tower) for tower in ("text", "vision")}
+        for name, branch in branches.items():
+            tower, _, layer = name.removesuffix(".kernel").rpartition(".")
+            if tower not in towers:
+                raise ValueError(f"{name} is no kernel of a block of this CLIP")
+            blocks.with_branch(towers[tower].blocks, layer, branch)
+        return adapted
+
+    def save(self, folder: str | Path) -> None:
+        """See `Backbone`."""
+        pretrained.save_pretrained(self.clip, self.tokenizer, folder)
 
     def weights_hash(self) -> str:
         """See `Backbone`."""

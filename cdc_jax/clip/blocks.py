@@ -6,14 +6,16 @@ layer norms and softmax stay in float32.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from cdc_jax.backbone import Branch
 from cdc_jax.clip.config import Transformer
 
 KeysValues = tuple[Float[Array, "*b heads tokens head"], Float[Array, "*b heads tokens head"]]
@@ -21,6 +23,8 @@ Prefix = tuple[Float[Array, "*d heads before head"], Float[Array, "*d heads befo
 _Keys = Float[Array, "... heads _ head"]
 Prefixes = list[tuple[_Keys, _Keys]]
 """Keys and values of consecutive blocks, a pair for those with equally many tokens."""
+
+Module = TypeVar("Module", bound=nnx.Module)
 
 _KEPT = "product with weights"
 
@@ -70,8 +74,25 @@ def _rounded_project_backward(residuals, cotangent):
 _rounded_project.defvjp(_rounded_project_forward, _rounded_project_backward)
 
 
+def dropout_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """0 with probability `rate`, else 1 / (1 − rate)."""
+    return jax.random.bernoulli(key, 1 - rate, shape) / (1 - rate)
+
+
+def _of_branch(branch: Branch, x: Array) -> Array:
+    """The output of a branch of one block."""
+    x = jnp.repeat(x[..., None, :], len(branch.down), -2)
+    if branch.rate:
+        x = x * dropout_mask(branch.keys, branch.rate, x.shape)
+    hidden = _dot("...pi,pir->...pr", x, branch.down)
+    out = _dot("...pr,pro->...po", hidden, branch.up)
+    return out.reshape(*out.shape[:-2], -1)
+
+
 class Dense(nnx.Module):
-    """An affine map on the last axis."""
+    """An affine map on the last axis, with a low-rank map beside it in some training steps."""
+
+    branch: Branch | None = None
 
     def __init__(self, inputs: int, outputs: int, std: float, rngs: nnx.Rngs):
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, outputs)))
@@ -80,6 +101,8 @@ class Dense(nnx.Module):
     def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b outputs"]:
         """In the kernel's dtype, with float32 sums and a float32 result."""
         out = project(x, self.kernel[...]) + self.bias[...].astype(jnp.float32)
+        if self.branch is not None:
+            out += _of_branch(self.branch, x)
         return checkpoint_name(out, _KEPT)
 
 
@@ -169,6 +192,43 @@ def stack(sizes: Transformer, rngs: nnx.Rngs) -> Block:
         return Block(sizes, rngs)
 
     return blocks(rngs)
+
+
+def with_branch(blocks: Block, layer: str, branch: Branch) -> None:
+    """Puts a branch beside a linear layer of stacked blocks.
+
+    Raises:
+      ValueError: there is no such layer, or the shapes do not fit it.
+    """
+    dense = getattr(blocks, layer, None)
+    if not isinstance(dense, Dense):
+        raise ValueError(f"{layer} is no linear layer of a block")
+    depth, inputs, outputs = dense.kernel.shape
+    _, parts, _, rank = branch.down.shape
+    expected = (depth, parts, inputs, rank), (depth, parts, rank, outputs // parts)
+    if outputs % parts or (branch.down.shape, branch.up.shape) != expected:
+        raise ValueError(
+            f"a branch of {layer}, {inputs} to {outputs} in {depth} blocks, has maps of shapes "
+            f"{branch.down.shape} and {branch.up.shape}"
+        )
+    dense.branch = nnx.data(branch)
+
+
+def draws(blocks: Block) -> bool:
+    """Whether a branch of the blocks has dropout."""
+    branches = (dense.branch for dense in vars(blocks).values() if isinstance(dense, Dense))
+    return any(branch is not None and branch.rate > 0 for branch in branches)
+
+
+def with_draws(tower: Module, number: Int[Array, ""] | int) -> Module:
+    """The tower with dropout masks of its own for each number."""
+
+    def other(leaf):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.vmap(jax.random.fold_in, (0, None))(leaf, number)
+
+    return jax.tree.map(other, tower)
 
 
 def scan(

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "adapts CLIP to a task by several methods, and tests them",
     "report": "makes tables, plots and a page from runs",
     "predict": "classifies photographs by an adapted model",
+    "export": "writes an adapted CLIP for other programs",
     "pretrain": "pretrains a small CLIP",
 }
 """Command -> its purpose."""

@@ -26,8 +26,9 @@ SETTINGS: dict[str, Any] = {
     },
     # See optimizer.make.
     "optimizer": {
-        "name": "sgd", "learning_rate": 0.002, "warmup_rate": 1e-5, "weight_decay": 5e-4,
-        "batch_size": 32, "epochs": 50, "steps": 0, "unit": "epoch", "warmup": 1, "epsilon": 1e-8,
+        "name": "sgd", "learning_rate": 0.002, "warmup_rate": 1e-5, "final_rate": 0.0,
+        "weight_decay": 5e-4, "batch_size": 32, "epochs": 50, "steps": 0, "unit": "epoch",
+        "warmup": 1, "epsilon": 1e-8,
     },
 }  # fmt: skip
 """Settings of all families."""
@@ -52,6 +53,10 @@ PROMPT_TUNING: dict[str, Any] = {
 
 # Texts with {} separated by "|", whose features are averaged; "" is the task's text.
 _TEXTS: dict[str, Any] = {"templates": ""}
+
+# Texts with {} separated by "|", templates with logits of their own; "" is the task's text. With
+# `steps_per_shot`, `optimizer.steps` is this number times the most images of a class.
+_TOWERS: dict[str, Any] = {"templates": "", "steps_per_shot": 0}
 
 OF_FAMILIES: dict[str, dict[str, Any]] = {
     "prompt_tuning": PROMPT_TUNING,
@@ -107,6 +112,11 @@ OF_FAMILIES: dict[str, dict[str, Any]] = {
         },
         "loss": {"consistency_weight": 0.5},
     },
+    # The updates are scaled by alpha / sqrt(rank).
+    "clip_lora": _TOWERS | {"lora": {"rank": 2, "alpha": 1.0, "dropout": 0.25}},
+    "clip_svd": _TOWERS,
+    # Stage 1's share of steps or epochs; whether the norms outside the blocks are trained as well.
+    "two_sfs": _TOWERS | {"first_share": 0.6, "norms": {"outer": False}},
 }  # fmt: skip
 """Family, a key of `families.FAMILIES` -> its settings beside `SETTINGS`."""
 

@@ -13,6 +13,8 @@ from cdc_jax.methods.method import Method
 from cdc_jax.methods.regulated_prompts import COPROMPT, PROMPTSRC
 from cdc_jax.methods.strong_probes import CROSS_MODAL_PROBE, LP_PLUS_PLUS
 from cdc_jax.methods.support import Support
+from cdc_jax.methods.tower_adapters import CLIP_LORA, CLIP_SVD
+from cdc_jax.methods.two_stages import TWO_SFS
 from cdc_jax.wording import Template
 
 
@@ -60,5 +62,8 @@ FAMILIES: dict[str, Family] = {
     "lp_plus_plus": LP_PLUS_PLUS,
     "cross_modal_probe": CROSS_MODAL_PROBE,
     "representation_tokens": representation_tokens,
+    "clip_lora": CLIP_LORA,
+    "clip_svd": CLIP_SVD,
+    "two_sfs": TWO_SFS,
 }
 """The families by name."""

@@ -67,7 +67,7 @@ class Batch(NamedTuple):
     """The arguments of the terms of a loss.
 
     Attributes:
-      backbone: of `Method.adapt`.
+      backbone: of `Method.adapt_in_step`.
       learned: the method's arrays.
       classes: of `Method.training_classes`.
       forward: of `Method.forward`.
@@ -116,7 +116,10 @@ class Method(abc.ABC):
         Evaluation would take frozen features otherwise.
         """
         super().__init_subclass__(**keywords)
-        computes = cls.image_features is not Method.image_features or cls.adapt is not Method.adapt
+        computes = any(
+            getattr(cls, name) is not getattr(Method, name)
+            for name in ("image_features", "adapt", "adapt_in_step")
+        )
         if computes and cls.changes_images is Method.changes_images:
             raise TypeError(
                 f"{cls.__name__} overrides image_features or adapt, but does not declare "
@@ -148,6 +151,14 @@ class Method(abc.ABC):
     @property
     def reads_images(self) -> bool:
         """Whether class features depend on the image."""
+        return False
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether the adapted backbone and plain texts are the whole method.
+
+        Such a method can be exported as a CLIP for other programs.
+        """
         return False
 
     def covers(self, class_names: Sequence[str]) -> bool:
@@ -196,6 +207,17 @@ class Method(abc.ABC):
         """The backbone with its towers' weights changed; most methods change none."""
         del learned
         return backbone
+
+    def adapt_in_step(
+        self,
+        backbone: Backbone,
+        learned: Learned,
+        seed: UInt[Array | np.uint32, ""] | int,
+        step: Int[Array, ""] | int,
+    ) -> Backbone:
+        """`adapt` for a training step, which may draw at random from the seed and the step."""
+        del seed, step
+        return self.adapt(backbone, learned)
 
     def image_features(
         self,
@@ -384,7 +406,7 @@ def objectives(
     Raises:
       ValueError: `views` and `image` are both None, or no term has the group "loss".
     """
-    frozen, backbone = backbone, method.adapt(backbone, learned)
+    frozen, backbone = backbone, method.adapt_in_step(backbone, learned, seed, step)
     further = None
     if views is not None:
         if method.further_views:

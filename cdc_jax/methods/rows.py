@@ -123,6 +123,12 @@ _MMRL_TRANSFER = {
     "optimizer.batch_size": 32, "optimizer.epochs": 1, "optimizer.warmup": 0,
     "loss.consistency_weight": 0.2,
 }  # fmt: skip
+_TOWERS = {
+    "templates": "a photo of a {}.", "optimizer.name": "adamw", "optimizer.learning_rate": 2e-4,
+    "optimizer.weight_decay": 0.01, "optimizer.unit": "step", "optimizer.warmup": 0,
+    "optimizer.final_rate": 1e-6,
+}  # fmt: skip
+_SMALL_TOWERS = {"views": "flip", "steps_per_shot": 0, "optimizer.epochs": 40}
 _VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.001}
 _SMALL_MMRL = {**_ADAM, "views": "flip", "optimizer.learning_rate": 0.001}
 _REGULATED = {
@@ -175,6 +181,17 @@ ROWS: dict[str, Row] = {
             "optimizer.unit": "step", "optimizer.warmup": 50,
         },
         {"optimizer.learning_rate": 1e-4, "optimizer.steps": 1600}, family="cross_modal_probe",
+    ),
+    "clip_lora": Row(
+        "CLIP-LoRA", {**_TOWERS, "steps_per_shot": 500}, _SMALL_TOWERS, family="clip_lora"
+    ),
+    "clip_svd": Row(
+        "CLIP-SVD",
+        {**_TOWERS, "templates": "", "optimizer.learning_rate": 5e-4, "steps_per_shot": 200},
+        _SMALL_TOWERS, family="clip_svd",
+    ),
+    "two_sfs": Row(
+        "2SFS", {**_TOWERS, "steps_per_shot": 300}, _SMALL_TOWERS, family="two_sfs"
     ),
     "coop": Row("CoOp", _LONG, _TEXT, _COOP_TRANSFER),
     "cocoop": Row(
