@@ -21,6 +21,7 @@ from cdc_jax import clip as clip_lib
 from cdc_jax.clip.backbone import ClipBackbone
 from cdc_jax.folder_names import folder_name
 from cdc_jax.methods import aligned_prompts, conditional_prompts
+from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.tasks.batches import TrainingBatches
 
 REFERENCES = Path(__file__).parent / "references"
@@ -178,6 +179,9 @@ class VitB16(backbone.Backbone):
     """The sizes of ViT-B/16. Words are numbered by their length."""
 
     sizes = backbone.Sizes(512, 512, 12, 768, 12, 224)
+    preprocessing = Preprocessing.of(224)
+    mean, std = preprocessing.mean, preprocessing.std
+    dtype, profile, logit_scale, logit_bias = "float32", "", jnp.ones(()), 0.0
 
     def word_ids(self, phrase):
         return [len(word) for word in phrase.split()]
