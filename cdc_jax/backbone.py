@@ -167,7 +167,6 @@ class Backbone(Protocol):
         """
         ...
 
-    @property
     def image_projection(self) -> Float[Array, "width embed"]:
         """The map from the image tower's final states to the joint embedding."""
         ...

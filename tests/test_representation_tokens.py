@@ -21,6 +21,7 @@ import cdc_jax
 from cdc_jax import backbone, methods, optimizer, step, tasks, train
 from cdc_jax import clip as clip_lib
 from cdc_jax.clip.backbone import ClipBackbone
+from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.tasks.batches import TrainingBatches
 
 SETTINGS = {
@@ -183,6 +184,10 @@ class Sizes(backbone.Backbone):
     """A backbone of which only the sizes are known: ViT-B/16's."""
 
     sizes = backbone.Sizes(512, 512, 12, 768, 12, 224)
+    preprocessing = Preprocessing(224)
+    mean = std = (0.5, 0.5, 0.5)
+    dtype, profile, logit_bias = "float32", "", 0.0
+    logit_scale = np.float32(100)
 
 
 NO_SHOTS = methods.Support(np.zeros((2, 4), np.float32), np.arange(2))

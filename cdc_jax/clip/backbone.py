@@ -123,7 +123,6 @@ class ClipBackbone:
         features, states = self.clip.vision.with_states(pixels, prompts, at, share)
         return normalize(features), states
 
-    @property
     def image_projection(self) -> Float[Array, "width embed"]:
         """See `Backbone`."""
         return self.clip.vision.projection[...]

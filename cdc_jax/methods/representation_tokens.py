@@ -142,7 +142,7 @@ class RepresentationTokens(Method):
         if "kernel" in projection:
             kernel = projection["kernel"]
         else:
-            kernel = backbone.image_projection + _product(projection)
+            kernel = backbone.image_projection() + _product(projection)
         mean = jnp.matmul(states.mean(1), kernel, precision=_PRECISION)
         return jnp.stack([features, unit(mean)])
 

@@ -130,7 +130,11 @@ _TOWERS = {
 }  # fmt: skip
 _SMALL_TOWERS = {"views": "flip", "steps_per_shot": 0, "optimizer.epochs": 40}
 _VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.001}
-_SMALL_MMRL = {**_ADAM, "views": "flip", "optimizer.learning_rate": 0.001}
+# On validation seed 11, MMRL's H_int is 89.7 (weight 0.5) and 94.2 (4) in aligned, 47.3 (1) and
+# 29.6 (4) in domain_gap, where the frozen features that it is tied to are poor.
+_SMALL_MMRL = {
+    **_ADAM, "views": "flip", "optimizer.learning_rate": 0.001, "loss.consistency_weight": 1.0,
+}  # fmt: skip
 _REGULATED = {
     **_VISUAL, "prompts.anchors": _SMALL_TEMPLATES, "average.mean": 30.0, "average.deviation": 2.0,
 }  # fmt: skip
