@@ -18,6 +18,10 @@ class Settings(SimpleNamespace):
     def __getitem__(self, key: str) -> Any:
         return getattr(self, key)
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """The setting, or the default if there is no such setting."""
+        return getattr(self, key, default)
+
 
 def configure(row: str, changes: Mapping[str, Any] | None = None) -> Settings:
     """What `methods.configure(row).config` holds at the published size.
