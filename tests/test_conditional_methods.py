@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
+import whole_way
 from references import clip_reference
 
-import cdc_jax
 from cdc_jax import backbone, methods, optimizer, step, tasks, train
 from cdc_jax import clip as clip_lib
 from cdc_jax.clip.backbone import ClipBackbone
@@ -375,28 +375,13 @@ def finished(config, tmp_path_factory):
 @pytest.mark.slow
 def test_killed_and_resumed_they_end_the_same(finished, config, tmp_path, monkeypatch):
     workdir, results = finished
-    stream = TrainingBatches.stream
-
-    def stopping(self, first, last, put):
-        for i, batch in enumerate(stream(self, first, last, put)):
-            if i == 5:
-                raise KeyboardInterrupt
-            yield batch
-
     with config.unlocked():
         every, config.methods = config.methods, ",".join(ROWS)
-    for _ in ROWS:  # each is stopped once
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(TrainingBatches, "stream", stopping)
-            train.train_and_evaluate(config, tmp_path)
-    again = train.train_and_evaluate(config, tmp_path)
+    again = whole_way.stop_and_resume(config, tmp_path, len(ROWS), 5, monkeypatch)
     with config.unlocked():
         config.methods = every
-    for row in ROWS:
-        assert again[row] == results[row]
-        for file in ("metrics.jsonl", "adapted/learned.safetensors", "scores.npz"):
-            whole, resumed = (path / row / file for path in (workdir, tmp_path))
-            assert whole.read_bytes() == resumed.read_bytes(), (row, file)
+    assert again == {row: results[row] for row in ROWS}
+    whole_way.require_same_files(workdir, tmp_path, ROWS)
 
 
 @pytest.mark.slow
@@ -416,14 +401,7 @@ def test_they_log_their_terms_and_know_the_classes(finished):
 @pytest.mark.parametrize("name", [*ROWS, *TRUSTED])
 def test_exported_they_predict_as_they_were_evaluated(finished, config, name):
     workdir, results = finished
-    task, folder = tasks.load(config, 32), workdir / folder_name(name)
-    scores = np.load(folder / "scores.npz")
+    task = tasks.load(config, 32)
     assert len(results[name]["splits"]["new_int"]["template_accuracy"]) == 1 + (name in TRUSTED)
     for split in ("base_int", "new_int"):
-        examples = task.test[split]
-        names, images = list(examples.class_names), list(examples.images[:])
-        predictions = cdc_jax.predict(folder, images, class_names=names)
-        found = [names.index(one.predicted) for one in predictions]
-        assert found == scores[f"{split}/predicted"].tolist()
-        confidence = [one.probability[0][1] for one in predictions]
-        np.testing.assert_allclose(confidence, scores[f"{split}/confidence"], atol=1e-5)
+        whole_way.require_evaluated_predictions(workdir / folder_name(name), task, split)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import whole_way
 
-import cdc_jax
 from cdc_jax import (
     backbone,
     cached_views,
@@ -374,24 +374,10 @@ def finished(get_config, tmp_path_factory):
 @pytest.mark.slow
 def test_killed_and_resumed_they_end_the_same(finished, tmp_path, monkeypatch):
     workdir, config, results = finished
-    stream = TrainingBatches.stream
-
-    def stopping(self, first, last, put):
-        for i, batch in enumerate(stream(self, first, last, put)):
-            if i == 5:
-                raise KeyboardInterrupt
-            yield batch
-
-    for _ in NAMES[1:]:  # every trained method is stopped once
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(TrainingBatches, "stream", stopping)
-            train.train_and_evaluate(config, tmp_path)
-    assert train.train_and_evaluate(config, tmp_path) == results
-    for name in NAMES:
-        for file in ("metrics.jsonl", "adapted/learned.safetensors", "scores.npz"):
-            whole, resumed = (path / name / file for path in (workdir, tmp_path))
-            assert whole.exists() == resumed.exists()
-            assert not whole.exists() or whole.read_bytes() == resumed.read_bytes(), (name, file)
+    stops = len(NAMES) - 1  # each method that trains
+    again = whole_way.stop_and_resume(config, tmp_path, stops, 5, monkeypatch)
+    assert again == results
+    whole_way.require_same_files(workdir, tmp_path, NAMES)
 
 
 @pytest.mark.slow
@@ -401,13 +387,7 @@ def test_exported_they_predict_as_they_were_evaluated(finished, row):
     task, scores = tasks.load(config, 32), np.load(workdir / row / "scores.npz")
     splits = [name for name in task.test if f"{name}/predicted" in scores]
     assert ("new_int" in splits) == (row == "clip_adapter")
-    examples = task.test["base_int"]
-    names, images = list(examples.class_names), list(examples.images[:])
-    predictions = cdc_jax.predict(workdir / row, images, class_names=names)
-    found = [names.index(one.predicted) for one in predictions]
-    assert found == scores["base_int/predicted"].tolist()
-    confidence = [one.probability[0][1] for one in predictions]
-    np.testing.assert_allclose(confidence, scores["base_int/confidence"], atol=1e-5)
+    whole_way.require_evaluated_predictions(workdir / row, task, "base_int")
 
 
 @pytest.mark.slow

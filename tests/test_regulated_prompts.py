@@ -16,8 +16,8 @@ import pytest
 import safetensors.numpy
 import small_clip
 import test_prompts
+import whole_way
 
-import cdc_jax
 from cdc_jax import methods, optimizer, step, tasks, train
 from cdc_jax.methods.heads import SoftmaxHead
 from cdc_jax.methods.method import frozen_features
@@ -326,37 +326,17 @@ def test_each_logs_its_terms(finished):
 @pytest.mark.slow
 def test_killed_and_resumed_they_end_the_same(finished, tmp_path, monkeypatch):
     workdir, config, results = finished
-    stream = TrainingBatches.stream
-
-    def stopping(self, first, last, put):
-        for i, batch in enumerate(stream(self, first, last, put)):
-            if i == 5:
-                raise KeyboardInterrupt
-            yield batch
-
-    for _ in PUBLISHED:  # each method is stopped once
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(TrainingBatches, "stream", stopping)
-            train.train_and_evaluate(config, tmp_path)
-    assert train.train_and_evaluate(config, tmp_path) == results
-    for name in PUBLISHED:
-        for file in ("metrics.jsonl", "adapted/learned.safetensors", "scores.npz"):
-            whole, resumed = (path / name / file for path in (workdir, tmp_path))
-            assert whole.read_bytes() == resumed.read_bytes(), (name, file)
+    stops = len(PUBLISHED)  # each method that trains
+    again = whole_way.stop_and_resume(config, tmp_path, stops, 5, monkeypatch)
+    assert again == results
+    whole_way.require_same_files(workdir, tmp_path, PUBLISHED)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", PUBLISHED)
 def test_exported_they_predict_as_they_were_evaluated(finished, row):
     workdir, config, _ = finished
-    examples = tasks.load(config, 32).test["new_int"]
-    scores = np.load(workdir / row / "scores.npz")
-    names = list(examples.class_names)
-    predictions = cdc_jax.predict(workdir / row, list(examples.images[:]), class_names=names)
-    found = [names.index(one.predicted) for one in predictions]
-    assert found == scores["new_int/predicted"].tolist()
-    confidence = [one.probability[0][1] for one in predictions]
-    np.testing.assert_allclose(confidence, scores["new_int/confidence"], atol=1e-5)
+    whole_way.require_evaluated_predictions(workdir / row, tasks.load(config, 32), "new_int")
 
 
 @pytest.mark.slow

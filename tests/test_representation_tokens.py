@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
+import whole_way
 from references import clip_reference
 from scipy.special import digamma
 
-import cdc_jax
 from cdc_jax import backbone, methods, optimizer, step, tasks, train
 from cdc_jax import clip as clip_lib
 from cdc_jax.clip.backbone import ClipBackbone
@@ -312,23 +312,10 @@ def finished(get_config, tmp_path_factory):
 @pytest.mark.slow
 def test_killed_and_resumed_they_end_the_same(finished, tmp_path, monkeypatch):
     workdir, config, results = finished
-    stream = TrainingBatches.stream
-
-    def stopping(self, first, last, put):
-        for i, batch in enumerate(stream(self, first, last, put)):
-            if i == 5:
-                raise KeyboardInterrupt
-            yield batch
-
-    for _ in NAMES:  # every method is stopped once
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(TrainingBatches, "stream", stopping)
-            train.train_and_evaluate(config, tmp_path)
-    assert train.train_and_evaluate(config, tmp_path) == results
-    for name in NAMES:
-        for file in ("metrics.jsonl", "adapted/learned.safetensors", "scores.npz"):
-            whole, resumed = (path / name / file for path in (workdir, tmp_path))
-            assert whole.read_bytes() == resumed.read_bytes(), (name, file)
+    stops = len(NAMES)  # each method that trains
+    again = whole_way.stop_and_resume(config, tmp_path, stops, 5, monkeypatch)
+    assert again == results
+    whole_way.require_same_files(workdir, tmp_path, NAMES)
 
 
 @pytest.mark.slow
@@ -336,13 +323,6 @@ def test_killed_and_resumed_they_end_the_same(finished, tmp_path, monkeypatch):
 @pytest.mark.parametrize("split", ["base_int", "new_int"])
 def test_exported_they_predict_as_they_were_evaluated(finished, row, split):
     workdir, config, results = finished
-    task, scores = tasks.load(config, 32), np.load(workdir / row / "scores.npz")
-    examples = task.test[split]
-    names, images = list(examples.class_names), list(examples.images[:])
-    predictions = cdc_jax.predict(workdir / row, images, class_names=names)
-    found = [names.index(one.predicted) for one in predictions]
-    assert found == scores[f"{split}/predicted"].tolist()
-    confidence = [one.probability[0][1] for one in predictions]
-    np.testing.assert_allclose(confidence, scores[f"{split}/confidence"], atol=1e-5)
+    whole_way.require_evaluated_predictions(workdir / row, tasks.load(config, 32), split)
     terms = (workdir / row / "metrics.jsonl").read_text().splitlines()[0]
     assert {"classification", "representation", "image_consistency"} < json.loads(terms).keys()

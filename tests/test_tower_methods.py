@@ -18,11 +18,11 @@ import orbax.checkpoint as ocp
 import pytest
 import tokenizers
 import transformers
+import whole_way
 from flax import nnx
 from references import clip_reference
 from scipy.special import softmax
 
-import cdc_jax
 from cdc_jax import (
     adapted_model,
     backbone,
@@ -503,38 +503,19 @@ def finished(get_config, tmp_path_factory):
 @pytest.mark.slow
 def test_killed_and_resumed_they_end_the_same(finished, tmp_path, monkeypatch):
     workdir, config, results = finished
-    stream = TrainingBatches.stream
-
-    def stopping(self, first, last, put):
-        for i, batch in enumerate(stream(self, first, last, put)):
-            if i == 2:
-                raise KeyboardInterrupt
-            yield batch
-
-    for _ in ROWS:  # every method is stopped once
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(TrainingBatches, "stream", stopping)
-            train.train_and_evaluate(config, tmp_path)
-    assert train.train_and_evaluate(config, tmp_path) == results
-    for name in ROWS:
-        for file in ("metrics.jsonl", "adapted/learned.safetensors", "scores.npz"):
-            whole, resumed = (path / name / file for path in (workdir, tmp_path))
-            assert whole.read_bytes() == resumed.read_bytes(), (name, file)
+    stops = len(ROWS)  # each method that trains
+    again = whole_way.stop_and_resume(config, tmp_path, stops, 2, monkeypatch)
+    assert again == results
+    whole_way.require_same_files(workdir, tmp_path, ROWS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_exported_they_predict_as_they_were_evaluated(finished, row):
     workdir, config, results = finished
-    task, scores = tasks.load(config, 32), np.load(workdir / row / "scores.npz")
+    task = tasks.load(config, 32)
     for split in ("base_int", "new_int"):
-        examples = task.test[split]
-        names, images = list(examples.class_names), list(examples.images[:])
-        predictions = cdc_jax.predict(workdir / row, images, class_names=names)
-        found = [names.index(one.predicted) for one in predictions]
-        assert found == scores[f"{split}/predicted"].tolist()
-        confidence = [one.probability[0][1] for one in predictions]
-        np.testing.assert_allclose(confidence, scores[f"{split}/confidence"], atol=1e-5)
+        whole_way.require_evaluated_predictions(workdir / row, task, split)
 
 
 @pytest.mark.slow
