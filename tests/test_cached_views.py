@@ -265,9 +265,9 @@ class TwoStages(linear_probe.LinearProbe):
 
 
 FAMILY = types.SimpleNamespace(
-    settle=linear_probe.settle,
-    build=lambda *arguments: TwoStages(**vars(linear_probe.build(*arguments))),
-    changes_images=linear_probe.changes_images,
+    settle=linear_probe.LINEAR_PROBE.settle,
+    build=lambda *arguments: TwoStages(**vars(linear_probe.LINEAR_PROBE.build(*arguments))),
+    changes_images=linear_probe.LINEAR_PROBE.changes_images,
     suit_unfamiliar_names=lambda config: None,
 )
 ROW = methods.Row(

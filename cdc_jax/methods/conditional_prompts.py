@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, Int
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads, losses
+from cdc_jax.methods.family import BaseFamily
 from cdc_jax.methods.feature_adapters import texts_of
 from cdc_jax.methods.method import Batch, Method, Term, Text
 from cdc_jax.methods.prompt_tuning import templates_of
 from cdc_jax.methods.prompts import Classes, SharedPrompts
 from cdc_jax.methods.stage import Learned
-from cdc_jax.methods.support import Support, hand_crafted_features, support_logits
+from cdc_jax.methods.support import Support, hand_crafted_features
 from cdc_jax.wording import Template, require_template, single
 
 
@@ -213,8 +214,8 @@ class TCP(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConditionalFamily:
-    """A family of one class of conditional prompts, see `families.Family`.
+class ConditionalFamily(BaseFamily):
+    """A family of one class of conditional prompts.
 
     Attributes:
       of: builds a method from the arguments of `build`.
@@ -222,24 +223,9 @@ class ConditionalFamily:
 
     of: Callable[[ConfigDict, Backbone, Sequence[str], Template], Method]
 
-    def settle(
-        self,
-        config: ConfigDict,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        template: Template,
-        support: Support,
-    ) -> ConfigDict:
-        """The settings with the additions of `heads.settle`.
-
-        Raises:
-          ValueError: a template has no {}.
-        """
-        config = config.copy_and_resolve_references().unlock()
-        text = texts_of(config.get("templates", "")) or template
-        require_template(single(text))
-        heads.settle(config.head, support_logits(backbone, [text], class_names, support))
-        return config.lock()
+    def texts(self, config: ConfigDict, template: Template) -> Sequence[Template]:
+        """The text of the setting `templates`, or the task's text."""
+        return (texts_of(config.get("templates", "")) or template,)
 
     def build(
         self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
@@ -259,15 +245,6 @@ class ConditionalFamily:
             if config.prompts[key] < 1:
                 raise ValueError(f"prompts.{key} must be at least 1, got {config.prompts[key]}")
         return self.of(config, backbone, tuple(class_names), template)
-
-    def changes_images(self, config: ConfigDict) -> bool:
-        """Always false: the networks read frozen features."""
-        del config
-        return False
-
-    def suit_unfamiliar_names(self, config: ConfigDict) -> None:
-        """Changes nothing: all classes share the prompts or the network."""
-        del config
 
 
 def _cocoop(

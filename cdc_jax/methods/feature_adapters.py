@@ -17,17 +17,17 @@ from jaxtyping import Array, Float, Int
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads
+from cdc_jax.methods.family import BaseFamily
 from cdc_jax.methods.method import Forward, Method, Text
 from cdc_jax.methods.stage import Learned
 from cdc_jax.methods.support import (
     Support,
     TextFeatures,
     hand_crafted_features,
-    support_logits,
     text_features,
     unit,
 )
-from cdc_jax.wording import Template, Wording, require_template, single
+from cdc_jax.wording import Template, Wording, require_template
 
 
 class Classes(NamedTuple):
@@ -180,8 +180,8 @@ def adapt(
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureFamily:
-    """A family of one class of feature methods, see `families.Family`.
+class FeatureFamily(BaseFamily):
+    """A family of one class of feature methods.
 
     Attributes:
       method: the class.
@@ -189,24 +189,9 @@ class FeatureFamily:
 
     method: type[FeatureMethod]
 
-    def settle(
-        self,
-        config: ConfigDict,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        template: Template,
-        support: Support,
-    ) -> ConfigDict:
-        """The settings with the additions of `heads.settle`.
-
-        Raises:
-          ValueError: a template has no {}.
-        """
-        config = config.copy_and_resolve_references().unlock()
-        text = texts_of(config.templates) or template
-        require_template(single(text))
-        heads.settle(config.head, support_logits(backbone, [text], class_names, support))
-        return config.lock()
+    def texts(self, config: ConfigDict, template: Template) -> Sequence[Template]:
+        """The text of the setting `templates`, or the task's text."""
+        return (texts_of(config.templates) or template,)
 
     def build(
         self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
@@ -220,15 +205,6 @@ class FeatureFamily:
             head=heads.build(config.head),
             texts=texts_of(config.templates),
         )
-
-    def changes_images(self, config: ConfigDict) -> bool:
-        """Always false: feature methods read frozen features."""
-        del config
-        return False
-
-    def suit_unfamiliar_names(self, config: ConfigDict) -> None:
-        """Changes nothing."""
-        del config
 
 
 def texts_of(templates: str) -> Template | None:

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads
+from cdc_jax.methods.family import BaseFamily
 from cdc_jax.methods.method import Learned, Method
-from cdc_jax.methods.support import Support, support_logits
-from cdc_jax.wording import Template, require_template, single
+from cdc_jax.methods.support import Support
+from cdc_jax.wording import Template
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,38 +47,15 @@ class LinearProbe(Method):
         return learned.trained["classifier"]
 
 
-def settle(
-    config: ConfigDict,
-    backbone: Backbone,
-    class_names: Sequence[str],
-    template: Template,
-    support: Support,
-) -> ConfigDict:
-    """The settings with the additions of `heads.settle`.
+class LinearProbeFamily(BaseFamily):
+    """The family of the linear probe."""
 
-    Raises:
-      ValueError: the template has no {}.
-    """
-    require_template(single(template))
-    config = config.copy_and_resolve_references().unlock()
-    heads.settle(config.head, support_logits(backbone, [template], class_names, support))
-    return config.lock()
+    def build(
+        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
+    ) -> LinearProbe:
+        """Builds the probe; see `prompt_tuning.build`."""
+        del backbone
+        return LinearProbe(config, tuple(class_names), template, heads.build(config.head))
 
 
-def build(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-) -> LinearProbe:
-    """Builds the probe; see `prompt_tuning.build`."""
-    del backbone
-    return LinearProbe(config, tuple(class_names), template, heads.build(config.head))
-
-
-def changes_images(config: ConfigDict) -> bool:
-    """Always false: a probe reads frozen features."""
-    del config
-    return False
-
-
-def suit_unfamiliar_names(config: ConfigDict) -> None:
-    """Changes nothing: a probe reads no names."""
-    del config
+LINEAR_PROBE = LinearProbeFamily()

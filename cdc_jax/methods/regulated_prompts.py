@@ -184,7 +184,7 @@ class CoPrompt(PromptTuning):
 
 @dataclasses.dataclass(frozen=True)
 class RegulatedFamily:
-    """A family of one class of regulated prompts, see `families.Family`.
+    """A family of one class of regulated prompts, see `family.Family`.
 
     Attributes:
       method: the class.

@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads
+from cdc_jax.methods.family import BaseFamily
 from cdc_jax.methods.feature_adapters import linear
 from cdc_jax.methods.method import Batch, Logits, Method, Term, Text
 from cdc_jax.methods.stage import Learned
-from cdc_jax.methods.support import Support, hand_crafted_features, support_logits, unit
-from cdc_jax.wording import Template, require_template, single
+from cdc_jax.methods.support import Support, hand_crafted_features, unit
+from cdc_jax.wording import Template, single
 
 Parameters = dict[str, Array]
 
@@ -234,63 +235,45 @@ def _distance(
     return 1 - jnp.einsum("bd,bd->b", features, frozen, precision=_PRECISION).mean()
 
 
-def settle(
-    config: ConfigDict,
-    backbone: Backbone,
-    class_names: Sequence[str],
-    template: Template,
-    support: Support,
-) -> ConfigDict:
-    """The settings with the additions of `heads.settle`.
-
-    Raises:
-      ValueError: the template has no {}.
-    """
-    require_template(single(template))
-    config = config.copy_and_resolve_references().unlock()
-    heads.settle(config.head, support_logits(backbone, [template], class_names, support))
-    return config.lock()
-
-
-def build(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-) -> RepresentationTokens:
-    """Builds a method; see `prompt_tuning.build`.
-
-    Raises:
-      ValueError: a setting of the tokens has no meaning, or a tower has no block `first_layer`.
-    """
-    settings, sizes = config.tokens, backbone.sizes
-    for name, least, most in (
-        ("count", 1, np.inf), ("width", 1, np.inf), ("rank", 0, np.inf),
-        ("projection_rank", 0, np.inf), ("own_share", 0, 1), ("fused_share", 0, 1),
-        ("first_layer", 0, min(sizes.text_depth, sizes.vision_depth)),
-    ):  # fmt: skip
-        if not least <= settings[name] <= most:
-            raise ValueError(
-                f"tokens.{name} must lie between {least} and {most}, got {settings[name]}"
-            )
-    return RepresentationTokens(
-        config=config,
-        class_names=tuple(class_names),
-        template=template,
-        head=heads.build(config.head),
-        text_at=_blocks(sizes.text_depth, settings.first_layer),
-        vision_at=_blocks(sizes.vision_depth, settings.first_layer),
-    )
-
-
 def _blocks(depth: int, first_layer: int) -> tuple[int, ...]:
     """The blocks, counted from 0, from a layer on, counted from 1; 0 is the middle of the tower."""
     return tuple(range((first_layer or max(depth // 2, 1)) - 1, depth))
 
 
-def changes_images(config: ConfigDict) -> bool:
-    """Always true: tokens enter the image tower."""
-    del config
-    return True
+class RepresentationTokensFamily(BaseFamily):
+    """The family of MMRL and MMRL++."""
+
+    def build(
+        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
+    ) -> RepresentationTokens:
+        """Builds a method; see `prompt_tuning.build`.
+
+        Raises:
+          ValueError: a setting of the tokens has no meaning, or a tower has no block `first_layer`.
+        """
+        settings, sizes = config.tokens, backbone.sizes
+        for name, least, most in (
+            ("count", 1, np.inf), ("width", 1, np.inf), ("rank", 0, np.inf),
+            ("projection_rank", 0, np.inf), ("own_share", 0, 1), ("fused_share", 0, 1),
+            ("first_layer", 0, min(sizes.text_depth, sizes.vision_depth)),
+        ):  # fmt: skip
+            if not least <= settings[name] <= most:
+                raise ValueError(
+                    f"tokens.{name} must lie between {least} and {most}, got {settings[name]}"
+                )
+        return RepresentationTokens(
+            config=config,
+            class_names=tuple(class_names),
+            template=template,
+            head=heads.build(config.head),
+            text_at=_blocks(sizes.text_depth, settings.first_layer),
+            vision_at=_blocks(sizes.vision_depth, settings.first_layer),
+        )
+
+    def changes_images(self, config: ConfigDict) -> bool:
+        """Always true: tokens enter the image tower."""
+        del config
+        return True
 
 
-def suit_unfamiliar_names(config: ConfigDict) -> None:
-    """Changes nothing: no class has tokens of its own."""
-    del config
+REPRESENTATION_TOKENS = RepresentationTokensFamily()

@@ -17,9 +17,10 @@ from jaxtyping import Array, Float, Int, UInt
 from cdc_jax.backbone import Backbone, Branch
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods import heads
+from cdc_jax.methods.family import BaseFamily
 from cdc_jax.methods.method import Method, Text
 from cdc_jax.methods.stage import Learned
-from cdc_jax.methods.support import Support, support_logits
+from cdc_jax.methods.support import Support
 from cdc_jax.wording import Template, require_template, sentences, single
 
 TOWERS = ("text", "vision")
@@ -218,14 +219,24 @@ def joined(
 
 
 @dataclasses.dataclass(frozen=True)
-class TowerFamily:
-    """A family of one class of tower methods, see `families.Family`.
+class TowerFamily(BaseFamily):
+    """A family of one class of tower methods.
 
     Attributes:
       method: the class.
     """
 
     method: type[TowerMethod]
+
+    def texts(self, config: ConfigDict, template: Template) -> Sequence[Template]:
+        """The templates of the setting `templates`, or the task's single template.
+
+        Raises:
+          ValueError: a template has no {}.
+        """
+        for text in _texts(config.templates):
+            require_template(text, "templates")
+        return _texts(config.templates) or (single(template),)
 
     def settle(
         self,
@@ -235,19 +246,16 @@ class TowerFamily:
         template: Template,
         support: Support,
     ) -> ConfigDict:
-        """Fills in the number of steps, and the additions of `heads.settle`.
+        """Fills in the number of steps, too.
 
         Raises:
           ValueError: a template has no {}.
         """
-        config = config.copy_and_resolve_references().unlock()
-        texts = _texts(config.templates) or (single(template),)
-        for text in texts:
-            require_template(text, "templates" if config.templates else "a template")
-        heads.settle(config.head, support_logits(backbone, texts, class_names, support))
+        config = super().settle(config, backbone, class_names, template, support)
         shots = int(np.bincount(support.labels).max())
-        config.optimizer.steps = config.optimizer.steps or config.steps_per_shot * shots
-        return config.lock()
+        with config.unlocked():
+            config.optimizer.steps = config.optimizer.steps or config.steps_per_shot * shots
+        return config
 
     def build(
         self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
@@ -266,10 +274,6 @@ class TowerFamily:
         """Always true."""
         del config
         return True
-
-    def suit_unfamiliar_names(self, config: ConfigDict) -> None:
-        """Changes nothing: the text tower is trained on the names."""
-        del config
 
 
 class LoraFamily(TowerFamily):
