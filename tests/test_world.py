@@ -27,6 +27,7 @@ def world_config(**changes):
             "targets": "",
             "world": {"kind": "aligned", "rho": 0.9, "test_images": 40},
             "shots": 16,
+            "validation_shots": 0,
             "seed": 3,
         }
     )
