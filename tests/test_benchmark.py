@@ -43,6 +43,19 @@ def clip(benchmarks):
     return benchmarks[0].random_clip(config, std=0.2)
 
 
+def small_sizes(vision, text, patch_size):
+    return clip_lib.ClipConfig(
+        vision=clip_lib.Transformer(*vision),
+        text=clip_lib.Transformer(*text),
+        embed_width=32,
+        image_size=32,
+        patch_size=patch_size,
+        vocab_size=3000,
+        context_length=77,
+        eot_id=2999,
+    )
+
+
 def flops(measuring, function, *arguments):
     lowered = jax.jit(function).lower(*arguments)
     sooner = {"xla_backend_optimization_level": 0}  # the same products
@@ -165,16 +178,7 @@ def test_the_image_gradient_has_no_products_for_weights(benchmarks, clip):
 def test_the_compiled_step_does_as_little_as_it_must(benchmarks, method):
     measuring, _, step = benchmarks
 
-    sizes = clip_lib.ClipConfig(
-        vision=clip_lib.Transformer(128, 9, 4, 512),
-        text=clip_lib.Transformer(128, 9, 4, 512),
-        embed_width=32,
-        image_size=32,
-        patch_size=8,
-        vocab_size=3000,
-        context_length=77,
-        eot_id=2999,
-    )
+    sizes = small_sizes((128, 9, 4, 512), (128, 9, 4, 512), 8)
     setup = step.Setup(method, sizes)
     function, inputs = step.build_step(setup)["step"]
     expected = step.step_flops(setup)
@@ -185,16 +189,7 @@ def test_a_step_on_cached_views_has_no_product_of_the_image_tower(benchmarks):
     from benchmarks import cached
 
     measuring, *_ = benchmarks
-    sizes = clip_lib.ClipConfig(
-        vision=clip_lib.Transformer(128, 3, 4, 512),
-        text=clip_lib.Transformer(128, 3, 4, 512),
-        embed_width=32,
-        image_size=32,
-        patch_size=8,
-        vocab_size=3000,
-        context_length=77,
-        eot_id=2999,
-    )
+    sizes = small_sizes((128, 3, 4, 512), (128, 3, 4, 512), 8)
     expected = cached.necessary(sizes)
     assert expected["fresh"] == expected["cached"] + expected["encode"]
     for name, (function, inputs) in cached.build(sizes).items():
@@ -216,16 +211,7 @@ def test_a_step_on_cached_views_has_no_product_of_the_image_tower(benchmarks):
 def test_parameters_that_a_row_trains(benchmarks, row, parameters):
     from benchmarks import cost
 
-    sizes = clip_lib.ClipConfig(
-        vision=clip_lib.Transformer(128, 9, 4, 128),
-        text=clip_lib.Transformer(64, 9, 4, 64),
-        embed_width=32,
-        image_size=32,
-        patch_size=16,
-        vocab_size=3000,
-        context_length=77,
-        eot_id=2999,
-    )
+    sizes = small_sizes((128, 9, 4, 128), (64, 9, 4, 64), 16)
     assert row in cost.trained_rows() and "zero_shot" not in cost.trained_rows()
     assert cost.Setup.of(row, sizes, classes=5).parameters() == {"stage 1": parameters}
 
@@ -234,16 +220,7 @@ def test_parameters_that_a_row_trains(benchmarks, row, parameters):
 def test_cost_times_the_step_of_training(benchmarks, row):
     from benchmarks import cost
 
-    sizes = clip_lib.ClipConfig(
-        vision=clip_lib.Transformer(32, 1, 2, 32),
-        text=clip_lib.Transformer(32, 1, 2, 32),
-        embed_width=32,
-        image_size=32,
-        patch_size=16,
-        vocab_size=3000,
-        context_length=77,
-        eot_id=2999,
-    )
+    sizes = small_sizes((32, 1, 2, 32), (32, 1, 2, 32), 16)
     ((step, arguments),) = cost.build(row, sizes, classes=5).values()
     state, losses = jax.jit(step)(*arguments)
     assert np.isfinite(losses["loss"]) and losses["gradient_norm"] > 0
