@@ -408,11 +408,13 @@ def test_parameters_at_vit_b16(row, expected):
     encoder, names = vit_b16(), ("star",) * 10
     family = methods.ROWS[methods.split(row)[0]].family
     config = methods.configure(row).config
-    method = methods.rebuild(family, config, encoder, names, "a photo of a {}.")
     support = methods.Support(np.ones((10, 512), np.float32), np.arange(10))
-    learned = jax.eval_shape(
-        lambda encoder: method.initialize(jax.random.key(0), encoder, support), encoder
-    )
+
+    def initialize(encoder):
+        method = methods.rebuild(family, config, encoder, names, "a photo of a {}.")
+        return method.initialize(jax.random.key(0), encoder, support)
+
+    learned = jax.eval_shape(initialize, encoder)
     assert sum(leaf.size for leaf in jax.tree.leaves(learned.trained)) == expected
     fixed = sum(leaf.size for leaf in jax.tree.leaves(learned.fixed))
     clip_size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(encoder.clip)))
