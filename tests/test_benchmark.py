@@ -104,6 +104,21 @@ def test_a_loop_of_unknown_length_is_refused(benchmarks):
         flops(measuring, until, jnp.ones((64, 64)))
 
 
+def test_products_of_a_library_count(benchmarks):
+    measuring, *_ = benchmarks
+    config = '"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}'
+    call = 'custom-call({}), custom_call_target="__cublas$gemm", backend_config={{{}}}'
+    compiled = f"""
+ENTRY %main (p: f32[4,8], q: f32[8,6]) -> f32[4,6] {{
+  %p = f32[4,8]{{1,0}} parameter(0)
+  %q = f32[8,6]{{1,0}} parameter(1)
+  %a = (f32[4,6]{{1,0}}, s8[33554432]{{0}}) {call.format("%p, %q", config)}
+  ROOT %b = f32[4,6]{{1,0}} {call.format("f32[4,8]{1,0} %p, f32[8,6]{1,0} %q", config)}
+}}
+"""
+    assert measuring.product_flops(compiled) == 2 * (2 * 4 * 8 * 6)
+
+
 def test_a_case_runs_in_a_process_of_its_own(benchmarks):
     measuring, *_ = benchmarks
     case = measuring.Case(measuring.product, "float32")

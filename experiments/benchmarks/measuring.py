@@ -23,6 +23,7 @@ from cdc_jax import programs as programs_lib
 
 Build = Callable[..., dict[str, tuple[Callable, tuple]]]
 VIT_B16 = clip_lib.ClipConfig.from_hf({"model_type": "clip", "vision_config": {"patch_size": 16}})
+_SHORTEST = 0.1  # seconds of a measurement
 PRODUCT = 2048  # side of the square matrices whose product is the machine's rate
 
 
@@ -35,6 +36,8 @@ def product_flops(compiled: str) -> int:
     XLA's own `cost_analysis` counts the body of a loop once, whatever its trip count; here a
     body counts as often as XLA says it runs. Elementwise work is left out: two operations for
     each multiply-add of a `dot`, nothing else.
+
+    On GPUs, calls of cuBLAS are products, too.
 
     Args:
       compiled: `jax.stages.Compiled.as_text()`.
@@ -49,10 +52,10 @@ def product_flops(compiled: str) -> int:
         shapes: dict[str, list[int]] = {}
         total = 0
         for line in computations[name]:
-            result = re.match(r"(?:ROOT )?%?([\w.-]+) = \w+\[([\d,]*)\]", line)
+            result = re.match(r"(?:ROOT )?%?([\w.-]+) = \(?\w+\[([\d,]*)\]", line)
             if result:
                 shapes[result[1]] = _integers(result[2])
-            if product := re.search(r" dot\(%?([\w.-]+)", line):
+            if product := re.search(_PRODUCT, line):
                 lhs, contracted = shapes[product[1]], re.search(_CONTRACTED, line)[1]
                 summed = math.prod(lhs[i] for i in _integers(contracted))
                 total += 2 * math.prod(shapes[result[1]]) * summed
@@ -68,7 +71,8 @@ def product_flops(compiled: str) -> int:
     return flops(entry)
 
 
-_CONTRACTED = r"lhs_contracting_dims=\{([\d,]*)\}"
+_PRODUCT = r" (?:dot|custom-call)\((?:\w+\[\S* )?%?([\w.-]+)(?=.*lhs_contracting_dim)"
+_CONTRACTED = r"""lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)[\]}]"""
 
 
 def _computations(compiled: str) -> tuple[dict[str, list[str]], str]:
@@ -86,7 +90,7 @@ def _computations(compiled: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _integers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]
+    return [int(number) for number in re.findall(r"\d+", text)]
 
 
 # ---- Processes
@@ -136,8 +140,8 @@ class Case:
         return self._process.submit(_run, program).result()
 
     def peak(self) -> int:
-        """The most bytes that the process has held so far, interpreter and weights included."""
-        return self._process.submit(peak).result()
+        """The most bytes so far: on an accelerator its own, else of the whole process."""
+        return self._process.submit(_device_peak).result()
 
     def close(self) -> None:
         """Ends the process."""
@@ -167,9 +171,16 @@ def _build(build: Build, arguments: Sequence[Any]) -> dict[str, Program]:
 
 
 def _run(program: str) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(_calls[program]())
-    return time.perf_counter() - start
+    """Time of a call; the mean of several where one is short."""
+    start, calls = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - start) < _SHORTEST or not calls:
+        jax.block_until_ready(_calls[program]())
+        calls += 1
+    return seconds / calls
+
+
+def _device_peak() -> int:
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use") or peak()
 
 
 def peak() -> int:
