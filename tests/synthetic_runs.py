@@ -78,7 +78,7 @@ def write_cell(
             )
     epochs = choice.config.optimizer.epochs
     results = Results(
-        row=choice.record(changes_images=prompts["modality"] == "multimodal"),
+        row=choice.record(changes_images=prompts.get("modality") == "multimodal"),
         task=describe(config, protocol, heading, note),
         splits=split_records(splits),
         figures=figures,

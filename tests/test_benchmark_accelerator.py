@@ -129,18 +129,18 @@ def clock(benchmarks, monkeypatch):
 
 
 def test_parts_that_do_not_fit_are_named(benchmarks, clock, tmp_path):
-    clock.took["views"] = 100  # of a part that may take 120
+    clock.took["views"] = 280  # of a part that may take 300
     file = tmp_path / "report.json"
-    context = benchmarks.context.Context(False, 240, sys.executable)
+    context = benchmarks.context.Context(False, 400, sys.executable)
     report = benchmarks.accelerator.measure(file, context)
-    assert clock.now[0] <= 240
+    assert clock.now[0] <= 400
     assert json.loads(file.read_text()) == report
     seconds = {name: part["seconds"] for name, part in report["parts"].items()}
-    assert seconds["device"] == 20 and seconds["parity"] == 120
+    assert seconds["device"] == 20 and seconds["parity"] == 300
     assert report["parts"]["parity"]["cases"]["decisions bfloat16"] == {"not_run": "time"}
-    # 100 s are left: too few for the steps, enough for PyTorch's.
+    # 80 s are left: too few for the steps, enough for PyTorch's.
     assert {m["not_run"] for m in report["parts"]["steps"]["cases"].values()} == {"time"}
-    assert seconds["steps"] == 0 and seconds["pytorch"] == 30
+    assert seconds["steps"] == 0 and seconds["pytorch"] == 15
     printed = benchmarks.table.text(report)
     for name, part in report["parts"].items():
         for case, measured in part["cases"].items():
@@ -257,17 +257,15 @@ def test_the_script_without_other_libraries(benchmarks, report):
     for case, measured in cases["parity"].items():
         assert measured["passed"], (case, measured)
         assert measured.get("same_pixels", True)
-    for part in ("steps", "batches", "options"):
+    for part in ("steps", "steps_float32", "batches", "options"):
         for case, measured in cases[part].items():
             assert len(measured["seconds"]) == 5 and min(measured["seconds"]) > 0, case
             assert np.isfinite(measured["loss"]) and measured["program_bytes"] > 0
             assert measured["compile_seconds"] > 0 and measured["products"] > 40
             assert measured["peak_bytes"] is None  # the CPU does not say
-    low, full = (
-        cases["steps"][f"cdc {dtype} batch 2"]["loss"] for dtype in ("bfloat16", "float32")
-    )
-    assert low == pytest.approx(full, rel=0.02)
-    for part in ("pytorch", "pytorch_batches"):
+    low = cases["steps"]["cdc bfloat16 batch 2"]["loss"]
+    assert low == pytest.approx(cases["steps_float32"]["cdc float32 batch 2"]["loss"], rel=0.02)
+    for part in ("pytorch", "pytorch_float32", "pytorch_batches"):
         assert {m["not_run"].partition(",")[0] for m in cases[part].values()} == {"needs torch"}
     assert cases["command"]["first command"]["not_run"].startswith("needs ")
     assert cases["resume"]["kill and resume"]["not_run"].startswith("needs ")

@@ -18,6 +18,7 @@ from synthetic_runs import WORLD_SPLITS, protocol_of, split_records, write_cell
 
 from cdc_jax import methods, report
 from cdc_jax.records import Results, TaskRecord
+from cdc_jax.report import console
 from cdc_jax.report import table as table_module
 from cdc_jax.report.families import PROTOCOLS
 from cdc_jax.report.table import Value
@@ -995,3 +996,49 @@ def test_values_print_their_number_where_it_is_not_the_rows(two_datasets):
     )
     assert cells[0].count == "(n = 2)"
     assert {cell.count for cell in cells[1:]} == {""}
+
+
+def test_many_methods_stand_in_groups_in_every_format(tmp_path, capsys):
+    """Headings between the rows of long tables, and a panel each in the curves."""
+    names = [
+        name for name, row in methods.ROWS.items() if row.role in ("", "zero-shot", "reference")
+    ]
+    for name in names:
+        for shots in (1, 4):
+            write_cell(
+                tmp_path / f"{shots}/{name}", name, dataset="EuroSAT", shots=shots,
+                splits=("test",), accuracy={"test": 50 + shots}, model=VIT_B_16,
+            )  # fmt: skip
+    made = report.make([tmp_path])
+    expected = list(dict.fromkeys(methods.ROWS[name].group for name in names))
+    assert len(expected) == 7 and all(expected)
+    found = table(made, "shots", None)
+    ((_, lines),) = table_module.shown(found)
+    grouped = table_module.by_methods(lines)
+    assert [title for title, _ in grouped] == expected
+    assert [row.title for _, own in grouped for row, _ in own] == [
+        methods.ROWS[name].title for name in names
+    ]
+    (markdown,) = re.findall(
+        r"## H by shots.*?(?=\n## )|## Accuracy by shots.*?(?=\n## )", made.files["tables.md"], re.S
+    )
+    assert re.findall(r"^\| \*(.*?)\* \|", markdown, re.M) == expected
+    for title in expected:
+        assert f"\\small {title}}}" in made.files["tables/few-shot-shots.tex"]
+    console.print_main(found)
+    printed = capsys.readouterr().out
+    assert all(f"\n  {title}" in printed or f" {title} " in printed for title in expected)
+    (drawing,) = [text for name, text in made.files.items() if name.endswith("-shots0.svg")]
+    labels = [node.text for node in ET.fromstring(drawing).iter() if node.text]
+    assert set(expected) <= set(labels)
+    assert labels.count("CDC") == len(expected) + 1  # in every panel, and the heading of its group
+
+
+def test_few_methods_need_no_headings(two_datasets):
+    made = report.make([two_datasets], formats=["markdown"])
+    rows = [
+        [group for group, _ in table_module.by_methods(lines)]
+        for found in made.tables
+        for _, lines in table_module.shown(found)
+    ]
+    assert rows and all(group == [""] for group in rows)

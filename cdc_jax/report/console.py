@@ -12,7 +12,8 @@ import rich.text
 from cdc_jax.escaping import visible
 from cdc_jax.folder_names import folder_name
 from cdc_jax.records import INTERVENTION
-from cdc_jax.report.table import Column, Row, Table, Value, joined, shown
+from cdc_jax.report.families import group_of
+from cdc_jax.report.table import Column, Row, Table, Value, by_methods, joined, shown
 from cdc_jax.report.words import words
 
 COLUMNS: Mapping[str, str] = words("run", "columns")
@@ -32,10 +33,10 @@ def print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     titles = {key: title.replace(" ", "\n") for key, title in COLUMNS.items() if key in keys}
     titles |= {k: k.replace("_", "\n") for k, s in splits.items() if s["group"] == "target"}
     rows = []
-    for result in results.values():
+    for method, result in results.items():
         figures = map(result["summary"].get, titles)
         cells = tuple(None if figure is None else Value(figure) for figure in figures)
-        rows.append(Row(result["row"]["title"], cells))
+        rows.append(Row(result["row"]["title"], cells, method_group=group_of(method)))
     columns = tuple(map(Column, titles.values()))
     table = Table("run", None, words("run", "title"), "", "", columns, (("", tuple(rows)),))
     console = rich.console.Console()
@@ -86,10 +87,13 @@ def _drawn(
             drawn.add_section()
         if group:
             drawn.add_row(rich.text.Text(visible(group), "italic"))
-        for row, cells in rows:
-            texts = [joined(c.main, c.spread, c.count) if spreads else c.main for c in cells]
-            count = [str(row.n or "–")] if counted else []
-            drawn.add_row(*map(_text, [row.title, *texts, *count]))
+        for methods, lines in by_methods(rows):
+            if methods:
+                drawn.add_row(rich.text.Text(methods, "dim"))
+            for row, cells in lines:
+                texts = [joined(c.main, c.spread, c.count) if spreads else c.main for c in cells]
+                count = [str(row.n or "–")] if counted else []
+                drawn.add_row(*map(_text, [row.title, *texts, *count]))
     return drawn
 
 

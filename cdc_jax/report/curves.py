@@ -1,6 +1,6 @@
 """Plots of accuracy: by shots, by epochs, by a setting, by template, and paired differences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib.ticker
@@ -13,33 +13,50 @@ from cdc_jax.report import tables
 from cdc_jax.report.drawing import Plot, Style, color, label_ends, name_rows, plot, styles
 from cdc_jax.report.families import Family, plural
 from cdc_jax.report.figures import averages, over_seeds, primary, runs
-from cdc_jax.report.table import Table, Value
+from cdc_jax.report.table import Table, Value, by_methods
 from cdc_jax.report.words import words
 
+_PANEL = 225  # CSS pixels of a panel alone, twice those of one of several; more for many labels
+_LABEL = 18  # CSS pixels of a label
 _ENOUGH = 3  # seeds; the interval of two covers all of a figure
 
 
 def few_shot_curves(
     plots: list[Plot], family: Family, looks: Mapping[str, Style], name: str, table: Table
 ) -> None:
-    """The primary measure by shots, of the average of the datasets and of each, from its table."""
+    """The primary measure by shots, of the average of the datasets and of each, from its table.
+
+    Of many methods, each group has a panel, in which the reference is repeated.
+    """
     measure = primary(family).title
     by_title = {plural(shots): shots for shots in family.shots}
     shots = [by_title[column.title] for column in table.columns]  # empty columns are left out
     for i, (group, rows) in enumerate(table.groups):
         where = group or family.datasets[0]
-        with plot(plots, "shots", f"{name}-shots{i}", measure=measure, where=where) as figure:
-            axes = figure.subplots()
-            axes.set_xscale("log", base=2)
-            lines = {}
-            for place, row in enumerate(rows):
-                # Side by side, so that whiskers don't cover one another.
-                aside = 1.045 ** (place - (len(rows) - 1) / 2)
-                lines[row.title] = dict(zip(aside * np.array(shots), row.cells, strict=True))
-            _draw(axes, lines, looks, whiskers=True)
-            label_ends(axes)
-            axes.set_xticks(family.shots, [str(n) for n in family.shots])
-            axes.minorticks_off()
+        parts = by_methods((row, row.cells) for row in rows)
+        reference = [(row, row.cells) for row in rows if row.mark == "reference"]
+        sizes = [max(_PANEL / min(len(parts), 2), _LABEL * (len(own) + 1)) for _, own in parts]
+        names = {"measure": measure, "where": where}
+        with plot(plots, "shots", f"{name}-shots{i}", 60 + sum(sizes), **names) as figure:
+            grid = figure.subplots(
+                len(parts), sharex=True, sharey=True, squeeze=False, height_ratios=sizes
+            )
+            panels = list(grid.flat)
+            for axes, (heading, own) in zip(panels, parts, strict=True):
+                own += [line for line in reference if line not in own]
+                lines = {}
+                for place, (row, cells) in enumerate(own):
+                    # Side by side, so that whiskers don't cover one another.
+                    aside = 1.045 ** (place - (len(own) - 1) / 2)
+                    lines[row.title] = dict(zip(aside * np.array(shots), cells, strict=True))
+                axes.set_title(heading)
+                axes.set_xscale("log", base=2)
+                _draw(axes, lines, looks, whiskers=True)
+                axes.set_xticks(family.shots, [str(n) for n in family.shots])
+                axes.minorticks_off()
+            panels[0].set_ylim(*_limits(v for row in rows for v in row.cells))
+            for axes in panels:
+                label_ends(axes)
 
 
 def difference_plot(plots: list[Plot], family: Family, name: str, table: Table) -> None:
@@ -143,16 +160,11 @@ def _draw(
     axes: Axes, lines: Mapping[str, Mapping[Any, Any]], looks: Mapping[str, Style],
     whiskers: bool = False,
 ) -> None:  # fmt: skip
-    """Lines x -> value with their intervals as bands or whiskers, scaled to the means.
-
-    The interval of two seeds may be wider than the whole figure.
-    """
-    drawn = []
+    """Lines x -> value with their intervals as bands or whiskers."""
     for row, line in lines.items():
         points = [(x, v.mean, v.low, v.high, v.n) for x, v in sorted(line.items()) if v]
         if not points:
             continue
-        drawn += points
         x, mean, low, high, n = np.array(points).T
         look = looks[row]
         marker = look.marker if len(x) < 7 else ""
@@ -161,8 +173,14 @@ def _draw(
             axes.vlines(x, low, high, color=look.color, linewidth=1.2, alpha=0.7)
         elif n.min() >= _ENOUGH:
             axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
-    if drawn:
-        _, mean, low, high, _ = np.array(drawn).T
-        beyond = max(2.0, 0.5 * np.ptp(mean))
-        bottom, top = np.nanmin([mean, low]) - 1, np.nanmax([mean, high]) + 1
-        axes.set_ylim(max(bottom, mean.min() - beyond), min(top, mean.max() + beyond, 101))
+    axes.set_ylim(*_limits(v for line in lines.values() for v in line.values()))
+
+
+def _limits(values: Iterable[Any]) -> tuple[float, float]:
+    """Ends of an axis by the means: an interval of two seeds may be wider than the figure."""
+    if not (drawn := [(v.mean, v.low, v.high) for v in values if v]):
+        return 0.0, 101.0
+    mean, low, high = np.array(drawn).T
+    beyond = max(2.0, 0.5 * np.ptp(mean))
+    bottom, top = np.nanmin([mean, low]) - 1, np.nanmax([mean, high]) + 1
+    return max(bottom, mean.min() - beyond), min(top, mean.max() + beyond, 101)

@@ -125,6 +125,10 @@ class Family:
             raise ValueError(f"reference {reference!r} could be each of {'; '.join(variants)}")
         return row
 
+    def method_group(self, row: str) -> str:
+        """The heading of a row's method in tables."""
+        return group_of(self.rows[row][0].row.row)
+
     def ablations(self) -> Iterator[tuple[str, "Family", list[str]]]:
         """Methods with several variants on a task, their cells there and what settings differ."""
         for method in dict.fromkeys(cell.row.row for cell in self.cells):
@@ -199,6 +203,11 @@ def dataset_order(name: str) -> tuple[int, str]:
 def title_of(method: str) -> str:
     """How tables call a method."""
     return ROWS[method].title if method in ROWS else method
+
+
+def group_of(method: str) -> str:
+    """The heading of a method's rows in tables."""
+    return ROWS[method].group if method in ROWS else words("method_groups", "other")
 
 
 def plural(shots: int) -> str:

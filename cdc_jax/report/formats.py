@@ -12,7 +12,7 @@ import markupsafe
 import pandas as pd
 
 from cdc_jax.escaping import spreadsheet_cell
-from cdc_jax.report.table import Row, Shown, Table, Value, joined, shown
+from cdc_jax.report.table import Line, Table, Value, by_methods, joined, shown
 from cdc_jax.report.words import words
 
 _PAGE = 45  # rows of a LaTeX table that a page holds
@@ -40,7 +40,7 @@ def environment(escapes: Mapping[int, str] | None = None, **syntax: Any) -> jinj
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, **syntax,
     )  # fmt: skip
-    templates.globals |= {"shown": shown, "words": words}
+    templates.globals |= {"shown": shown, "by_methods": by_methods, "words": words}
     return templates
 
 
@@ -114,9 +114,9 @@ def _figures(cell: Value | str) -> tuple[float | str, ...]:
 
 def latex(table: Table) -> str:
     """`table` environments of a page each; they need the packages booktabs and graphicx."""
-    pages, used = list[list[tuple[str, list[tuple[Row, list[Shown]]]]]](), _PAGE
+    pages, used = list[list[tuple[str, list[Line]]]](), _PAGE
     for group, rows in shown(table):
-        lines = len(rows) + 1 + bool(group)
+        lines = len(rows) + len(by_methods(rows)) + bool(group)
         if not pages or used + lines > _PAGE:
             pages.append([])
             used = 0

@@ -11,6 +11,7 @@ from importlib import resources
 from cdc_jax.report.families import DATASETS, Family
 from cdc_jax.report.figures import source_split
 from cdc_jax.report.table import Row, Value
+from cdc_jax.report.words import words
 
 _BENCHMARK = frozenset(DATASETS[:11])  # CoOp's
 _MODEL = "clip-vit-base-patch16"
@@ -39,5 +40,7 @@ def published_rows(family: Family, datasets: Sequence[str], width: int) -> list[
                 Value(float(x)) if (x := line[key]) else None for key in ("base", "new", "h")
             ]
             values = (*figures, *[None] * width)[:width]
-            rows.append(Row(f"{line['title']}, published", values, "published", line["source"]))
+            title, source = f"{line['title']}, published", line["source"]
+            heading = words("method_groups", "published")
+            rows.append(Row(title, values, "published", source, heading))
     return rows

@@ -1,9 +1,10 @@
 """What a table is: values in rows and columns, and the texts that every renderer shows of them."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias, TypeVar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +25,17 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row; `mark` is "reference", "published", "room" or nothing, `source` where published."""
+    """A row.
+
+    `mark` is "reference", "published", "room" or nothing, `source` where published, `method_group`
+    the heading of the rows of its method and the methods beside it.
+    """
 
     title: str
     cells: tuple[Value | str | None, ...]
     mark: str = ""
     source: str = ""
+    method_group: str = ""
 
     @property
     def n(self) -> int:
@@ -101,6 +107,11 @@ class Table:
         return {row: cell for row, cell in cells.items() if isinstance(cell, Value)}
 
 
+T = TypeVar("T")
+Line: TypeAlias = "tuple[Row, list[Shown]]"
+_MANY = 10  # rows; fewer are read without headings
+
+
 @dataclasses.dataclass(frozen=True)
 class Shown:
     """A cell as texts: a value's parts, or words, or a dash for nothing.
@@ -121,7 +132,7 @@ class Shown:
         return joined(self.interval, self.count)
 
 
-def shown(table: Table) -> Iterator[tuple[str, list[tuple[Row, list[Shown]]]]]:
+def shown(table: Table) -> Iterator[tuple[str, list[Line]]]:
     """Group, and its rows with their cells as texts."""
     for group, rows in table.groups:
         best = [_best(table, rows, c) for c in range(len(table.columns))]
@@ -130,6 +141,14 @@ def shown(table: Table) -> Iterator[tuple[str, list[tuple[Row, list[Shown]]]]]:
             for r, row in enumerate(rows)
         ]
         yield group, lines
+
+
+def by_methods(lines: Iterable[tuple[Row, T]]) -> list[tuple[str, list[tuple[Row, T]]]]:
+    """Heading and lines of each group of methods; all under none if they are few or alike."""
+    lines = list(lines)
+    groups = itertools.groupby(lines, lambda line: line[0].method_group)
+    parts = [(title, list(own)) for title, own in groups]
+    return parts if len(lines) >= _MANY and len(parts) > 1 else [("", lines)]
 
 
 def _shown(table: Table, row: Row, c: int, best: bool) -> Shown:

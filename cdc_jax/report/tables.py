@@ -82,7 +82,11 @@ def differences(family: Family, kind: str = "differences", name: str = "") -> li
     groups = []
     for title, datasets in family.scopes("All cells"):
         gains = figures.differences(runs, datasets, columns, reference)
-        groups.append((title, [Row(f"− {row}", tuple(cells)) for row, cells in gains.items()]))
+        rows = [
+            Row(f"− {row}", tuple(cells), method_group=family.method_group(row))
+            for row, cells in gains.items()
+        ]
+        groups.append((title, rows))
     return _table(
         family, kind, columns, groups, name=name, head=reference, signed=True, reference=reference
     )
@@ -107,8 +111,9 @@ def shares(family: Family) -> list[Table]:
         groups = []
         for title, datasets in family.scopes():
             ends = (runs, datasets, columns, start, oracle)
-            own = [Row(row, _shares(*ends, row)) for row in alike if row not in (start, oracle)]
-            groups.append((title, [Row("room, in points", _shares(*ends), "room"), *own]))
+            cells = {row: _shares(*ends, row) for row in alike if row not in (start, oracle)}
+            room = Row("room, in points", _shares(*ends), "room")
+            groups.append((title, [room, *_rows(family, cells)]))
         which, name = (" with visual prompts", "room-visual") if visual else ("", "room")
         tables += _table(family, "room", columns, groups, name=name, which=which, least=_LEAST_ROOM)
     return tables
@@ -147,7 +152,8 @@ def templates(family: Family) -> list[Table]:
                 if min(map(len, alone)) > 1:
                     fused = [cell.splits[split]["accuracy"] for cell in cells]
                     means = map(over_seeds, [fused, *zip(*alone, strict=True)])
-                    rows.append(Row(row, (split, *means)))
+                    group = family.method_group(row)
+                    rows.append(Row(row, (split, *means), method_group=group))
         groups.append((dataset * (len(family.datasets) > 1), rows))
     count = max((len(row.cells) - 2 for _, rows in groups for row in rows), default=0)
     titles = ["fused", *(f"t{m + 1}" for m in range(count))]
@@ -254,7 +260,10 @@ def _across(
 
 def _rows(family: Family, cells: Mapping[str, Sequence[Value | None]]) -> list[Row]:
     marks = {family.reference: "reference"}
-    return [Row(row, tuple(own), marks.get(row, "")) for row, own in cells.items()]
+    return [
+        Row(row, tuple(own), marks.get(row, ""), method_group=family.method_group(row))
+        for row, own in cells.items()
+    ]
 
 
 def _shares(
