@@ -71,11 +71,12 @@ def line(row: str, stage: str, case: measuring.Case, times: measuring.Times) -> 
 
 
 def trained_rows() -> list[str]:
-    """The rows that train, without the upper bounds."""
+    """The rows that train, without controls and upper bounds."""
     return [
         name
         for name, row in methods.ROWS.items()
-        if row.role != "upper bound" and methods.configure(name).config.optimizer.epochs
+        if row.group not in ("controls", "upper bounds")
+        and methods.configure(name).config.optimizer.epochs
     ]
 
 
