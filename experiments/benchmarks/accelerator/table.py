@@ -77,10 +77,10 @@ _SHORT = {
         + ("equal" if m["equal"] else f"error {m['difference']:.1e}")
     ),
     "program_bytes": lambda m: (
-        f"{np.median(m['seconds']):.3g} s a step, compiled in {m['compile_seconds']:.1f} s"
+        f"{_milliseconds(m['seconds'])} a step, compiled in {m['compile_seconds']:.1f} s"
     ),
     "torch_seconds": lambda m: (
-        f"{np.median(m['torch_seconds']):.3g} s a step by PyTorch "
+        f"{_milliseconds(m['torch_seconds'])} a step by PyTorch "
         f"{m['torch']} on {m['torch_device']}, peak {_gigabytes(m['torch_peak_bytes'])}"
     ),
     "kind": lambda m: f"{m['devices']} x {m['kind']} ({m['platform']})",
@@ -111,19 +111,24 @@ def _steps(cases: Mapping[str, Measured], report: Measured) -> Iterator[str]:
         if "program_bytes" not in measured:
             yield f"  {case:<30} {short(measured)}"
             continue
-        low, middle, high = (f(measured["seconds"]) for f in (np.min, np.median, np.max))
+        middle = np.median(measured["seconds"])
         rate = rates.get("bfloat16" if "bfloat16" in case else "float32")
         share = measured["necessary_operations"] / middle / rate if rate else None
         yield _STEP.format(
             f"  {case}",
             measured["products"],
             f"{measured['compile_seconds']:.1f} s",
-            f"{middle:.3g} s [{low:.3g} .. {high:.3g}]",
+            _milliseconds(measured["seconds"]),
             "–" if share is None else f"{share:.0%}",
             _gigabytes(measured["program_bytes"]),
             _gigabytes(measured["peak_bytes"]),
             f"{torch[case] / middle:.2f}" if case in torch else "–",
         )
+
+
+def _milliseconds(seconds: list[float]) -> str:
+    low, middle, high = (1000 * f(seconds) for f in (np.min, np.median, np.max))
+    return f"{middle:#.3g} ms [{low:#.3g} .. {high:#.3g}]"
 
 
 def _gigabytes(count: int | None) -> str:
