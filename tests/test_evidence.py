@@ -1,4 +1,4 @@
-"""evidence.py against literal float64 rules, SciPy, Monte-Carlo and finite differences."""
+"""Evidence against literal float64 rules, SciPy, Monte-Carlo and finite differences."""
 
 import functools
 import itertools
