@@ -5,26 +5,20 @@ Ours are float32. A difference counts in units of the tensor's largest value.
 """
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers
-import transformers
+import small_clip
 import whole_way
-from references import clip_reference
 
 from cdc_jax import backbone, methods, optimizer, step, tasks, train
-from cdc_jax import clip as clip_lib
-from cdc_jax.clip.backbone import ClipBackbone
 from cdc_jax.folder_names import folder_name
 from cdc_jax.methods import aligned_prompts, conditional_prompts
 from cdc_jax.preprocessing import Preprocessing
 from cdc_jax.tasks.batches import TrainingBatches
 
-REFERENCES = Path(__file__).parent / "references"
 CASES = {
     "cocoop": ("cocoop", {}),
     "tcp": ("tcp", {}),
@@ -46,25 +40,14 @@ DSTC = {
 
 @pytest.fixture(scope="module")
 def stored():
-    with np.load(REFERENCES / "methods.npz", allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ("vocabulary", "names", "views")}
-    with np.load(REFERENCES / "conditional_methods.npz", allow_pickle=False) as file:
-        return arrays | dict(file)
+    arrays = small_clip.stored("methods")
+    shared = {name: arrays[name] for name in ("vocabulary", "names", "views")}
+    return shared | small_clip.stored("conditional_methods")
 
 
 @pytest.fixture(scope="module")
 def clip(stored, tmp_path_factory):
-    """The references' CLIP, and a tokenizer of its whole words."""
-    config = clip_reference.METHODS
-    folder = clip_reference.write_folder(tmp_path_factory.mktemp("conditional") / "clip", config)
-    clip_reference.write_weights(folder, clip_reference.weights(config))
-    vocabulary = {str(word): i for i, word in enumerate(stored["vocabulary"])}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "<pad>"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    hf = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<start>", eos_token="<end>"
-    )
-    return ClipBackbone(clip_lib.load(folder)[0], clip_lib.Tokenizer(hf, context_length=24))
+    return small_clip.load(stored["vocabulary"], tmp_path_factory.mktemp("conditional") / "clip")
 
 
 def assert_close(actual, expected, share=1e-5):
