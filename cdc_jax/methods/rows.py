@@ -132,8 +132,9 @@ _TOWERS = {
 }  # fmt: skip
 _SMALL_TOWERS = {"views": "flip", "steps_per_shot": 0, "optimizer.epochs": 40}
 _VISUAL = {**_ADAM, "views": "flip", "prompts.layers": 2, "optimizer.learning_rate": 0.001}
-# MMRL's H_int on validation seeds 11 to 13 of aligned, task_misaligned and domain_gap: weight 1 89.4,
-# 78.5 and 62.4, weight 2 92.0, 79.1 and 58.9, weight 4 93.2, 78.4 and 57.3. The mean of 1 is best.
+# MMRL's H_int on validation seeds 11 to 13 of aligned, task_misaligned and domain_gap: 89.4, 78.5
+# and 62.4 with weight 1, 92.0, 79.1 and 58.9 with 2, 93.2, 78.4 and 57.3 with 4. The mean of weight
+# 1 is best.
 _SMALL_MMRL = {
     **_ADAM, "views": "flip", "optimizer.learning_rate": 0.001, "loss.consistency_weight": 1.0,
 }  # fmt: skip
