@@ -1028,6 +1028,8 @@ def test_many_methods_stand_in_groups_in_every_format(tmp_path, capsys):
     console.print_main(found)
     printed = capsys.readouterr().out
     assert all(f"\n  {title}" in printed or f" {title} " in printed for title in expected)
+    others = len(names) - 1
+    assert f"with {others} methods (0.0 to 0.0 points)." in made.files["index.html"]
     (drawing,) = [text for name, text in made.files.items() if name.endswith("-shots0.svg")]
     labels = [node.text for node in ET.fromstring(drawing).iter() if node.text]
     assert set(expected) <= set(labels)

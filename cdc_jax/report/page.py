@@ -30,6 +30,7 @@ _TASK_PLOTS: Sequence[Callable[[list[Plot], Family, Mapping[str, Style], str], N
     curves.epoch_curves, trust.reliability, trust.guaranteed_risk, trust.risk_coverage,
     maps.confusion_maps, trust.uncertainties, curves.template_accuracy, maps.template_maps,
 )  # fmt: skip
+_NAMED = 8  # rows in a sentence, at most
 _SMALL = 96  # pixels; below that, pixels are shown as squares
 
 
@@ -82,14 +83,21 @@ class Part:
             alone = len(self.family.rows) < 2
             return "" if alone else f"{self.full_title}: no run of the method to compare with."
         measure = primary(self.family).title
-        rows: dict[str, list[str]] = {sign: [] for sign in words("verdicts")}
+        rows: dict[str, dict[str, float]] = {sign: {} for sign in words("verdicts")}
         for row, value in table.values(measure).items():
-            points = number(value.mean, 1, signed=True)
-            rows[str(value.sign)].append(f"{row.removeprefix('− ')} ({points})")
-        texts = [f"{words('verdicts', sign)} {', '.join(own)}" for sign, own in rows.items() if own]
+            rows[str(value.sign)][row.removeprefix("− ")] = value.mean
+        texts = [f"{words('verdicts', sign)} {_named(own)}" for sign, own in rows.items() if own]
         measure = measure.replace("average", "average accuracy")
         lead = f"{self.full_title}: in {measure}, {self.family.reference} is {'; '.join(texts)}."
         return lead if texts else ""
+
+
+def _named(points: Mapping[str, float]) -> str:
+    """Rows with their points; of many rows, how many there are and the range."""
+    if len(points) > _NAMED:
+        least, most = (number(f(points.values()), 1, signed=True) for f in (min, max))
+        return words("many_rows", count=len(points), least=least, most=most)
+    return ", ".join(f"{row} ({number(x, 1, signed=True)})" for row, x in points.items())
 
 
 def part(family: Family, tables: Sequence[Table]) -> Part:
