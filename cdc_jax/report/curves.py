@@ -16,7 +16,7 @@ from cdc_jax.report.figures import averages, over_seeds, primary, runs
 from cdc_jax.report.table import Table, Value, by_methods
 from cdc_jax.report.words import words
 
-_PANEL = 225  # CSS pixels of a panel alone, twice those of one of several; more for many labels
+_PANEL = 225  # CSS pixels of a panel alone; one of several has at least half
 _LABEL = 18  # CSS pixels of a label
 _ENOUGH = 3  # seeds; the interval of two covers all of a figure
 
