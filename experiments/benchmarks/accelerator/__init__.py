@@ -7,7 +7,7 @@ The parts run in order of worth: the device's rate of matrix products; parity wi
 training steps of CoOp, MaPLe and CDC at ViT-B/16 sizes with random weights, with the published
 batch size, in bfloat16, and PyTorch's where it is installed; the README's first command; a kill and
 a resume; the steps in float32; steps with the other batch size; CDC's compilation with other
-options. All parts together take about 22 minutes (`--accelerator_seconds=1320`).
+options. All parts together should take about 22 minutes (`--accelerator_seconds=1320`).
 
 A part whose estimate does not fit the time left is skipped, and a part that takes twice its
 estimate is stopped. The table names what was not run. The JSON file is written after every
