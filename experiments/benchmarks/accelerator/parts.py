@@ -61,5 +61,5 @@ PARTS = (
     Part("pytorch_batches", "PyTorch's", 100, torch_steps.measure_torch, steps.others),
     Part("options", "compile options", 120, steps.measure_option, _always(*steps.OPTIONS)),
 )  # fmt: skip
-"""The estimates follow a run on an H100, where XLA compiled a step in 27 to 59 s. CDC's steps and the
-parts from the first command on found no time there: their estimates are guesses."""
+"""The estimates follow a run on an H100, where XLA compiled a step in 27 to 59 s. CDC's steps and
+the parts from the first command on found no time there: their estimates are guesses."""
