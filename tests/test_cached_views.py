@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import chex
 import jax
@@ -25,6 +24,7 @@ from cdc_jax import (
 )
 from cdc_jax.clip.backbone import ClipBackbone
 from cdc_jax.methods import defaults, families, linear_probe, rows
+from cdc_jax.methods.family import Family
 from cdc_jax.tasks.batches import TrainingBatches, read_images
 from cdc_jax.tasks.photographs import Photographs
 
@@ -264,12 +264,6 @@ class TwoStages(linear_probe.LinearProbe):
         return methods.Stage(self, self.config.optimizer), methods.Stage(self, second)
 
 
-FAMILY = types.SimpleNamespace(
-    settle=linear_probe.LINEAR_PROBE.settle,
-    build=lambda *arguments: TwoStages(**vars(linear_probe.LINEAR_PROBE.build(*arguments))),
-    changes_images=linear_probe.LINEAR_PROBE.changes_images,
-    suit_unfamiliar_names=lambda config: None,
-)
 ROW = methods.Row(
     "two stages",
     {"views": "shared", "optimizer.name": "adam", "optimizer.epochs": 3, "optimizer.batch_size": 5},
@@ -280,7 +274,7 @@ ROW = methods.Row(
 @pytest.fixture(scope="module")
 def registered():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(families.FAMILIES, "two_stages", FAMILY)
+        patch.setitem(families.FAMILIES, "two_stages", Family(TwoStages))
         patch.setitem(defaults.OF_FAMILIES, "two_stages", {})
         patch.setitem(rows.ROWS, "two_stages", ROW)
         yield

@@ -7,7 +7,6 @@ has a head with two parameters, averages over the epochs of its first stage, and
 
 import dataclasses
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from scipy.special import softmax
 import cdc_jax
 from cdc_jax import backbone, clip, devices, export, inference, methods, tasks, train, views
 from cdc_jax.methods import defaults, families, rows
+from cdc_jax.methods.family import Family
 from cdc_jax.methods.heads import SoftmaxHead
 from cdc_jax.tasks.batches import TrainingBatches
 
@@ -83,20 +83,15 @@ def halved(backbone, learned, classes):
     return learned.trained | {"reading": reading}
 
 
-def build(config, backbone, class_names, template):
-    return Everything(config, tuple(class_names), template, SoftmaxHead(learned=True))
+class EverythingFamily(Family):
+    def changes_images(self, config):
+        return True
 
 
-FAMILY = types.SimpleNamespace(
-    settle=lambda config, backbone, class_names, template, support: config,
-    build=build,
-    changes_images=lambda config: True,
-    suit_unfamiliar_names=lambda config: None,
-)
 ROW = methods.Row(
     "everything",
     {"views": "flip", "optimizer.epochs": 3, "optimizer.batch_size": 8, "optimizer.name": "adam",
-     "optimizer.learning_rate": 0.01},
+     "optimizer.learning_rate": 0.01, "head.learned": True},
     family="everything",
 )  # fmt: skip
 
@@ -104,7 +99,7 @@ ROW = methods.Row(
 @pytest.fixture(scope="module")
 def registered():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(families.FAMILIES, "everything", FAMILY)
+        patch.setitem(families.FAMILIES, "everything", EverythingFamily(Everything))
         patch.setitem(defaults.OF_FAMILIES, "everything", SETTINGS)
         patch.setitem(rows.ROWS, "everything", ROW)
         yield

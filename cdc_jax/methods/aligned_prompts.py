@@ -2,26 +2,20 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import prompt_tuning
+from cdc_jax.methods.family import Problem
 from cdc_jax.methods.method import Batch, Term, frozen_features
-from cdc_jax.methods.prompt_tuning import PromptTuning
+from cdc_jax.methods.prompt_tuning import PromptTuning, PromptTuningFamily
 from cdc_jax.methods.stage import Stage
-from cdc_jax.wording import Template
 
 PyTree = Any
-
-settle = prompt_tuning.settle
-changes_images = prompt_tuning.changes_images
-suit_unfamiliar_names = prompt_tuning.suit_unfamiliar_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,17 +85,21 @@ def without_conflict(gradients: dict[str, PyTree], share: float = 1.0) -> PyTree
     return jax.tree.map(project, gradients["loss"], gradients["guide"])
 
 
-def build(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-) -> PromptTuning:
-    """Builds a method; see `prompt_tuning.build`.
+class AlignedFamily(PromptTuningFamily):
+    """The family of ProGrad."""
 
-    Raises:
-      ValueError: see `prompt_tuning.build`; or the share or the temperature has no meaning.
-    """
-    alignment = config.alignment
-    if not 0 <= alignment.share <= 1:
-        raise ValueError(f"alignment.share must be between 0 and 1, got {alignment.share}")
-    if not alignment.temperature > 0:
-        raise ValueError(f"alignment.temperature must be above 0, got {alignment.temperature}")
-    return prompt_tuning.build(config, backbone, class_names, template, ProGrad, padded=True)
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """See `PromptTuningFamily`.
+
+        Raises:
+          ValueError: as there; or the share or the temperature has no meaning.
+        """
+        alignment = config.alignment
+        if not 0 <= alignment.share <= 1:
+            raise ValueError(f"alignment.share must be between 0 and 1, got {alignment.share}")
+        if not alignment.temperature > 0:
+            raise ValueError(f"alignment.temperature must be above 0, got {alignment.temperature}")
+        return super().fields(config, problem)
+
+
+ALIGNED_PROMPTS = AlignedFamily(ProGrad, padded=True)

@@ -6,6 +6,7 @@ from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
 from cdc_jax.methods.choice import Choice
 from cdc_jax.methods.families import FAMILIES
+from cdc_jax.methods.family import Problem
 from cdc_jax.methods.method import Method
 from cdc_jax.methods.support import Support
 from cdc_jax.wording import Template
@@ -31,8 +32,8 @@ def build(
       ValueError: a setting has an unknown value, or settings do not fit each other or the backbone.
     """
     family = FAMILIES[choice.family_name]
-    settled = family.settle(choice.config, backbone, class_names, template, support)
-    return family.build(settled, backbone, class_names, template)
+    problem = Problem(backbone, tuple(class_names), template)
+    return family.build(family.settle(choice.config, problem, support), problem)
 
 
 def rebuild(
@@ -58,4 +59,4 @@ def rebuild(
         raise ValueError(
             f"this release has no methods of family {family!r}: it has {', '.join(FAMILIES)}"
         )
-    return FAMILIES[family].build(settings, backbone, class_names, template)
+    return FAMILIES[family].build(settings, Problem(backbone, tuple(class_names), template))

@@ -1,8 +1,8 @@
 """Prompts that a small network computes: from the image in CoCoOp, from the class in TCP."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import heads, losses
-from cdc_jax.methods.family import BaseFamily
+from cdc_jax.methods import losses
+from cdc_jax.methods.family import Family, Problem
 from cdc_jax.methods.feature_adapters import texts_of
 from cdc_jax.methods.method import Batch, Method, Term, Text
 from cdc_jax.methods.prompt_tuning import templates_of
@@ -213,29 +213,16 @@ class TCP(Method):
         return learned.trained["prompts"]["context"]
 
 
-@dataclasses.dataclass(frozen=True)
-class ConditionalFamily(BaseFamily):
-    """A family of one class of conditional prompts.
+class ConditionalFamily(Family):
+    """A family of conditional prompts."""
 
-    Attributes:
-      of: builds a method from the arguments of `build`.
-    """
-
-    of: Callable[[ConfigDict, Backbone, Sequence[str], Template], Method]
-
-    def texts(self, config: ConfigDict, template: Template) -> Sequence[Template]:
-        """The text of the setting `templates`, or the task's text."""
-        return (texts_of(config.get("templates", "")) or template,)
-
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-    ) -> Method:
-        """Builds a method; see `prompt_tuning.build`.
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """None here; checks the sizes.
 
         Raises:
           ValueError: a setting has a value that does not fit the backbone or has no meaning.
         """
-        width, reduction = backbone.sizes.embed_width, config.network.reduction
+        width, reduction = problem.backbone.sizes.embed_width, config.network.reduction
         if not 1 <= reduction <= width:
             raise ValueError(
                 f"network.reduction must be between 1 and the features' width {width}, got "
@@ -244,31 +231,40 @@ class ConditionalFamily(BaseFamily):
         for key in ("templates", "context"):
             if config.prompts[key] < 1:
                 raise ValueError(f"prompts.{key} must be at least 1, got {config.prompts[key]}")
-        return self.of(config, backbone, tuple(class_names), template)
+        return {}
 
 
-def _cocoop(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-) -> CoCoOp:
-    prompts = SharedPrompts(templates_of(config.prompts, template), backbone)
-    return CoCoOp(config, tuple(class_names), template, heads.build(config.head), prompts)
+class CoCoOpFamily(ConditionalFamily):
+    """The family of CoCoOp."""
+
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """The templates; see `ConditionalFamily`."""
+        fields = super().fields(config, problem)
+        templates = templates_of(config.prompts, problem.template)
+        return {**fields, "prompts": SharedPrompts(templates, problem.backbone)}
 
 
-def _tcp(
-    config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-) -> TCP:
-    depth, rest = backbone.sizes.text_depth, config.prompts.rest
-    block = config.prompts.block or 2 * depth // 3
-    if not 1 <= block < depth:
-        raise ValueError(
-            f"prompts.block must be between 1 and {depth - 1} for a text tower of {depth} blocks, "
-            f"got {block}"
-        )
-    if rest:
-        require_template(rest, "prompts.rest")
-    texts, head = texts_of(config.templates), heads.build(config.head)
-    return TCP(config, tuple(class_names), template, head, block, texts)
+class TCPFamily(ConditionalFamily):
+    """The family of TCP."""
+
+    def texts(self, config: ConfigDict, template: Template) -> Sequence[Template]:
+        """The text of the setting `templates`, or the task's text."""
+        return (texts_of(config.templates) or template,)
+
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """The block and the text; see `ConditionalFamily`."""
+        fields = super().fields(config, problem)
+        depth, rest = problem.backbone.sizes.text_depth, config.prompts.rest
+        block = config.prompts.block or 2 * depth // 3
+        if not 1 <= block < depth:
+            raise ValueError(
+                f"prompts.block must be between 1 and {depth - 1} for a text tower of {depth} "
+                f"blocks, got {block}"
+            )
+        if rest:
+            require_template(rest, "prompts.rest")
+        return {**fields, "block": block, "texts": texts_of(config.templates)}
 
 
-COCOOP = ConditionalFamily(_cocoop)
-TCP_FAMILY = ConditionalFamily(_tcp)
+COCOOP = CoCoOpFamily(CoCoOp)
+TCP_FAMILY = TCPFamily(TCP)

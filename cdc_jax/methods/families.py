@@ -1,11 +1,12 @@
 """The families of methods by name."""
 
-from cdc_jax.methods import aligned_prompts, prompt_tuning
+from cdc_jax.methods.aligned_prompts import ALIGNED_PROMPTS
 from cdc_jax.methods.cache_adapters import TIP_ADAPTER
 from cdc_jax.methods.conditional_prompts import COCOOP, TCP_FAMILY
 from cdc_jax.methods.family import Family
 from cdc_jax.methods.feature_adapters import CLIP_ADAPTER, TASKRES
 from cdc_jax.methods.linear_probe import LINEAR_PROBE
+from cdc_jax.methods.prompt_tuning import PROMPT_TUNING
 from cdc_jax.methods.regulated_prompts import COPROMPT, PROMPTSRC
 from cdc_jax.methods.representation_tokens import REPRESENTATION_TOKENS
 from cdc_jax.methods.strong_probes import CROSS_MODAL_PROBE, LP_PLUS_PLUS
@@ -13,8 +14,8 @@ from cdc_jax.methods.tower_adapters import CLIP_LORA, CLIP_SVD
 from cdc_jax.methods.two_stages import TWO_SFS
 
 FAMILIES: dict[str, Family] = {
-    "prompt_tuning": prompt_tuning,
-    "aligned_prompts": aligned_prompts,
+    "prompt_tuning": PROMPT_TUNING,
+    "aligned_prompts": ALIGNED_PROMPTS,
     "cocoop": COCOOP,
     "tcp": TCP_FAMILY,
     "promptsrc": PROMPTSRC,

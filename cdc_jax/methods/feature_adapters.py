@@ -7,7 +7,7 @@ encoder. The other feature methods are in `cache_adapters` and `strong_probes`.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import heads
-from cdc_jax.methods.family import BaseFamily
+from cdc_jax.methods.family import Family, Problem
 from cdc_jax.methods.method import Forward, Method, Text
 from cdc_jax.methods.stage import Learned
 from cdc_jax.methods.support import (
@@ -179,32 +178,17 @@ def adapt(
     return unit(ratio * added + (1 - ratio) * features)
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureFamily(BaseFamily):
-    """A family of one class of feature methods.
-
-    Attributes:
-      method: the class.
-    """
-
-    method: type[FeatureMethod]
+class FeatureFamily(Family):
+    """A family of feature methods."""
 
     def texts(self, config: ConfigDict, template: Template) -> Sequence[Template]:
         """The text of the setting `templates`, or the task's text."""
         return (texts_of(config.templates) or template,)
 
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-    ) -> FeatureMethod:
-        """Builds a method; see `prompt_tuning.build`."""
-        del backbone
-        return self.method(
-            config=config,
-            class_names=tuple(class_names),
-            template=template,
-            head=heads.build(config.head),
-            texts=texts_of(config.templates),
-        )
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """The texts, if they are not the task's."""
+        del problem
+        return {"texts": texts_of(config.templates)}
 
 
 def texts_of(templates: str) -> Template | None:

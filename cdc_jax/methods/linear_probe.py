@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cdc_jax.backbone import Backbone
-from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import heads
-from cdc_jax.methods.family import BaseFamily
+from cdc_jax.methods.family import Family
 from cdc_jax.methods.method import Learned, Method
 from cdc_jax.methods.support import Support
 from cdc_jax.wording import Template
@@ -47,15 +45,4 @@ class LinearProbe(Method):
         return learned.trained["classifier"]
 
 
-class LinearProbeFamily(BaseFamily):
-    """The family of the linear probe."""
-
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-    ) -> LinearProbe:
-        """Builds the probe; see `prompt_tuning.build`."""
-        del backbone
-        return LinearProbe(config, tuple(class_names), template, heads.build(config.head))
-
-
-LINEAR_PROBE = LinearProbeFamily()
+LINEAR_PROBE = Family(LinearProbe)

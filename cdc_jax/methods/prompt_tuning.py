@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import heads, losses, prompts
+from cdc_jax.methods import losses, prompts
+from cdc_jax.methods.family import Family, Problem
 from cdc_jax.methods.method import (
     Batch,
     Learned,
@@ -121,89 +122,72 @@ class PromptTuning(Method):
         return {"phrases": self.config.prompts.phrases}
 
 
-def settle(
-    config: ConfigDict,
-    backbone: Backbone,
-    class_names: Sequence[str],
-    template: Template,
-    support: Support,
-) -> ConfigDict:
-    """Fills in the settings that depend on the training images.
+@dataclasses.dataclass(frozen=True)
+class PromptTuningFamily(Family):
+    """A family of prompt tuning.
 
-    Returns:
-      The settings, with the additions of `heads.settle`. With `prompts.pick` they have one initial
-      phrase, the phrase that is most accurate on the training images.
-
-    Raises:
-      ValueError: a template has no {}.
-    """
-    config = config.copy_and_resolve_references().unlock()
-    if config.prompts.pick:
-        phrases = config.prompts.phrases.split("|")
-        texts = [_as_template(phrase) for phrase in phrases]
-        correct = support_logits(backbone, texts, class_names, support).argmax(-1) == support.labels
-        config.prompts.phrases = phrases[int(correct.mean(1).argmax())].strip()
-        config.prompts.pick = False
-    hand_crafted = _hand_crafted(config.prompts, template)
-    heads.settle(config.head, support_logits(backbone, hand_crafted, class_names, support))
-    return config.lock()
-
-
-def build(
-    config: ConfigDict,
-    backbone: Backbone,
-    class_names: Sequence[str],
-    template: Template,
-    method: type[PromptTuning] = PromptTuning,
-    padded: bool = False,
-) -> PromptTuning:
-    """Builds a method.
-
-    Args:
-      config: its settings, after `settle`.
-      backbone: the frozen model.
-      class_names: the training classes.
-      template: the task's hand-crafted text t^0.
-      method: the class of the method.
+    Attributes:
       padded: see `prompts.Templates`.
-
-    Raises:
-      ValueError: a setting has an unknown value, a template has no {}, or the number of
-        hand-crafted templates is neither 1 nor the number of templates.
     """
-    require_choice(config.loss.decoupling, DECOUPLING, "loss.decoupling")
-    require_choice(config.loss.consistency, CONSISTENCY, "loss.consistency")
-    hand_crafted = _hand_crafted(config.prompts, template)
-    anchors = 1 if config.prompts.ensemble else len(hand_crafted)
-    if config.prompts.context and anchors not in (1, config.prompts.templates):
-        raise ValueError(
-            f"prompts.anchors has {anchors} hand-crafted templates for {config.prompts.templates} "
-            "learned templates: give one anchor, or one for each learned template"
-        )
-    templates = dataclasses.replace(templates_of(config.prompts, template), padded=padded)
-    return method(
-        config=config,
-        class_names=tuple(class_names),
-        template=template,
-        head=heads.build(config.head),
-        prompts=kind_of(config.prompts)(templates, backbone),
-        hand_crafted=hand_crafted,
-    )
 
+    method: type[PromptTuning]
+    padded: bool = False
 
-def changes_images(config: ConfigDict) -> bool:
-    """Whether prompts of these settings enter the image tower."""
-    return kind_of(config.prompts).changes_images
+    def texts(self, config: ConfigDict, template: Template) -> Sequence[Template]:
+        """The texts of `prompts.anchors`, or the task's text."""
+        return _hand_crafted(config.prompts, template)
 
+    def settle(self, config: ConfigDict, problem: Problem, support: Support) -> ConfigDict:
+        """Fills in the settings that depend on the shots: see `Family`, and with `prompts.pick` the
+        initial phrase, which is the phrase that is most accurate on the shots.
 
-def suit_unfamiliar_names(config: ConfigDict) -> None:
-    """Gives each class its own learned text prompts.
+        Raises:
+          ValueError: a template has no {}.
+        """
+        if config.prompts.pick:
+            config = config.copy_and_resolve_references().unlock()
+            phrases = config.prompts.phrases.split("|")
+            texts = [_as_template(phrase) for phrase in phrases]
+            logits = support_logits(problem.backbone, texts, problem.class_names, support)
+            correct = logits.argmax(-1) == support.labels
+            config.prompts.phrases = phrases[int(correct.mean(1).argmax())].strip()
+            config.prompts.pick = False
+        return super().settle(config, problem, support)
 
-    This suits class names that the backbone has never read (CoOp's class-specific context, Zhou et
-    al. 2022). The method can then classify among the training classes only.
-    """
-    of_text = True in _LEARNED.get(config.prompts.modality, {})
-    config.prompts.class_specific = bool(config.prompts.context) and of_text
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """The prompts and the hand-crafted texts.
+
+        Raises:
+          ValueError: a setting has an unknown value, a template has no {}, or the number of
+            hand-crafted templates is neither 1 nor the number of templates.
+        """
+        require_choice(config.loss.decoupling, DECOUPLING, "loss.decoupling")
+        require_choice(config.loss.consistency, CONSISTENCY, "loss.consistency")
+        hand_crafted = _hand_crafted(config.prompts, problem.template)
+        anchors = 1 if config.prompts.ensemble else len(hand_crafted)
+        if config.prompts.context and anchors not in (1, config.prompts.templates):
+            raise ValueError(
+                f"prompts.anchors has {anchors} hand-crafted templates for "
+                f"{config.prompts.templates} learned templates: give one anchor, or one for each "
+                "learned template"
+            )
+        templates = templates_of(config.prompts, problem.template)
+        templates = dataclasses.replace(templates, padded=self.padded)
+        made = kind_of(config.prompts)(templates, problem.backbone)
+        return {"prompts": made, "hand_crafted": hand_crafted}
+
+    def changes_images(self, config: ConfigDict) -> bool:
+        """Whether prompts of these settings enter the image tower."""
+        return kind_of(config.prompts).changes_images
+
+    def suit_unfamiliar_names(self, config: ConfigDict) -> None:
+        """Gives each class its own learned text prompts.
+
+        This suits class names that the backbone has never read (CoOp's class-specific context, Zhou
+        et al. 2022). The method can then classify among the training classes only.
+        """
+        of_text = True in _LEARNED.get(config.prompts.modality, {})
+        config.prompts.class_specific = bool(config.prompts.context) and of_text
 
 
 def kind_of(config: ConfigDict) -> type[prompts.HandCrafted]:
@@ -285,3 +269,5 @@ CONSISTENCY: dict[str, Callable[[Batch], Array]] = {
     ),
 }
 """The forms of L_con."""
+
+PROMPT_TUNING = PromptTuningFamily(PromptTuning)

@@ -6,7 +6,7 @@ heads, L_de and L_con of prompt tuning work with both.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from jaxtyping import Array, Float
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import losses, prompt_tuning
+from cdc_jax.methods import losses
+from cdc_jax.methods.family import Problem
 from cdc_jax.methods.feature_adapters import adapt, bottleneck
-from cdc_jax.methods.method import Batch, Method, Term, Text, frozen_features
-from cdc_jax.methods.prompt_tuning import PromptTuning
+from cdc_jax.methods.method import Batch, Term, Text, frozen_features
+from cdc_jax.methods.prompt_tuning import PromptTuning, PromptTuningFamily
 from cdc_jax.methods.prompts import Classes
 from cdc_jax.methods.stage import Learned, Stage
 from cdc_jax.methods.support import Support, text_features, unit
@@ -182,27 +183,11 @@ class CoPrompt(PromptTuning):
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class RegulatedFamily:
-    """A family of one class of regulated prompts, see `family.Family`.
+class RegulatedFamily(PromptTuningFamily):
+    """A family of regulated prompts."""
 
-    Attributes:
-      method: the class.
-      changes_images: whether a method of these settings changes image features.
-    """
-
-    method: type[PromptTuning]
-    changes_images: Callable[[ConfigDict], bool]
-
-    def settle(
-        self,
-        config: ConfigDict,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        template: Template,
-        support: Support,
-    ) -> ConfigDict:
-        """See `prompt_tuning.settle`.
+    def settle(self, config: ConfigDict, problem: Problem, support: Support) -> ConfigDict:
+        """See `PromptTuningFamily`.
 
         Raises:
           ValueError: a template has no {}, or there are no learned prompts.
@@ -212,18 +197,17 @@ class RegulatedFamily:
                 f"{self.method.__name__} regulates learned prompts, and prompts.context is 0: set "
                 "it to at least 1"
             )
-        return prompt_tuning.settle(config, backbone, class_names, template, support)
-
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-    ) -> Method:
-        """See `prompt_tuning.build`."""
-        return prompt_tuning.build(config, backbone, class_names, template, self.method)
-
-    def suit_unfamiliar_names(self, config: ConfigDict) -> None:
-        """See `prompt_tuning.suit_unfamiliar_names`."""
-        prompt_tuning.suit_unfamiliar_names(config)
+        return super().settle(config, problem, support)
 
 
-PROMPTSRC = RegulatedFamily(PromptSRC, prompt_tuning.changes_images)
-COPROMPT = RegulatedFamily(CoPrompt, lambda config: True)
+class CoPromptFamily(RegulatedFamily):
+    """The family of CoPrompt."""
+
+    def changes_images(self, config: ConfigDict) -> bool:
+        """Always true: the adapter changes them."""
+        del config
+        return True
+
+
+PROMPTSRC = RegulatedFamily(PromptSRC)
+COPROMPT = CoPromptFamily(CoPrompt)

@@ -1,8 +1,8 @@
 """Representation tokens: MMRL and MMRL++."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import heads
-from cdc_jax.methods.family import BaseFamily
+from cdc_jax.methods.family import Family, Problem
 from cdc_jax.methods.feature_adapters import linear
 from cdc_jax.methods.method import Batch, Logits, Method, Term, Text
 from cdc_jax.methods.stage import Learned
@@ -240,18 +239,16 @@ def _blocks(depth: int, first_layer: int) -> tuple[int, ...]:
     return tuple(range((first_layer or max(depth // 2, 1)) - 1, depth))
 
 
-class RepresentationTokensFamily(BaseFamily):
+class RepresentationTokensFamily(Family):
     """The family of MMRL and MMRL++."""
 
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-    ) -> RepresentationTokens:
-        """Builds a method; see `prompt_tuning.build`.
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """The blocks from which on tokens are read.
 
         Raises:
           ValueError: a setting of the tokens has no meaning, or a tower has no block `first_layer`.
         """
-        settings, sizes = config.tokens, backbone.sizes
+        settings, sizes = config.tokens, problem.backbone.sizes
         for name, least, most in (
             ("count", 1, np.inf), ("width", 1, np.inf), ("rank", 0, np.inf),
             ("projection_rank", 0, np.inf), ("own_share", 0, 1), ("fused_share", 0, 1),
@@ -261,14 +258,10 @@ class RepresentationTokensFamily(BaseFamily):
                 raise ValueError(
                     f"tokens.{name} must lie between {least} and {most}, got {settings[name]}"
                 )
-        return RepresentationTokens(
-            config=config,
-            class_names=tuple(class_names),
-            template=template,
-            head=heads.build(config.head),
-            text_at=_blocks(sizes.text_depth, settings.first_layer),
-            vision_at=_blocks(sizes.vision_depth, settings.first_layer),
-        )
+        return {
+            "text_at": _blocks(sizes.text_depth, settings.first_layer),
+            "vision_at": _blocks(sizes.vision_depth, settings.first_layer),
+        }
 
     def changes_images(self, config: ConfigDict) -> bool:
         """Always true: tokens enter the image tower."""
@@ -276,4 +269,4 @@ class RepresentationTokensFamily(BaseFamily):
         return True
 
 
-REPRESENTATION_TOKENS = RepresentationTokensFamily()
+REPRESENTATION_TOKENS = RepresentationTokensFamily(RepresentationTokens)

@@ -1,7 +1,6 @@
 """Linear probes that start from text: LP++ and the cross-modal linear probe."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +11,12 @@ from jaxtyping import Array, Float, Int, UInt
 
 from cdc_jax.backbone import Backbone
 from cdc_jax.config_type import ConfigDict
+from cdc_jax.methods.family import Problem
 from cdc_jax.methods.feature_adapters import Classes, FeatureFamily, FeatureMethod, linear
 from cdc_jax.methods.heads import SoftmaxHead
 from cdc_jax.methods.method import Batch, Logits, Term, Text
 from cdc_jax.methods.stage import Best, Learned, Stage
 from cdc_jax.methods.support import Support, hand_crafted_features, unit
-from cdc_jax.wording import Template
 
 _PRECISION = jax.lax.Precision.HIGHEST
 
@@ -106,29 +105,23 @@ class LPPlusPlus(FeatureMethod):
 class LPPlusPlusFamily(FeatureFamily):
     """The family of LP++, whose rates follow from the shots."""
 
-    def settle(
-        self,
-        config: ConfigDict,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        template: Template,
-        support: Support,
-    ) -> ConfigDict:
+    def settle(self, config: ConfigDict, problem: Problem, support: Support) -> ConfigDict:
         """Fills in the rates that are 0.
 
         Raises:
           ValueError: a template has no {}; or the head is not a plain softmax.
         """
-        config = super().settle(config, backbone, class_names, template, support)
-        method = self.build(config, backbone, class_names, template)
+        config = super().settle(config, problem, support)
+        method = self.build(config, problem)
         if method.head != SoftmaxHead():
             raise ValueError(
                 "lp_plus_plus computes its rates for the softmax cross-entropy, got other settings "
                 f"of head ({dict(config.head)}): choose another method for this head"
             )
         features = np.asarray(method.training_features(support))[:, 0, 0].astype(np.float64)
-        text = method.texts or template
-        anchors = np.asarray(hand_crafted_features(backbone, [text], class_names)[0], np.float64)
+        backbone, names, template = problem
+        texts = self.texts(config, template)
+        anchors = np.asarray(hand_crafted_features(backbone, texts, names)[0], np.float64)
         largest = np.linalg.eigvalsh(features.T @ features)[-1]
         steepest = np.square(features @ anchors.T).sum(0).max()
         probe = config.probe

@@ -6,7 +6,7 @@ for an evaluation, which then runs a plain CLIP. `two_stages` holds the third me
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +16,7 @@ from jaxtyping import Array, Float, Int, UInt
 
 from cdc_jax.backbone import Backbone, Branch
 from cdc_jax.config_type import ConfigDict
-from cdc_jax.methods import heads
-from cdc_jax.methods.family import BaseFamily
+from cdc_jax.methods.family import Family, Problem
 from cdc_jax.methods.method import Method, Text
 from cdc_jax.methods.stage import Learned
 from cdc_jax.methods.support import Support
@@ -218,15 +217,8 @@ def joined(
     return matrices.swapaxes(1, 2).reshape(depth, inputs, -1)
 
 
-@dataclasses.dataclass(frozen=True)
-class TowerFamily(BaseFamily):
-    """A family of one class of tower methods.
-
-    Attributes:
-      method: the class.
-    """
-
-    method: type[TowerMethod]
+class TowerFamily(Family):
+    """A family of methods that change the towers."""
 
     def texts(self, config: ConfigDict, template: Template) -> Sequence[Template]:
         """The templates of the setting `templates`, or the task's single template.
@@ -238,37 +230,22 @@ class TowerFamily(BaseFamily):
             require_template(text, "templates")
         return _texts(config.templates) or (single(template),)
 
-    def settle(
-        self,
-        config: ConfigDict,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        template: Template,
-        support: Support,
-    ) -> ConfigDict:
+    def settle(self, config: ConfigDict, problem: Problem, support: Support) -> ConfigDict:
         """Fills in the number of steps, too.
 
         Raises:
           ValueError: a template has no {}.
         """
-        config = super().settle(config, backbone, class_names, template, support)
+        config = super().settle(config, problem, support)
         shots = int(np.bincount(support.labels).max())
         with config.unlocked():
             config.optimizer.steps = config.optimizer.steps or config.steps_per_shot * shots
         return config
 
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-    ) -> TowerMethod:
-        """Builds a method; see `prompt_tuning.build`."""
-        del backbone
-        return self.method(
-            config=config,
-            class_names=tuple(class_names),
-            template=template,
-            head=heads.build(config.head),
-            texts=_texts(config.templates),
-        )
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """The texts, if they are not the task's."""
+        del problem
+        return {"texts": _texts(config.templates)}
 
     def changes_images(self, config: ConfigDict) -> bool:
         """Always true."""
@@ -279,10 +256,8 @@ class TowerFamily(BaseFamily):
 class LoraFamily(TowerFamily):
     """The family of CLIP-LoRA."""
 
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-    ) -> TowerMethod:
-        """Builds a method; see `prompt_tuning.build`.
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """See `TowerFamily`.
 
         Raises:
           ValueError: the rank or the dropout is impossible.
@@ -292,7 +267,7 @@ class LoraFamily(TowerFamily):
                 "lora needs a rank of at least 1 and a dropout from 0 to below 1, got rank="
                 f"{config.lora.rank} and dropout={config.lora.dropout}"
             )
-        return super().build(config, backbone, class_names, template)
+        return super().fields(config, problem)
 
 
 def _texts(templates: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """2SFS: the towers' layer norms are trained first, then a classifier on the adapted towers."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from cdc_jax.backbone import Backbone, Texts
 from cdc_jax.config_type import ConfigDict
+from cdc_jax.methods.family import Problem
 from cdc_jax.methods.method import Text
 from cdc_jax.methods.stage import Learned, Stage
 from cdc_jax.methods.support import Support, unit
@@ -148,10 +149,8 @@ class TwoStages(TowerMethod):
 class TwoStageFamily(TowerFamily):
     """The family of 2SFS."""
 
-    def build(
-        self, config: ConfigDict, backbone: Backbone, class_names: Sequence[str], template: Template
-    ) -> TowerMethod:
-        """Builds a method; see `prompt_tuning.build`.
+    def fields(self, config: ConfigDict, problem: Problem) -> Mapping[str, Any]:
+        """See `TowerFamily`.
 
         Raises:
           ValueError: the share of the first stage is impossible.
@@ -161,7 +160,7 @@ class TwoStageFamily(TowerFamily):
                 "first_share is stage 1's share of the steps, from 0 to 1, got "
                 f"{config.first_share}"
             )
-        return super().build(config, backbone, class_names, template)
+        return super().fields(config, problem)
 
 
 TWO_SFS = TwoStageFamily(TwoStages)
