@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
@@ -213,14 +214,16 @@ def shard(batch: PyTree, mesh: Mesh, axes: str | tuple[str, ...] = "data") -> Py
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
 
 
-def split(array: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+def split(array: jax.Array | np.ndarray, *axes: str | tuple[str, ...] | None) -> jax.Array:
     """Inside jit: splits an array's leading axes over axes of the mesh in `jax.set_mesh`.
 
-    The compiler pads an axis that the mesh does not divide. Without such a mesh, or under
-    `jax.pmap`, which has its own mesh, the array stays as it is.
+    The compiler pads an axis that the mesh does not divide. Without axes the array is whole on
+    every device. Arguments from outside jit are best split so at first: for those that are not on
+    the mesh, XLA may otherwise choose a padded layout, which JAX refuses. Without such a mesh, or
+    under `jax.pmap`, which has its own mesh, the array stays as it is.
     """
     if jax.sharding.get_abstract_mesh().axis_names != AXES:
-        return array
+        return jnp.asarray(array)
     return jax.lax.with_sharding_constraint(array, PartitionSpec(*axes))
 
 

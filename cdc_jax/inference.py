@@ -273,7 +273,7 @@ class Inference:
         compiled = functools.partial(
             jax.jit, compiler_options=programs.options(frozen.backbone.dtype)
         )
-        self._text = compiled(method.class_features)
+        self._text = compiled(method.class_features, out_shardings=everywhere)
         self._encode = compiled(encode, out_shardings=everywhere)
         self._logits = compiled(logits, out_shardings=everywhere)
         self._answer = compiled(answer, out_shardings=everywhere)
@@ -310,11 +310,13 @@ class Inference:
           template: the hand-crafted text of another task.
           text: the text features, if they were computed before.
         """
-        scale = self.method.scale(learned, class_names)
+        # For an array that is not on the mesh, XLA may choose a layout that the mesh can't have.
+        on_mesh = functools.partial(devices.replicate, mesh=self._frozen.mesh)
+        scale = on_mesh(self.method.scale(learned, class_names))
         if text is not None:
-            return ClassList(None, text, scale)
+            return ClassList(None, on_mesh(text), scale)
         backbone = self._adapted(learned)
-        classes = self.method.classes(backbone, class_names, template)
+        classes = on_mesh(self.method.classes(backbone, class_names, template))
         if self.method.reads_images:
             return ClassList(classes, None, scale)
         return ClassList(None, self._text(backbone, learned, classes), scale)

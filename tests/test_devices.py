@@ -36,6 +36,15 @@ CACHED = (
     "linear_probe.optimizer.epochs=3,linear_probe.optimizer.batch_size=8"
 )
 
+# What families add to a step: views for a teacher, random numbers in the towers, and stages.
+OF_FAMILIES = ("coprompt", "clip_lora", "two_sfs")
+FAMILIES = (
+    f"shots=4,world.test_images=1,methods={','.join(OF_FAMILIES)},progress=False,log_every=1,"
+    "evaluation_batch_size=8,coprompt.optimizer.learning_rate=0.00005,coprompt.optimizer.epochs=1,"
+    "clip_lora.optimizer.steps=4,two_sfs.optimizer.steps=4,"
+    + ",".join(f"{row}.optimizer.batch_size=16" for row in OF_FAMILIES)
+)
+
 
 def start(*arguments, config=CONFIG, **environment):
     """Starts tests/pod.py; the last of the keywords are environment variables."""
@@ -225,6 +234,16 @@ def test_two_processes_of_four_devices_cache_the_views_of_one_device(tmp_path):
     assert len(one) == len(two) == 9
     for mine, theirs in zip(map(json.loads, one), map(json.loads, two), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_two_processes_of_four_devices_train_every_kind_of_step(tmp_path):
+    ended = two_processes(tmp_path / "two", config=FAMILIES)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    process = start(tmp_path / "one", config=FAMILIES, **virtual(1))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    for row in OF_FAMILIES:
+        assert_equal_runs(tmp_path / "one" / row, tmp_path / "two" / row)
 
 
 def test_the_same_under_pmap(eight):

@@ -151,11 +151,7 @@ class ClipBackbone:
           texts: see `Backbone`.
           memory: bytes that the texts' activations may take on a device.
         """
-        text, beginning, ids = (
-            self.clip.text,
-            jnp.asarray(texts.beginning),
-            jnp.asarray(texts.endings),
-        )
+        text, (beginning, ids) = self.clip.text, jax.tree.map(devices.split, texts)
         draws = blocks.draws(text.blocks)
         if draws:
             whole = jnp.broadcast_to(beginning, (len(ids), len(beginning)))
@@ -202,7 +198,7 @@ class ClipBackbone:
           memory: bytes that the classes' activations may take on a device.
         """
         text, start_id = self.clip.text, self.tokenizer.start_id
-        names = jnp.asarray(names)
+        prompts, words, names = map(devices.split, (prompts, words, names))
         classes, tokens = names.shape
         memory *= devices.sharers()
         chunk, chunks = split_classes(self.clip.config.text, len(prompts), classes, tokens, memory)
@@ -231,6 +227,7 @@ class ClipBackbone:
         in chunks, see `encode_prompted` for them and for `memory`.
         """
         start_id = self.tokenizer.start_id
+        prompts, words, names = map(devices.split, (prompts, words, names))
 
         def encode(prompts, words, name):
             # Prompts of the first block take all places but the first.
@@ -247,7 +244,7 @@ class ClipBackbone:
         tokens = 1 + prompt + words.shape[1] + names.shape[1]
         memory *= devices.sharers()
         chunks = split_classes(self.clip.config.text, templates, classes, tokens, memory)
-        rows = prompts.swapaxes(0, 1), jnp.asarray(names)
+        rows = prompts.swapaxes(0, 1), names
         features = in_chunks(encode_classes, rows, *chunks).swapaxes(0, 1)
         return devices.split(normalize(features))
 

@@ -138,8 +138,9 @@ class PromptTuningFamily(Family):
         return _hand_crafted(config.prompts, template)
 
     def settle(self, config: ConfigDict, problem: Problem, support: Support) -> ConfigDict:
-        """Fills in the settings that depend on the shots: see `Family`, and with `prompts.pick` the
-        initial phrase, which is the phrase that is most accurate on the shots.
+        """Fills in the settings that depend on the shots, see `Family`.
+
+        With `prompts.pick` they have one initial phrase, the most accurate one on the shots.
 
         Raises:
           ValueError: a template has no {}.
