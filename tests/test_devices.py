@@ -66,8 +66,8 @@ def alone(tmp_path_factory):
     return workdir / "cdc"
 
 
-def run_alone(workdir):
-    process = start(workdir, **virtual(1))
+def run_alone(workdir, config=CONFIG):
+    process = start(workdir, config=config, **virtual(1))
     _, errors = process.communicate()
     assert process.returncode == 0, errors
 
@@ -109,6 +109,14 @@ def two_processes(*arguments, config=CONFIG):
     ]
     printed = [process.communicate() for process in processes]
     return [(process.returncode, *text) for process, text in zip(processes, printed, strict=True)]
+
+
+def one_and_two_processes(folder, config):
+    """Folders of runs on one device, and on two processes of four."""
+    run_alone(folder / "one", config)
+    ended = two_processes(folder / "two", config=config)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    return folder / "one", folder / "two"
 
 
 def test_processes_encode_what_one_of_them_lacks(tmp_path):
@@ -222,14 +230,9 @@ def test_the_mesh_follows_the_batch(eight):
 
 
 def test_two_processes_of_four_devices_cache_the_views_of_one_device(tmp_path):
-    ended = two_processes(tmp_path / "two", config=CACHED)
-    assert [code for code, _, _ in ended] == [0, 0], ended
-    process = start(tmp_path / "one", config=CACHED, **virtual(1))
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
     one, two = (
-        (tmp_path / name / "linear_probe/metrics.jsonl").read_text().splitlines()
-        for name in ("one", "two")
+        (workdir / "linear_probe/metrics.jsonl").read_text().splitlines()
+        for workdir in one_and_two_processes(tmp_path, CACHED)
     )
     assert len(one) == len(two) == 9
     for mine, theirs in zip(map(json.loads, one), map(json.loads, two), strict=True):
@@ -237,13 +240,9 @@ def test_two_processes_of_four_devices_cache_the_views_of_one_device(tmp_path):
 
 
 def test_two_processes_of_four_devices_train_every_kind_of_step(tmp_path):
-    ended = two_processes(tmp_path / "two", config=FAMILIES)
-    assert [code for code, _, _ in ended] == [0, 0], ended
-    process = start(tmp_path / "one", config=FAMILIES, **virtual(1))
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    one, two = one_and_two_processes(tmp_path, FAMILIES)
     for row in OF_FAMILIES:
-        assert_equal_runs(tmp_path / "one" / row, tmp_path / "two" / row)
+        assert_equal_runs(one / row, two / row)
 
 
 def test_the_same_under_pmap(eight):
