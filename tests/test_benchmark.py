@@ -221,6 +221,7 @@ def test_a_step_on_cached_views_has_no_product_of_the_image_tower(benchmarks):
         ("cross_modal_probe", 5 * 32),
         # Prompts of two words in nine layers, and their maps with a bias; four templates.
         ("cdc", 4 * 9 * (2 * 64 + 64 * 128 + 128)),
+        ("cdc_plus", 4 * 4 * 64),
     ],
 )
 def test_parameters_that_a_row_trains(benchmarks, row, parameters):

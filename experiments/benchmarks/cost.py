@@ -110,6 +110,9 @@ class Setup:
         """The method of a row."""
         backbone = _backbone(sizes)
         choice = methods.configure(f"{row}@optimizer.batch_size={BATCH}")
+        phrases = choice.config.get("prompts", {}).get("phrases", "").split("|")
+        if len(phrases) > 1:  # four tokens each for CLIP, but not in the bundled vocabulary
+            choice = methods.configure(f"{choice.name};prompts.phrases={phrases[0]}")
         names = [" ".join(words) for words in itertools.islice(_CLASSES, classes)]
         width, labels = sizes.embed_width, np.repeat(np.arange(classes, dtype=np.int32), SHOTS)
         rng = np.random.default_rng(0)
