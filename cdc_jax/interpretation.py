@@ -55,14 +55,14 @@ def nearest_words(
 
     Args:
       vocabulary: every token, by id.
-      embeddings: their embeddings.
+      embeddings: their embeddings. Padding of the table behind them is left out.
       vectors: learned vectors.
       count: how many.
 
     Returns:
       [template][vector] -> `word` and `distance` of the nearest, best first.
     """
-    embeddings = embeddings.astype(jnp.float32)
+    embeddings = embeddings[: len(vocabulary)].astype(jnp.float32)
     difference = (embeddings**2).sum(-1) - 2 * jnp.einsum("mdw,tw->mdt", vectors, embeddings)
     squared = difference + (vectors**2).sum(-1)[..., None]
     negative, ids = jax.lax.top_k(-squared, count)

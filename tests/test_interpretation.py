@@ -20,6 +20,12 @@ def scores(template_predicted):
     return Scores(SplitRecord(), one, Prediction(one, one, one, one, predicted, one, one), ())
 
 
+def test_padding_of_the_table_is_no_word():
+    padded = jnp.concatenate([TABLE, TABLE[4:5]])
+    found = interpretation.nearest_words(WORDS, padded, TABLE[None, 4:5], len(WORDS))
+    assert found == interpretation.nearest_words(WORDS, TABLE, TABLE[None, 4:5], len(WORDS))
+
+
 def test_nearest_words_are_those_at_the_least_distance():
     vectors = RNG.normal(size=(2, 3, 4)).astype(np.float32)
     found = interpretation.nearest_words(WORDS, TABLE, jnp.asarray(vectors), count=3)
